@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What serves each operator on this machine, and why the others do not."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from pliant.ops._native.library import NativeLibrary
+
+OPERATORS = ("deform_conv2d",)
+
+
+class Backend(NamedTuple):
+    """One implementation of one operator: whether it can run here, and the reason where it cannot."""
+
+    operator: str
+    implementation: str
+    available: bool
+    reason: str
+
+
+def native_library() -> NativeLibrary | None:
+    """Return the compiled CPU library, or None where this installation has none."""
+    from pliant.ops._native import library
+
+    return library.load()
+
+
+def describe() -> list[Backend]:
+    """Return a row for each operator and implementation, in the order in which `impl="auto"` prefers them."""
+    return [row for operator in OPERATORS for row in _rows(operator)]
+
+
+def _rows(operator: str) -> list[Backend]:
+    from pliant.ops._native import library
+
+    native = native_library()
+    reason = library.why_not() if native is None else native.describe()
+    return [
+        Backend(operator, "native (CPU)", native is not None, reason),
+        Backend(operator, "triton (GPU)", False, TRITON_REASON),
+        Backend(operator, "reference (any device)", True, "plain PyTorch, differentiable to any order"),
+    ]
+
+
+TRITON_REASON = "this version of pliant holds no GPU kernels"
+
+
+def warn_reference(operator: str, device: torch.device) -> None:
+    """Say once for each kind of device that the readable, slower implementation serves it, and what would be faster."""
+    _warn_once(operator, device.type)
+
+
+@functools.cache
+def _warn_once(operator: str, device_type: str) -> None:
+    from pliant.ops._native import library
+
+    if device_type == "cpu":
+        advice = f"{library.why_not()}; reinstall pliant with a C++17 compiler at hand and PLIANT_NO_NATIVE unset"
+    else:
+        advice = f"{TRITON_REASON}; pass impl='reference' to accept it without this warning"
+    warnings.warn(
+        f"pliant.ops.{operator} runs its slow reference implementation on {device_type}: {advice}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def why_no_native() -> str:
+    """Return the reason why there is no compiled CPU library here."""
+    from pliant.ops._native import library
+
+    return library.why_not()
+
+
+@functools.cache
+def warn_transform(operator: str) -> None:
+    """Say once that forward-mode and `torch.func` derivatives run through the reference."""
+    warnings.warn(
+        f"pliant.ops.{operator}: forward-mode and torch.func derivatives run through the slow reference implementation; "
+        "pass impl='reference' to accept it without this warning",
+        RuntimeWarning,
+        stacklevel=4,
+    )

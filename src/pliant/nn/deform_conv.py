@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The deformable convolution as a layer that predicts its own offsets and modulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pliant._check import fail
+from pliant._geometry import pair
+from pliant.ops import deform_conv2d
+
+
+class DeformConv2d(nn.Module):
+    r"""A convolution whose sampling grid follows the image: offsets and modulation come from a convolution beside it.
+
+    .. math:: y(p) = \sum_k w_k \cdot x(p + p_k + \Delta p_k) \cdot \Delta m_k, \quad
+              \Delta m_k = s \cdot \mathrm{sigmoid}(\cdot)
+
+    `conv_offset` has the kernel, stride, padding and dilation of the layer and starts at zero, so that the layer
+    starts as the plain convolution with the same weights times `mask_scale / 2` (v1: exactly the plain convolution).
+    Its output channels are all offsets, group by group as in `pliant.ops.deform_conv2d`, then all masks. The names in
+    the state dict are mmcv's: `weight`, `bias`, `conv_offset.weight`, `conv_offset.bias`.
+
+    Args:
+        in_channels: C, channels of the input.
+        out_channels: O, channels of the output.
+        kernel_size: an integer or (kh, kw), in taps.
+        stride: an integer or (vertical, horizontal), in input pixels, as are
+        padding: the zeros around the image, and
+        dilation: the distance between taps.
+        groups: weight groups; must divide C and O.
+        bias: whether the layer (not the offset branch, which always has one) adds a bias.
+        offset_groups: G; input channels are split into G runs that each have their own offsets; must divide C.
+        modulated: v2 (offsets and modulation) if true, v1 (offsets alone) if false.
+        mask_scale: s, the upper bound of the modulation. 1.0 is the v2 paper's and mmcv's, and starts at 0.5; 2.0 is
+            the official code's and starts at 1, which keeps the output of a converted convolution.
+
+    Shape:
+        input (N, C, H, W) or (C, H, W); output (N, O, Ho, Wo) or (O, Ho, Wo), sizes as for `torch.nn.Conv2d`.
+
+    Raises:
+        ValueError: a size, a stride or a number of groups is out of range.
+
+    Example:
+        >>> import torch
+        >>> from pliant.nn import DeformConv2d
+        >>> layer = DeformConv2d(8, 6, kernel_size=3, padding=1)
+        >>> layer(torch.rand(2, 8, 5, 7)).shape
+        torch.Size([2, 6, 5, 7])
+
+    References:
+        Deformable Convolutional Networks (arXiv 1703.06211), section 2.1; Deformable ConvNets v2 (arXiv 1811.11168), 3.2.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        offset_groups: int = 1,
+        modulated: bool = True,
+        mask_scale: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = pair("kernel_size", kernel_size, minimum=1)
+        self.stride = pair("stride", stride, minimum=1)
+        self.padding = pair("padding", padding, minimum=0)
+        self.dilation = pair("dilation", dilation, minimum=1)
+        self.groups, self.offset_groups = groups, offset_groups
+        self.modulated, self.mask_scale = modulated, mask_scale
+        self._check()
+        kh, kw = self.kernel_size
+        factory = {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kh, kw, **factory))  # type: ignore[arg-type]
+        self.bias = nn.Parameter(torch.empty(out_channels, **factory)) if bias else None  # type: ignore[arg-type]
+        self.conv_offset = nn.Conv2d(
+            in_channels,
+            offset_groups * kh * kw * (3 if modulated else 2),
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            **factory,  # type: ignore[arg-type]
+        )
+        self.reset_parameters()
+
+    def _check(self) -> None:
+        C, O = self.in_channels, self.out_channels
+        for name, value in (("in_channels", C), ("out_channels", O)):
+            if value < 1:
+                fail(name, "must be at least 1", value, "use 1 or more")
+        for name, value, rule in (
+            ("groups", self.groups, f"must divide in_channels={C} and out_channels={O}"),
+            ("offset_groups", self.offset_groups, f"must divide in_channels={C}"),
+        ):
+            if value < 1 or C % value or (name == "groups" and O % value):
+                fail(name, rule, value, "use 1, or a common divisor")
+        if not self.mask_scale > 0:
+            fail("mask_scale", "must be positive", self.mask_scale, "use 1.0 (paper) or 2.0 (official code)")
+
+    def reset_parameters(self) -> None:
+        """Set the weights as `torch.nn.Conv2d` does, and the offset branch to zero."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+        assert self.conv_offset.bias is not None
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def offset_and_mask(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what the offset branch predicts: offset (N, 2*G*K, Ho, Wo) in pixels, mask (N, G*K, Ho, Wo) or None."""
+        prediction = self.conv_offset(input)
+        if not self.modulated:
+            return prediction, None
+        offset, mask = prediction.tensor_split([2 * prediction.shape[-3] // 3], dim=-3)
+        mask = mask.sigmoid()
+        return offset, mask if self.mask_scale == 1.0 else mask * self.mask_scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the deformable convolution of `input` at the positions that `conv_offset` predicts for it."""
+        offset, mask = self.offset_and_mask(input)
+        return deform_conv2d(
+            input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask
+        )
+
+    def extra_repr(self) -> str:
+        """Return the arguments that differ from the defaults, as `torch.nn.Conv2d` does."""
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
+        parts += [f"padding={self.padding}"] * (self.padding != (0, 0))
+        parts += [f"dilation={self.dilation}"] * (self.dilation != (1, 1))
+        parts += [f"groups={self.groups}"] * (self.groups != 1)
+        parts += [f"offset_groups={self.offset_groups}"] * (self.offset_groups != 1)
+        parts += ["bias=False"] * (self.bias is None)
+        parts += [f"mask_scale={self.mask_scale}"] if self.modulated else ["modulated=False"]
+        return ", ".join(parts)

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operators as functions: tensors in, tensors out."""
+
+from pliant.ops.deform_conv2d import deform_conv2d as deform_conv2d

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public function: documentation, checks, and the choice of implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch
+from torch.autograd import forward_ad
+
+from pliant import _backends
+from pliant._geometry import ConvGeometry, pair
+from pliant.ops.deform_conv2d import contract
+from pliant.ops.deform_conv2d.checks import check_arguments, check_impl
+from pliant.ops.deform_conv2d.reference import deform_conv2d_reference
+
+Impl = Literal["auto", "reference", "native", "triton"]
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = (1, 1),
+    padding: int | Sequence[int] = (0, 0),
+    dilation: int | Sequence[int] = (1, 1),
+    mask: Tensor | None = None,
+    *,
+    impl: Impl = "auto",
+) -> Tensor:
+    r"""Convolve with taps that each look where a learned offset sends them (v1), and weigh what they see (v2).
+
+    .. math:: y(p) = \sum_{k=1}^{K} w_k \cdot x(p + p_k + \Delta p_k) \cdot \Delta m_k
+
+    `x` at a fractional position is bilinear between the four pixels around it. Everything outside the image is zero, so a
+    sample less than one pixel outside fades out and a sample further away reads 0. A NaN or infinite position reads 0
+    and gets zero gradients. At integer positions, -1 included, the offset's gradient is the right-hand derivative.
+
+    Args:
+        input: (N, C, H, W), or (C, H, W) for one image; float16, bfloat16, float32 or float64.
+        offset: (N, 2*G*K, Ho, Wo) in pixels of the input, with K = kh*kw taps and G offset groups. Channels are ordered
+            group, then tap (row-major), then (dy, dx). Any floating type: coordinates are float32 or wider.
+        weight: (O, C/groups, kh, kw), of input's type. The number of groups follows from its second dimension.
+        bias: (O,), or None.
+        stride: distance between output positions in input pixels; an integer or a (vertical, horizontal) pair, as are
+        padding: rows and columns of zeros that the grid starts outside the image, and
+        dilation: distance between taps in input pixels.
+        mask: (N, G*K, Ho, Wo), the modulation of each tap, usually in [0, 1]; or None, which is v1.
+        impl: "auto" follows the device. "reference" is plain PyTorch, differentiable to any order; "native" (CPU) and
+            "triton" (GPU) are the kernels. An explicit choice runs or raises; it never falls back.
+
+    Returns:
+        (N, O, Ho, Wo), or (O, Ho, Wo) for one image, of input's type; channels_last where input is channels_last.
+
+    Note:
+        First derivatives come from the same kernel as the forward. Second derivatives, and forward-mode derivatives,
+        are computed through the reference, which keeps all samples in memory. On a CPU results are deterministic: the same
+        bits for the same number of threads, and under `torch.use_deterministic_algorithms(True)` for any number.
+
+    Raises:
+        TypeError: an argument is no tensor, or its dtype is not one of the above.
+        ValueError: shapes, devices or group counts do not fit; the message says which and what would.
+        RuntimeError: `impl` names an implementation that cannot run here.
+
+    Example:
+        >>> import torch
+        >>> from pliant.ops import deform_conv2d
+        >>> x, w = torch.rand(1, 8, 5, 7), torch.rand(6, 8, 3, 3)
+        >>> offset, mask = torch.zeros(1, 2 * 9, 5, 7), torch.ones(1, 9, 5, 7)
+        >>> y = deform_conv2d(x, offset, w, padding=1, mask=mask)
+        >>> torch.allclose(y, torch.nn.functional.conv2d(x, w, padding=1), atol=1e-5)
+        True
+
+    References:
+        Deformable Convolutional Networks (arXiv 1703.06211), section 2.1, Eq. 2-4;
+        Deformable ConvNets v2 (arXiv 1811.11168), section 3.2, Eq. 1.
+    """
+    geometry = ConvGeometry(
+        pair("stride", stride, minimum=1), pair("padding", padding, minimum=0), pair("dilation", dilation, minimum=1)
+    )
+    check_arguments(input, offset, weight, bias, geometry, mask)
+    if input.dim() == 3:
+        mask = None if mask is None else mask.unsqueeze(0)
+        return _run(input.unsqueeze(0), offset.unsqueeze(0), weight, bias, geometry, mask, impl).squeeze(0)
+    return _run(input, offset, weight, bias, geometry, mask, impl)
+
+
+def _run(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    mask: Tensor | None,
+    impl: Impl,
+) -> Tensor:
+    check_impl(impl, get_args(Impl), input.device)
+    if impl == "reference" or (impl == "auto" and _is_transformed(input, offset, weight, bias, mask)):
+        tensors = contract.cast_for_autocast(input, weight, bias, mask)
+        with torch.autocast(input.device.type, enabled=False):
+            return deform_conv2d_reference(tensors[0], offset, tensors[1], tensors[2], geometry, tensors[3])
+    result: Tensor = torch.ops.pliant.deform_conv2d(input, offset, weight, bias, *geometry, mask)
+    return result
+
+
+def _is_transformed(*tensors: Tensor | None) -> bool:
+    """Say whether forward-mode or `torch.func` derivatives are being taken, which only the reference can carry."""
+    if torch.compiler.is_compiling():
+        return False
+    found = any(t is not None and (_has_tangent(t) or _is_tracked_by_func(t)) for t in tensors)
+    if found:
+        _backends.warn_transform("deform_conv2d")
+    return found
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def _is_tracked_by_func(tensor: Tensor) -> bool:
+    """Look for `torch.func.grad` or `jvp` among the transforms that wrap `tensor`; `vmap` alone does not count."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_gradtrackingtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False

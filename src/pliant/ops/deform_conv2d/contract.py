@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator `pliant::deform_conv2d` for the dispatcher: schema, fake, autograd, autocast, vmap, and who serves which device.
+
+Each device's function is registered here and nowhere else; availability is registration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pliant import _backends
+from pliant._geometry import ConvGeometry, memory_format
+from pliant.ops.deform_conv2d.reference import deform_conv2d_reference
+from pliant.ops.deform_conv2d.reference_backward import deform_conv2d_reference_backward
+
+FORWARD = "pliant::deform_conv2d"
+BACKWARD = "pliant::deform_conv2d_backward"
+_GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation"
+
+torch.library.define(
+    FORWARD, f"(Tensor input, Tensor offset, Tensor weight, Tensor? bias, {_GEOMETRY}, Tensor? mask) -> Tensor"
+)
+# Always five results (input, offset, weight, bias, mask), so that no result is optional; unneeded ones are empty.
+torch.library.define(
+    BACKWARD,
+    f"(Tensor grad, Tensor input, Tensor offset, Tensor weight, {_GEOMETRY}, Tensor? mask, bool[5] needed)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+Ints = Sequence[int]
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _geometry(stride: Ints, padding: Ints, dilation: Ints) -> ConvGeometry:
+    return ConvGeometry((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]))
+
+
+# --- any device: the reference -------------------------------------------------------------------------------------
+
+
+@torch.library.impl(FORWARD, "CompositeExplicitAutograd")
+def forward_reference(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    mask: Tensor | None,
+) -> Tensor:
+    _backends.warn_reference("deform_conv2d", input.device)
+    return deform_conv2d_reference(input, offset, weight, bias, _geometry(stride, padding, dilation), mask)
+
+
+@torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
+def backward_reference(
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    mask: Tensor | None,
+    needed: Sequence[bool],
+) -> Gradients:
+    geometry = _geometry(stride, padding, dilation)
+    gradients = deform_conv2d_reference_backward(grad, input, offset, weight, mask, geometry)
+    return _only_needed(gradients, needed)
+
+
+def _only_needed(gradients: Sequence[Tensor], needed: Sequence[bool]) -> Gradients:
+    a, b, c, d, e = (g if need else g.new_empty(0) for g, need in zip(gradients, needed, strict=True))
+    return a, b, c, d, e
+
+
+# --- CPU: the native library, where it was built -------------------------------------------------------------------
+
+if _backends.native_library() is not None:
+    from pliant.ops.deform_conv2d.cpu_native import deform_conv2d_cpu, deform_conv2d_cpu_backward
+
+    @torch.library.impl(FORWARD, "CPU")
+    def forward_cpu(
+        input: Tensor,
+        offset: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Ints,
+        padding: Ints,
+        dilation: Ints,
+        mask: Tensor | None,
+    ) -> Tensor:
+        return deform_conv2d_cpu(input, offset, weight, bias, _geometry(stride, padding, dilation), mask)
+
+    @torch.library.impl(BACKWARD, "CPU")
+    def backward_cpu(
+        grad: Tensor,
+        input: Tensor,
+        offset: Tensor,
+        weight: Tensor,
+        stride: Ints,
+        padding: Ints,
+        dilation: Ints,
+        mask: Tensor | None,
+        needed: Sequence[bool],
+    ) -> Gradients:
+        geometry = _geometry(stride, padding, dilation)
+        return deform_conv2d_cpu_backward(grad, input, offset, weight, mask, geometry, needed)
+
+
+# --- shapes without data -------------------------------------------------------------------------------------------
+
+
+@torch.library.register_fake(FORWARD)
+def forward_fake(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    mask: Tensor | None,
+) -> Tensor:
+    shape = (input.shape[0], weight.shape[0], *offset.shape[2:])
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
+
+
+@torch.library.register_fake(BACKWARD)
+def backward_fake(
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    mask: Tensor | None,
+    needed: Sequence[bool],
+) -> Gradients:
+    gradients = (
+        torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input)),
+        offset.new_empty(offset.shape),
+        weight.new_empty(weight.shape),
+        weight.new_empty(weight.shape[0]),
+        grad.new_empty(0) if mask is None else mask.new_empty(mask.shape),
+    )
+    return _only_needed(gradients, needed)
+
+
+# --- autograd ------------------------------------------------------------------------------------------------------
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, offset, weight, _, *ctx.geometry, mask = inputs
+    ctx.save_for_backward(input, offset, weight, mask)
+
+
+def _forward_vjp(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    input, offset, weight, mask = ctx.saved_tensors
+    need = ctx.needs_input_grad
+    needed = [need[0], need[1], need[2], need[3], need[7]]
+    results = torch.ops.pliant.deform_conv2d_backward(grad, input, offset, weight, *ctx.geometry, mask, needed)
+    g_input, g_offset, g_weight, g_bias, g_mask = (g if n else None for g, n in zip(results, needed, strict=True))
+    return g_input, g_offset, g_weight, g_bias, None, None, None, g_mask
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
+    grad, input, offset, weight, *ctx.geometry, mask, ctx.needed = inputs
+    ctx.save_for_backward(grad, input, offset, weight, mask)
+
+
+def _backward_vjp(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Differentiate the backward through the reference, whose gradients PyTorch itself can differentiate."""
+    grad, input, offset, weight, mask = ctx.saved_tensors
+    with torch.enable_grad():
+        tracked = [_tracked(t) for t in (grad, input, offset, weight, mask)]
+        u, x, o, w, m = tracked
+        assert u is not None and x is not None and o is not None and w is not None
+        bias = w.new_zeros(w.shape[0]).requires_grad_()
+        y = deform_conv2d_reference(x, o, w, bias, _geometry(*ctx.geometry), m)
+        first = [(t, g) for t, g, n in zip((x, o, w, bias, m), grads, ctx.needed, strict=True) if n and t is not None]
+        primals = torch.autograd.grad(y, [t for t, _ in first], u, create_graph=True)
+        pairs = [(p, g) for p, (_, g) in zip(primals, first, strict=True) if g is not None and p.requires_grad]
+        wanted = [t for t in tracked if t is not None]
+        second = torch.autograd.grad(
+            [p for p, _ in pairs],
+            wanted,
+            [g for _, g in pairs],
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+    by_tensor = {id(t): g for t, g in zip(wanted, second, strict=True)}
+    g_grad, g_input, g_offset, g_weight, g_mask = (by_tensor.get(id(t)) for t in tracked)
+    return g_grad, g_input, g_offset, g_weight, None, None, None, g_mask, None
+
+
+def _tracked(tensor: Tensor | None) -> Tensor | None:
+    """Return `tensor` where it is part of a graph already, else a leaf that requires a gradient."""
+    if tensor is None or tensor.requires_grad:
+        return tensor
+    return tensor.detach().requires_grad_()
+
+
+torch.library.register_autograd(FORWARD, _forward_vjp, setup_context=_save)
+torch.library.register_autograd(BACKWARD, _backward_vjp, setup_context=_save_backward)
+
+
+# --- autocast ------------------------------------------------------------------------------------------------------
+
+
+def cast_for_autocast(
+    input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return what is multiplied in autocast's type where autocast is on; the offset is left out on purpose.
+
+    A coordinate in half precision has lost its fraction at column 2048.
+    """
+    device_type = input.device.type
+    if not torch.is_autocast_enabled(device_type) or input.dtype == torch.float64:
+        return input, weight, bias, mask
+    dtype = torch.get_autocast_dtype(device_type)
+    optional = (None if t is None else t.to(dtype) for t in (bias, mask))
+    return input.to(dtype), weight.to(dtype), *optional
+
+
+def _autocast_rule(device_type: str) -> Callable[..., Tensor]:
+    """Return the rule that casts as `cast_for_autocast` says and calls the operator again without autocast."""
+
+    def rule(
+        input: Tensor,
+        offset: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Ints,
+        padding: Ints,
+        dilation: Ints,
+        mask: Tensor | None,
+    ) -> Tensor:
+        x, w, b, m = cast_for_autocast(input, weight, bias, mask)
+        with torch.autocast(device_type, enabled=False):
+            result: Tensor = torch.ops.pliant.deform_conv2d(x, offset, w, b, stride, padding, dilation, m)
+        return result
+
+    return rule
+
+
+for _device_type, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA"), ("xpu", "AutocastXPU")):
+    torch.library.impl(FORWARD, _key)(_autocast_rule(_device_type))
+
+
+# --- vmap ----------------------------------------------------------------------------------------------------------
+
+
+def _vmap_by_sample(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Run `operator` once for each element of the mapped dimension and stack the results."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        def element(i: int) -> list[Any]:
+            return [
+                a.select(d, i) if isinstance(a, Tensor) and d is not None else a
+                for a, d in zip(args, in_dims, strict=True)
+            ]
+
+        results = [operator(*element(i)) for i in range(info.batch_size)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0,) * len(results[0])
+
+    return rule
+
+
+def _vmap_forward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    """Fold the mapped dimension into the batch where the weights are shared, else run once for each element."""
+    operator = torch.ops.pliant.deform_conv2d
+    if in_dims[2] is not None or in_dims[3] is not None:
+        result: tuple[Any, Any] = _vmap_by_sample(operator)(info, in_dims, *args)
+        return result
+
+    def fold(tensor: Tensor | None, dim: int | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        moved = tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        return moved.flatten(0, 1)
+
+    folded = list(args)
+    for i in (0, 1, 7):
+        folded[i] = fold(args[i], in_dims[i])
+    return operator(*folded).unflatten(0, (info.batch_size, -1)), 0
+
+
+torch.library.register_vmap(FORWARD, _vmap_forward)
+torch.library.register_vmap(BACKWARD, _vmap_by_sample(torch.ops.pliant.deform_conv2d_backward))
