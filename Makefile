@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make demo` and `make test` set up all they need in .venv, and do nothing again where it is there.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+# CMake and Ninja come from PyPI, not from the machine.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install $(if $(CI),--quiet) --constraint constraints.txt
+WERROR := $(if $(CI),ON,OFF)
+NATIVE_SOURCES := CMakeLists.txt $(shell find src/pliant/ops -name '*.cpp' -o -name '*.h')
+NATIVE_TESTS := $(wildcard tests/native/*.cpp tests/native/*.h)
+
+# Stamps are written last: what broke half-way is done again.
+CREATED := $(VENV)/.created
+INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.bench-installed
+NATIVE := build/native/.installed
+SANITIZED := build/sanitize/.built
+
+.PHONY: help demo test test-sanitize lint format native bench clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
+
+demo: $(INSTALLED) $(NATIVE) ## train, evaluate and draw on real photographs; writes demo/
+	$(BIN)/pliant demo --out demo
+
+test: $(INSTALLED) $(NATIVE) test-sanitize ## all tests, those of the C++ kernels under sanitizers too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-sanitize: $(SANITIZED) ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+
+lint: $(INSTALLED) ## ruff, mypy, clang-format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	git ls-files '*.cpp' '*.h' | xargs --no-run-if-empty $(BIN)/clang-format --dry-run -Werror
+
+format: $(INSTALLED) ## rewrite the files as `make lint` wants them
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	git ls-files '*.cpp' '*.h' | xargs --no-run-if-empty $(BIN)/clang-format -i
+
+native: $(NATIVE) ## build the CPU library into src/ for the editable install
+
+bench: $(BENCH_INSTALLED) $(NATIVE) ## time the operators against plain convolution and other libraries
+	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+clean: ## remove all that was built, and .venv
+	rm -rf build dist demo $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f src/pliant/ops/_native/*.so src/pliant/ops/_native/*.dylib
+
+$(CREATED):
+	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "$$python -m venv $(VENV)"; $$python -m venv $(VENV); touch $@; exit 0; \
+	  fi; \
+	done; \
+	echo "make: Python 3.11 or newer, with its venv module, was not found (on Debian: apt-get install python3-venv)" >&2; \
+	exit 1
+
+$(INSTALLED): constraints.txt pyproject.toml src/pliant/_version.py | $(CREATED)
+	$(PIP) scikit-build-core
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(PIP) --no-build-isolation --editable '.[bench]'
+	touch $@
+
+# An order-only prerequisite: a new .venv alone is no reason to compile again.
+$(NATIVE): $(NATIVE_SOURCES) | $(INSTALLED)
+	$(BIN)/cmake -S . -B build/native -G Ninja -DPLIANT_WERROR=$(WERROR)
+	$(BIN)/cmake --build build/native
+	$(BIN)/cmake --install build/native --prefix src --component pliant
+	touch $@
+
+$(SANITIZED): $(NATIVE_SOURCES) $(NATIVE_TESTS) | $(INSTALLED)
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DPLIANT_WERROR=$(WERROR) -DPLIANT_SANITIZE=ON -DPLIANT_BUILD_TESTS=ON
+	$(BIN)/cmake --build build/sanitize --target native_test
+	touch $@
