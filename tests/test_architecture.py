@@ -179,17 +179,17 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("path", PYTHON, ids=name_of)
 def test_imports_follow_design(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
-    assert import_faults(dotted(path), source, is_package=path.name == "__init__.py") == []
+    assert "\n".join(import_faults(dotted(path), source, is_package=path.name == "__init__.py")) == ""
 
 
 @pytest.mark.parametrize("path", ALL, ids=name_of)
 def test_every_file_keeps_the_rules(path: Path) -> None:
-    assert line_faults(name_of(path), path.read_text(encoding="utf-8")) == []
+    assert "\n".join(line_faults(name_of(path), path.read_text(encoding="utf-8"))) == ""
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=name_of)
 def test_functions_are_short_and_documented(path: Path) -> None:
-    assert function_faults(name_of(path), path.read_text(encoding="utf-8")) == []
+    assert "\n".join(function_faults(name_of(path), path.read_text(encoding="utf-8"))) == ""
 
 
 def test_layers_point_downwards_and_name_what_exists() -> None:
