@@ -1,6 +1,125 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Finds and loads the compiled CPU library, and declares its functions: the only `import ctypes` of pliant."""
+
 from __future__ import annotations
-def load() -> None:
-    return None
+
+import ctypes
+import functools
+import sys
+from ctypes import POINTER, c_char_p, c_int, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+
+ABI_VERSION = 1
+_SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
+PATH = Path(__file__).with_name(f"libpliant_cpu.{_SUFFIX}")
+
+_Pair = c_int64 * 2
+
+
+class Tile(ctypes.Structure):
+    """`pliant_tile` of abi.h: a run of output positions of one image and a slice of its channels."""
+
+    _fields_ = (
+        ("height", c_int64),
+        ("width", c_int64),
+        ("pixel_stride", c_int64),
+        ("channels", c_int64),
+        ("run", c_int64),
+        ("channel_begin", c_int64),
+        ("offset_group_channels", c_int64),
+        ("out_width", c_int64),
+        ("first", c_int64),
+        ("count", c_int64),
+        ("kernel", _Pair),
+        ("stride", _Pair),
+        ("padding", _Pair),
+        ("dilation", _Pair),
+        ("offset_stride", _Pair),
+        ("mask_stride", _Pair),
+        ("threads", c_int64),
+    )
+
+
+TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+_TILE = POINTER(Tile)
+_SIGNATURES: dict[str, tuple[object, list[object]]] = {
+    "pliant_abi_version": (c_int64, []),
+    "pliant_instruction_set": (c_char_p, []),
+    "pliant_use_instruction_set": (c_int, [c_char_p]),
+    "pliant_set_parallel_region": (None, [c_void_p]),
+    "pliant_deform_sample": (None, [_TILE, c_int, c_int, *[c_void_p] * 4]),
+    "pliant_deform_sample_backward": (None, [_TILE, c_int, *[c_void_p] * 5, c_int64, c_void_p, c_int64, c_int64]),
+    "pliant_deform_depthwise": (None, [_TILE, c_int, *[c_void_p] * 6, c_int64]),
+    "pliant_deform_depthwise_backward": (
+        None,
+        [_TILE, c_int, *[c_void_p] * 6, c_int64, c_void_p, c_void_p, c_int64, c_int64],
+    ),
+    "pliant_deform_reduce": (None, [c_void_p, c_int, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64]),
+}
+
+
+class NativeLibrary:
+    """The loaded library: its C functions under `functions`, and what it runs on."""
+
+    def __init__(self, path: Path) -> None:
+        self.functions = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(self.functions, name)
+            function.restype, function.argtypes = result, arguments
+        found = self.functions.pliant_abi_version()
+        if found != ABI_VERSION:
+            raise OSError(f"{path.name} has interface {found}, this pliant needs {ABI_VERSION}")
+        region = _parallel_region()
+        self.has_threads = region is not None
+        self.functions.pliant_set_parallel_region(region)
+
+    def use_instruction_set(self, name: str) -> bool:
+        """Switch all kernels to one instruction set, for tests; false where the processor cannot run it."""
+        return bool(self.functions.pliant_use_instruction_set(name.encode()) == 0)
+
+    def instruction_set(self) -> str:
+        """Return "avx512", "avx2" or "baseline"."""
+        return str(self.functions.pliant_instruction_set().decode())
+
+    def describe(self) -> str:
+        """Return one line for people: instruction set and threads."""
+        threads = f"up to {torch.get_num_threads()} threads of PyTorch's own pool"
+        if not self.has_threads:
+            threads = "one thread, since PyTorch here uses no OpenMP runtime that can be shared"
+        return f"{self.instruction_set()} kernels, {threads}"
+
+
+def _parallel_region() -> int | None:
+    """Return the address of GOMP_parallel in the OpenMP runtime that PyTorch itself is linked to.
+
+    Looking the name up through PyTorch's own extension module searches that module's dependencies, so the answer is the
+    runtime PyTorch uses, whatever its file is called; linking to one of our own would start a second pool of threads
+    that fights the first. GCC's, LLVM's and Intel's runtimes all have this function.
+    """
+    try:
+        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, c_void_p).value
+    except (AttributeError, OSError):
+        return None
+
+
+@functools.cache
+def _attempt() -> tuple[NativeLibrary | None, str]:
+    if not PATH.exists():
+        return None, f"this installation holds no compiled library ({PATH.name})"
+    try:
+        return NativeLibrary(PATH), ""
+    except (OSError, AttributeError) as error:
+        return None, f"{PATH.name} cannot be loaded: {error}"
+
+
+def load() -> NativeLibrary | None:
+    """Return the library, loaded once, or None where there is none that works."""
+    return _attempt()[0]
+
+
 def why_not() -> str:
-    return "not built"
+    """Return why `load` gave None, or an empty string."""
+    return _attempt()[1]

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// The C interface of pliant's CPU library: raw pointers and sizes, nothing of PyTorch.
+// `library.py` declares the same structs and functions once more for ctypes; ABI_VERSION guards the pair.
+#pragma once
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define PLIANT_API __declspec(dllexport)
+#else
+#define PLIANT_API __attribute__((visibility("default")))
+#endif
+
+#define PLIANT_ABI_VERSION 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// What the numbers behind a pointer are. Half types are storage only: arithmetic is float.
+enum pliant_type { PLIANT_FLOAT32 = 0, PLIANT_FLOAT64 = 1, PLIANT_BFLOAT16 = 2, PLIANT_FLOAT16 = 3 };
+
+// A run of output positions of one image, and a slice of its channels. Pairs are (vertical, horizontal).
+// "Arithmetic type" below is double for float64 images and float for all others.
+typedef struct pliant_tile {
+  int64_t height, width;          // of the image
+  int64_t pixel_stride;           // elements between neighbouring pixels of the image (channels are contiguous)
+  int64_t channels;               // in this slice
+  int64_t run;                    // consecutive channels of the slice that share a weight group; divides `channels`
+  int64_t channel_begin;          // of the slice, among all channels of the image
+  int64_t offset_group_channels;  // channels that share one offset
+  int64_t out_width;              // of the output map
+  int64_t first, count;           // output positions [first, first + count), row-major
+  int64_t kernel[2], stride[2], padding[2], dilation[2];
+  int64_t offset_stride[2];  // elements between channels, and between positions, of the offset
+  int64_t mask_stride[2];
+  int64_t threads;  // to share the work among, at most
+} pliant_tile;
+
+PLIANT_API int64_t pliant_abi_version(void);
+
+// The instruction set that was chosen for this processor: "avx512", "avx2", "baseline".
+PLIANT_API const char* pliant_instruction_set(void);
+
+// Choose one of the sets above by name, for tests; returns 0, or -1 where the processor cannot run it.
+PLIANT_API int pliant_use_instruction_set(const char* name);
+
+// Hand over the parallel region of the OpenMP runtime that the process already has (GOMP_parallel's signature).
+// Without one, everything runs on the calling thread.
+typedef void (*pliant_parallel_region)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+PLIANT_API void pliant_set_parallel_region(pliant_parallel_region region);
+
+// In what follows `offset` and `mask` point at the tile's first position, in arithmetic type, channel 0 of all groups;
+// `mask` may be null. Columns are (count, channels / run, K, run).
+
+// columns = x(p + p_k + dp_k) * dm_k. `column_type` is the arithmetic type, or bfloat16 for bfloat16 images.
+PLIANT_API void pliant_deform_sample(const pliant_tile* tile, int image_type, int column_type, const void* image,
+                                     const void* offset, const void* mask, void* columns);
+
+// Given the gradient of the columns, in arithmetic type: adds to `grad_image` (arithmetic type, pixels
+// `grad_pixel_stride` apart), replaces the columns' gradient by the columns themselves, and writes to
+// `partial` (slices, count, G, K, 3) each channel slice's share of the gradients of (dy, dx, mask).
+PLIANT_API void pliant_deform_sample_backward(const pliant_tile* tile, int image_type, const void* image,
+                                              const void* offset, const void* mask, void* columns, void* grad_image,
+                                              int64_t grad_pixel_stride, void* partial, int64_t slices,
+                                              int64_t offset_groups);
+
+// Depthwise convolution without columns: output (count, channels), positions `output_stride` apart, arithmetic type;
+// weight (K, channels) and bias (channels, or null) in arithmetic type.
+PLIANT_API void pliant_deform_depthwise(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                                        const void* mask, const void* weight, const void* bias, void* output,
+                                        int64_t output_stride);
+
+// Its backward: `grad` (count, channels) contiguous; adds to grad_image and grad_weight (K, channels).
+PLIANT_API void pliant_deform_depthwise_backward(const pliant_tile* tile, int image_type, const void* image,
+                                                 const void* offset, const void* mask, const void* weight,
+                                                 const void* grad, void* grad_image, int64_t grad_pixel_stride,
+                                                 void* grad_weight, void* partial, int64_t slices,
+                                                 int64_t offset_groups);
+
+// Adds the slices of `partial` in order to grad_offset (2*G*K, count) and grad_mask (G*K, count; may be null).
+PLIANT_API void pliant_deform_reduce(const void* partial, int is_double, int64_t slices, int64_t count,
+                                     int64_t samples, void* grad_offset, void* grad_mask, int64_t threads);
+
+#ifdef __cplusplus
+}
+#endif

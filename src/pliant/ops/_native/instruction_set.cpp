@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "instruction_set.h"
+
+#include <atomic>
+#include <cstring>
+
+#include "abi.h"
+
+namespace pliant {
+namespace {
+
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+
+bool can_run(InstructionSet set) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return set == InstructionSet::baseline || (set == InstructionSet::avx2 && avx2) ||
+         (set == InstructionSet::avx512 && avx512);
+#else
+  return set == InstructionSet::baseline;
+#endif
+}
+
+InstructionSet best() {
+  if (can_run(InstructionSet::avx512)) return InstructionSet::avx512;
+  if (can_run(InstructionSet::avx2)) return InstructionSet::avx2;
+  return InstructionSet::baseline;
+}
+
+std::atomic<InstructionSet>& chosen() {
+  static std::atomic<InstructionSet> set{best()};
+  return set;
+}
+
+}  // namespace
+
+InstructionSet instruction_set() { return chosen(); }
+
+}  // namespace pliant
+
+const char* pliant_instruction_set() { return pliant::kNames[static_cast<int>(pliant::instruction_set())]; }
+
+int pliant_use_instruction_set(const char* name) {
+  for (int i = 0; i < 3; ++i) {
+    const auto set = static_cast<pliant::InstructionSet>(i);
+    if (std::strcmp(name, pliant::kNames[i]) == 0 && pliant::can_run(set)) {
+      pliant::chosen() = set;
+      return 0;
+    }
+  }
+  return -1;
+}
+
+int64_t pliant_abi_version() { return PLIANT_ABI_VERSION; }

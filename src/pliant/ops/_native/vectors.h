@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// Short vectors as wide as the instruction set that this file is compiled for (GCC and Clang vector extensions).
+//
+// Included only by kernel sources, which are compiled once for each instruction set: everything here lives in a
+// namespace of that set's name and nothing of the standard library is instantiated, so that the linker can never
+// keep an AVX-512 copy of a function for all processors.
+#pragma once
+
+#include <stdint.h>
+
+#ifndef PLIANT_ISA
+#error "compile kernel sources with -DPLIANT_ISA=<name of the instruction set>"
+#endif
+
+#define PLIANT_INLINE static inline __attribute__((always_inline))
+#define PLIANT_MEMBER inline __attribute__((always_inline))
+
+namespace pliant {
+namespace PLIANT_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
+
+template <class T, int L>
+struct vector_of {
+  typedef T type __attribute__((vector_size(L * sizeof(T))));
+};
+template <class T>
+struct vector_of<T, 1> {
+  typedef T type;
+};
+template <class T, int L>
+using vec = typename vector_of<T, L>::type;
+
+// The number of lanes, as a type, so that one generic lambda serves full vectors and the channels left over.
+template <int L>
+struct lanes {};
+
+template <class V>
+PLIANT_INLINE V load_bytes(const void* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class V>
+PLIANT_INLINE void store_bytes(void* p, V v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+template <class To, class From>
+PLIANT_INLINE To reinterpret(From from) {
+  static_assert(sizeof(To) == sizeof(From), "same bits");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <class To, class From>
+PLIANT_INLINE To convert(From from, lanes<1>) {
+  return static_cast<To>(from);
+}
+template <class To, class From, int L>
+PLIANT_INLINE To convert(From from, lanes<L>) {
+  return __builtin_convertvector(from, To);
+}
+
+template <int L>
+PLIANT_INLINE vec<float, L> load(const float* p, lanes<L>) {
+  return load_bytes<vec<float, L>>(p);
+}
+template <int L>
+PLIANT_INLINE vec<double, L> load(const double* p, lanes<L>) {
+  return load_bytes<vec<double, L>>(p);
+}
+template <int L>
+PLIANT_INLINE vec<float, L> load(const bfloat16* p, lanes<L> n) {
+  const auto bits = convert<vec<uint32_t, L>>(load_bytes<vec<uint16_t, L>>(p), n);
+  return reinterpret<vec<float, L>>(bits << 16);
+}
+template <int L>
+PLIANT_INLINE vec<float, L> load(const float16* p, lanes<L> n) {
+  typedef vec<uint32_t, L> bits_type;
+  const bits_type bits = convert<bits_type>(load_bytes<vec<uint16_t, L>>(p), n);
+  const bits_type magnitude = (bits & 0x7fffu) << 13;
+  // Multiplying by 2^112 moves the exponent's bias from 15 to 127 and makes subnormals normal.
+  const auto scaled = reinterpret<bits_type>(reinterpret<vec<float, L>>(magnitude) * 0x1p112f);
+  const bits_type infinite = (magnitude >= 0x0f800000u) ? bits_type{} + 0x7f800000u : bits_type{};
+  return reinterpret<vec<float, L>>(scaled | infinite | ((bits & 0x8000u) << 16));
+}
+
+template <int L>
+PLIANT_INLINE void store(float* p, vec<float, L> v, lanes<L>) {
+  store_bytes(p, v);
+}
+template <int L>
+PLIANT_INLINE void store(double* p, vec<double, L> v, lanes<L>) {
+  store_bytes(p, v);
+}
+template <int L>
+PLIANT_INLINE void store(bfloat16* p, vec<float, L> v, lanes<L> n) {
+  typedef vec<uint32_t, L> bits_type;
+  const auto bits = reinterpret<bits_type>(v);
+  const bits_type rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  const bits_type is_nan = (bits & 0x7fffffffu) > 0x7f800000u ? bits_type{} + 1u : bits_type{};
+  const bits_type result = is_nan != 0u ? bits_type{} + 0x7fc0u : rounded;
+  store_bytes(p, convert<vec<uint16_t, L>>(result, n));
+}
+
+// A sum over channels that is kept in full vectors until the end.
+template <class T, int Full>
+struct Sum {
+  vec<T, Full> lanes_of_sum = {};
+
+  PLIANT_MEMBER void add(vec<T, Full> v, lanes<Full>) { lanes_of_sum += v; }
+  template <int L>
+  PLIANT_MEMBER void add(vec<T, L> v, lanes<L>) {
+    if constexpr (L == 1) {
+      lanes_of_sum[0] += v;
+    } else {
+      for (int i = 0; i < L; ++i) lanes_of_sum[i] += v[i];
+    }
+  }
+  PLIANT_MEMBER T total() const {
+    T sum = lanes_of_sum[0];
+    for (int i = 1; i < Full; ++i) sum += lanes_of_sum[i];
+    return sum;
+  }
+};
+
+// Calls body(lanes<L>, c) for c = begin, begin + L, ... and the rest with narrower vectors, down to single channels.
+template <int L, class Body>
+PLIANT_INLINE void for_channels(int64_t begin, int64_t end, const Body& body) {
+  for (; begin + L <= end; begin += L) body(lanes<L>{}, begin);
+  if constexpr (L > 1) for_channels<L / 2>(begin, end, body);
+}
+
+}  // namespace PLIANT_ISA
+}  // namespace pliant
