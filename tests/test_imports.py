@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`import pliant` in fresh processes: with torch alone, without the compiled library, loading nothing optional."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OPTIONAL = [
+    "PIL",
+    "accelerate",
+    "faster_coco_eval",
+    "matplotlib",
+    "onnx",
+    "pycocotools",
+    "rich",
+    "safetensors",
+    "tensorboard",
+    "timm",
+    "torchvision",
+    "triton",
+]
+
+# Refuses the modules named on the command line, as if they were not installed.
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in sys.argv[1:]:
+            raise ModuleNotFoundError(f"No module named {name!r} (blocked)", name=name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+# A deformable convolution whose one offset moves the kernel a whole pixel to the right, so the result is known.
+RUN = """
+import warnings
+import torch
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import pliant
+    from pliant.ops import deform_conv2d
+    x = torch.arange(12.0).reshape(1, 1, 3, 4)
+    offset = torch.zeros(1, 2, 3, 4)
+    offset[:, 1] = 1.0
+    for _ in range(2):
+        y = deform_conv2d(x, offset, torch.full((1, 1, 1, 1), 2.0))
+    layer = pliant.nn.DeformConv2d(1, 1, 3)
+print(y[0, 0].tolist())
+"""
+SHIFTED = "[[2.0, 4.0, 6.0, 0.0], [10.0, 12.0, 14.0, 0.0], [18.0, 20.0, 22.0, 0.0]]"
+
+
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+
+
+def run(code: str, *arguments: str, source: Path = SOURCE) -> str:
+    """Run `code` in a fresh interpreter that finds pliant in `source`; return what it printed."""
+    start = f"import sys; sys.path.insert(0, {str(source)!r})\n"
+    done = subprocess.run(
+        [sys.executable, "-c", start + code, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def loaded_by_torch() -> set[str]:
+    """Modules that `import torch` loads by itself."""
+    return set(run("import torch; print(*sys.modules)").split())
+
+
+def test_the_block_blocks() -> None:
+    with pytest.raises(AssertionError, match="No module named 'timm' \\(blocked\\)"):
+        run(BLOCK + "import timm", "timm")
+
+
+def test_works_with_torch_alone() -> None:
+    assert run(BLOCK + RUN, *OPTIONAL) == SHIFTED
+
+
+def test_import_loads_nothing_optional(loaded_by_torch: set[str]) -> None:
+    loaded = set(run("import pliant; print(*sys.modules)").split())
+    assert "pliant.ops" in loaded
+    assert {name.split(".")[0] for name in loaded - loaded_by_torch} & set(OPTIONAL) == set()
+
+
+def test_works_without_the_library_and_warns_once(tmp_path: Path) -> None:
+    ignore = shutil.ignore_patterns("__pycache__", "*.so", "*.dylib")
+    shutil.copytree(SOURCE / "pliant", tmp_path / "pliant", ignore=ignore)
+    report = "print(len(caught), *{str(w.message) for w in caught if w.category is RuntimeWarning})"
+    values, warned = run(RUN + report, source=tmp_path).splitlines()
+    assert values == SHIFTED
+    assert warned.startswith("1 pliant.ops.deform_conv2d runs its slow reference implementation on cpu: ")
+    assert "PLIANT_NO_NATIVE" in warned
+
+
+def test_public_page() -> None:
+    names = "nn ops plan convert revert param_groups __version__"
+    assert run(f"import pliant; print(*[n for n in {names.split()} if not hasattr(pliant, n)])") == ""
