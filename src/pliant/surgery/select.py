@@ -131,7 +131,7 @@ def _by_stages(model: nn.Module, names: Names, first: int, last: int, where: str
     if missing:
         has = ", ".join(f"c{stage}" for stage in found) or "none"
         rule = f"must name stages with convolutions larger than 1x1, which are {has}"
-        fix = f"{', '.join(missing)} not found; convert a wrapped trunk by itself (model.encoder, say), or {_OTHER_WAYS}"
+        fix = f"{', '.join(missing)} not found; convert a wrapped trunk alone (model.encoder, say), or {_OTHER_WAYS}"
         fail("where", rule, repr(where), fix, kind=PliantError)
     return {conv for conv, stage in stages.items() if first <= stage <= last and is_spatial(conv)}
 
