@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where deformable layers sample: recorded, measured and drawn."""
+
+from __future__ import annotations
+
+from .draw import draw_boxes as draw_boxes
+from .draw import draw_curves as draw_curves
+from .draw import draw_sampling as draw_sampling
+from .measure import LayerOffsets as LayerOffsets
+from .measure import OffsetWatch as OffsetWatch
+from .record import OffsetField as OffsetField
+from .record import cell_centre as cell_centre
+from .record import nearest_cell as nearest_cell
+from .record import record_offsets as record_offsets
+from .record import sampling_positions as sampling_positions
+from .trace import sampled_points as sampled_points

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `pliant demo | train | eval | predict | explain | plan | env`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pliant._check import PliantError
+
+from . import demo, env, evaluate, explain, plan, predict, train
+from .parser import Parser, reject_unknown
+
+COMMANDS = (demo, train, evaluate, predict, explain, plan, env)
+INTERRUPTED = 130
+
+
+def build_parser() -> Parser:
+    """Return the parser with every command."""
+    parser = Parser(prog="pliant", description="Deformable ConvNets for PyTorch.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 bad input (told in one line), 130 interrupted."""
+    arguments, unknown = build_parser().parse_known_args(argv)
+    reject_unknown(arguments, unknown)
+    try:
+        status: int = arguments.run(arguments)
+    except (PliantError, OSError) as error:
+        print(f"pliant: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pliant: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return status

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pliant env`: what serves each operator on this machine, and why not the others; needs torch alone."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from .parser import Commands, Parser, add_command
+
+OPTIONAL = ("torchvision", "timm", "accelerate", "faster-coco-eval", "rich", "safetensors", "matplotlib", "tensorboard")
+
+
+def add(commands: Commands[Parser]) -> None:
+    """Add the command."""
+    add_command(commands, "env", _run, "say what serves each operator on this machine, and why not the others")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from pliant._backends import describe
+
+    devices = ["cpu"] + [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    print(f"python {platform.python_version()} on {platform.platform()}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, devices: {', '.join(devices)}")
+    print(f"pliant {_version('pliant')}")
+    for row in describe():
+        print(f"{row.operator:16}  {row.implementation:24}  {'yes' if row.available else 'no ':3}  {row.reason}")
+    print("optional: " + ", ".join(f"{name} {_version(name)}" for name in OPTIONAL))
+    return 0
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(not installed)" if importlib.util.find_spec(name.replace("-", "_")) is None else "(from source)"

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pliant predict`: detections on images, as COCO results and as pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pliant._check import PliantError, fail, require_package
+
+from .parser import Commands, Parser, add_command, add_device, add_run, share
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def add(commands: Commands[Parser]) -> None:
+    """Add the command."""
+    help = "detect on images: write predictions.json (COCO results) and a picture of each image"
+    parser = add_command(commands, "predict", _run, help)
+    add_run(parser)
+    parser.add_argument("images", metavar="IMAGES", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
+    help = "draw boxes of at least this score, 0..1 (default: 0.5); the JSON holds all"
+    parser.add_argument("--min-score", metavar="X", type=share, default=0.5, help=help)
+    add_device(parser)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    rich = require_package("rich.progress", "train", "pliant predict")
+    from pliant.analysis import draw_boxes
+    from pliant.data import UnreadableImageError, read_image
+    from pliant.evaluation import coco_results, save_results
+    from pliant.train.engine import detect
+    from pliant.train.model import load_run, pick_device
+
+    paths = image_paths(arguments.images)
+    model, categories, _ = load_run(arguments.run_folder)
+    device = pick_device(arguments.device)
+    model.to(device)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    names = {label: category.name for label, category in enumerate(categories, start=1)}
+    results, unreadable = [], 0
+    for image_id, path in enumerate(rich.track(paths, "predict", transient=True), start=1):
+        try:
+            image = read_image(path)
+        except UnreadableImageError as error:
+            print(f"pliant: left out: {' '.join(str(error).split())}", file=sys.stderr)
+            unreadable += 1
+            continue
+        output = detect(model, image, device)
+        found = coco_results([(image_id, output)], categories)
+        results += [{**result, "file_name": str(path)} for result in found]
+        drawn = output["scores"] >= arguments.min_score
+        labels = [f"{names[n]} {s:.2f}" for n, s in zip(output["labels"][drawn].tolist(), output["scores"][drawn].tolist(), strict=True)]
+        draw_boxes(image, output["boxes"][drawn], arguments.out / f"{image_id:04d}_{path.stem}.png", labels=labels)
+    save_results(results, arguments.out / "predictions.json")
+    print(f"{len(results)} detections on {len(paths) - unreadable} images; wrote {arguments.out}")
+    return 2 if unreadable else 0
+
+
+def image_paths(given: Sequence[Path]) -> list[Path]:
+    """Return the files among `given` and, sorted, the images in its folders; a `PliantError` if one is not there."""
+    paths: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            paths += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        elif path.is_file():
+            paths.append(path)
+        else:
+            fail("images", "must be files or folders", str(path), "check the path", kind=PliantError)
+    if not paths:
+        fail("images", f"must hold images ({', '.join(SUFFIXES)})", str(given[0]), "give files", kind=PliantError)
+    return paths

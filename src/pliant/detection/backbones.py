@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feature pyramids over torchvision and timm trunks, with deformable convolutions where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+
+from pliant._check import PliantError, fail
+from pliant.surgery import convert
+
+from .trunks import TORCHVISION_NAMES, Trunk, freeze_batch_norm, is_stage_selector, trunk
+
+
+class PyramidBackbone(nn.Module):
+    """A trunk and the feature pyramid over it: images (N, 3, H, W) to a dict of maps (N, out_channels, H/s, W/s).
+
+    `strides` lists s for each map, the extra max-pooled one included. Parameter names are torchvision's
+    (`body.*`, `fpn.*`), so that its detection checkpoints load.
+    """
+
+    def __init__(self, body: nn.Module, channels: Sequence[int], strides: Sequence[int], out_channels: int) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(list(channels), out_channels, extra_blocks=LastLevelMaxPool())
+        self.out_channels = out_channels
+        self.strides = (*strides, 2 * strides[-1])
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the maps, the finest first."""
+        maps: dict[str, Tensor] = self.fpn(self.body(images))
+        return maps
+
+
+def backbone_names() -> tuple[str, ...]:
+    """Return the backbones that torchvision gives; any convolutional timm network is `timm:NAME`."""
+    return tuple(TORCHVISION_NAMES)
+
+
+def pyramid_backbone(
+    name: str = "resnet50",
+    *,
+    deform: str | None = None,
+    modulated: bool = True,
+    offset_groups: int = 1,
+    mask_scale: float = 2.0,
+    weights: str | None = None,
+    norm: str = "auto",
+    frozen_stages: int | None = None,
+    strides: Sequence[int] = (4, 8, 16, 32),
+    out_channels: int = 256,
+) -> PyramidBackbone:
+    """Build a feature pyramid over the trunk `name`.
+
+    Args:
+        name: one of `backbone_names()`, or `timm:NAME`.
+        deform: which convolutions become deformable. `c3-c5`, `c5` or `last3` choose in the trunk; any other text is a
+            regular expression over the names of the whole backbone, e.g. `fpn\\.layer_blocks` for the 3x3
+            convolutions that end the pyramid. None converts nothing.
+        modulated: DCNv2's modulation; False gives DCNv1.
+        offset_groups: groups of channels with offsets of their own.
+        mask_scale: factor of the modulation's sigmoid; 2 keeps the network's function at the start.
+        weights: a checkpoint of the trunk (.pth, .pt or .safetensors), or `default` for those that torchvision
+            or timm download, or None for random ones.
+        norm: `frozen` batch statistics, `batch` for trained ones, `auto`: frozen where there are weights.
+        frozen_stages: how many first stages are not trained; None: 2 (C1 and C2) where there are weights, else 0.
+        strides: strides in input pixels of the maps that the pyramid is built on.
+        out_channels: channels of each map of the pyramid.
+
+    Returns:
+        The backbone; its maps have the given strides and one more, max-pooled from the last.
+
+    Raises:
+        PliantError: an unknown name, stride or norm, or a checkpoint which does not fit.
+
+    Example:
+        >>> import torch
+        >>> backbone = pyramid_backbone("resnet18", strides=(8, 16, 32), out_channels=64)
+        >>> [tuple(m.shape) for m in backbone(torch.zeros(1, 3, 64, 96)).values()]
+        [(1, 64, 8, 12), (1, 64, 4, 6), (1, 64, 2, 3), (1, 64, 1, 2)]
+    """
+    if norm not in ("auto", "frozen", "batch"):
+        fail("norm", "must be 'auto', 'frozen' or 'batch'", repr(norm), "use 'auto'", kind=PliantError)
+    built = trunk(name, pretrained=weights == "default")
+    _check_strides(strides, built, name)
+    if weights not in (None, "default"):
+        load_trunk_weights(built.network, str(weights))
+    if norm == "frozen" or (norm == "auto" and weights is not None):
+        built.network = freeze_batch_norm(built.network)
+    built.freeze(frozen_stages if frozen_stages is not None else (2 if weights is not None else 0))
+    options = {"modulated": modulated, "offset_groups": offset_groups, "mask_scale": mask_scale}
+    if deform is not None and is_stage_selector(deform):
+        built.network = convert(built.network, deform, **options)
+    channels = [built.channels[built.strides.index(stride)] for stride in strides]
+    backbone = PyramidBackbone(built.body(strides), channels, strides, out_channels)
+    if deform is not None and not is_stage_selector(deform):
+        backbone = convert(backbone, deform, **options)
+    return backbone
+
+
+def _check_strides(strides: Sequence[int], built: Trunk, name: str) -> None:
+    unknown = [stride for stride in strides if stride not in built.strides]
+    if unknown or list(strides) != sorted(set(strides)) or not strides:
+        rule = f"must be rising strides of {name}'s stages {built.strides}"
+        fail("strides", rule, tuple(strides), "use e.g. (4, 8, 16, 32)", kind=PliantError)
+
+
+def load_trunk_weights(network: nn.Module, path: str) -> None:
+    """Load a classification checkpoint into `network`; only the classifier itself may be missing or of another size.
+
+    Raises:
+        PliantError: no such file, not a file of tensors alone, or names that do not fit.
+    """
+    given = read_tensors(Path(path))
+    own = network.state_dict()
+    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    missing = [k for k in own if k not in fitting and not k.endswith("num_batches_tracked")]
+    body = [k for k in missing if not k.startswith(("fc.", "classifier.", "head.", "conv_head.", "bn2."))]
+    if body:
+        names = ", ".join(body[:3]) + (", ..." if len(body) > 3 else "")
+        fix = "give a checkpoint of this very backbone"
+        rule = f"must hold every weight of the backbone; {len(body)} of {len(own)} are absent or of another shape"
+        fail("weights", rule, f"{path} without {names}", fix, kind=PliantError)
+    network.load_state_dict(fitting, strict=False)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a `.safetensors` or a PyTorch file, without running any code from it."""
+    if not path.is_file():
+        fail("weights", "must be a file", str(path), "check the path", kind=PliantError)
+    if path.suffix == ".safetensors":
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        fail("weights", "must hold a state dict", type(content).__name__, "save model.state_dict()", kind=PliantError)
+    return {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}

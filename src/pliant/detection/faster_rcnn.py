@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faster R-CNN with a feature pyramid: torchvision's detector on a backbone with deformable layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from pliant._check import PliantError, fail
+
+from .backbones import PyramidBackbone, pyramid_backbone
+
+ROI_BINS = 7
+
+
+def faster_rcnn(
+    num_classes: int,
+    backbone: str | PyramidBackbone = "resnet50",
+    *,
+    deform: str | None = None,
+    modulated: bool = True,
+    offset_groups: int = 1,
+    mask_scale: float = 2.0,
+    weights: str | None = None,
+    norm: str = "auto",
+    frozen_stages: int | None = None,
+    strides: Sequence[int] = (4, 8, 16, 32),
+    fpn_channels: int = 256,
+    head_channels: int = 1024,
+    anchor_sizes: Sequence[float] | None = None,
+    roi_samples: int = 512,
+    min_size: int | Sequence[int] = 800,
+    max_size: int = 1333,
+    proposals: int = 1000,
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.5,
+    max_detections: int = 100,
+) -> FasterRCNN:
+    """Return torchvision's Faster R-CNN over a feature pyramid.
+
+    Args:
+        num_classes: classes with the background, as in torchvision: C + 1 for labels 1..C.
+        backbone: a name for `pyramid_backbone`, which takes `deform`, `modulated`, `offset_groups`, `mask_scale`,
+            `weights`, `norm`, `frozen_stages` and `strides`; or a finished backbone, and they are not read.
+        fpn_channels: channels of the pyramid's maps.
+        head_channels: width of the two fully connected layers on each region.
+        anchor_sizes: side in pixels of the (resized) image of the square anchor of each map, the extra one
+            included; None: 8 times the map's stride. Each comes in ratios 1:2, 1:1 and 2:1.
+        roi_samples: regions per image on which the second stage is trained.
+        min_size: images are resized so that the short side has so many pixels (of several values one at random in
+            training and the last in tests) ...
+        max_size: ... unless the long side would have more than these.
+        proposals: regions per image handed to the second stage at test time.
+        score_threshold: detections with a lower score are dropped (0..1).
+        nms_threshold: of two boxes of a class that overlap by more than this IoU the lower score is dropped.
+        max_detections: most detections per image.
+
+    Returns:
+        A `torchvision.models.detection.FasterRCNN`.
+
+    Raises:
+        PliantError: an argument out of its range, or a checkpoint which does not fit.
+
+    Example:
+        >>> import torch
+        >>> model = faster_rcnn(num_classes=3, backbone="resnet18", min_size=64).eval()
+        >>> sorted(model([torch.zeros(3, 64, 80)])[0])
+        ['boxes', 'labels', 'scores']
+    """
+    if num_classes < 2:
+        fail("num_classes", "must count the background and one class at least", num_classes, "use 2 for one class")
+    if isinstance(backbone, str):
+        backbone = pyramid_backbone(
+            backbone,
+            deform=deform,
+            modulated=modulated,
+            offset_groups=offset_groups,
+            mask_scale=mask_scale,
+            weights=weights,
+            norm=norm,
+            frozen_stages=frozen_stages,
+            strides=strides,
+            out_channels=fpn_channels,
+        )
+    names = [str(k) for k in range(len(backbone.strides) - 1)]
+    return FasterRCNN(
+        backbone,
+        min_size=min_size if isinstance(min_size, int) else tuple(min_size),
+        max_size=max_size,
+        rpn_anchor_generator=_anchors(backbone.strides, anchor_sizes),
+        rpn_pre_nms_top_n_test=proposals,
+        rpn_post_nms_top_n_test=proposals,
+        box_roi_pool=MultiScaleRoIAlign(names, output_size=ROI_BINS, sampling_ratio=2),
+        box_head=TwoMLPHead(backbone.out_channels * ROI_BINS**2, head_channels),
+        box_predictor=FastRCNNPredictor(head_channels, num_classes),
+        box_score_thresh=score_threshold,
+        box_nms_thresh=nms_threshold,
+        box_detections_per_img=max_detections,
+        box_batch_size_per_image=roi_samples,
+    )
+
+
+def _anchors(strides: Sequence[int], sizes: Sequence[float] | None) -> AnchorGenerator:
+    chosen = [8.0 * stride for stride in strides] if sizes is None else list(sizes)
+    if len(chosen) != len(strides):
+        rule = f"must give one size for each of the {len(strides)} maps (strides {tuple(strides)})"
+        fail("anchor_sizes", rule, f"{len(chosen)} sizes", "leave it out for 8 times the stride", kind=PliantError)
+    return AnchorGenerator(tuple((size,) for size in chosen), ((0.5, 1.0, 2.0),) * len(chosen))

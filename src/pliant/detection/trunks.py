@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classification networks as trunks of detectors: where their stages end, and how feature maps are taken from them."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import FrozenBatchNorm2d
+
+from pliant._check import PliantError, fail, require_package, suggest
+
+TORCHVISION_NAMES = {
+    "resnet18": "resnet18",
+    "resnet34": "resnet34",
+    "resnet50": "resnet50",
+    "resnet101": "resnet101",
+    "resnext50": "resnext50_32x4d",
+    "resnext101": "resnext101_32x8d",
+    "mobilenet_v2": "mobilenet_v2",
+    "mobilenet_v3": "mobilenet_v3_large",
+    "mobilenet_v3_small": "mobilenet_v3_small",
+}
+
+
+@dataclass
+class Trunk:
+    """A classification network and where its stages C1, C2, ... end.
+
+    Attributes:
+        network: the whole network, classifier included, so that checkpoints load under their own names.
+        stage_ends: name of the last module of each stage, C1 (stride 2) first.
+        channels: channels of each stage's output.
+        strides: input pixels per cell of each stage's output.
+    """
+
+    network: nn.Module
+    stage_ends: tuple[str, ...]
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def freeze(self, stages: int) -> None:
+        """Stop training of the first `stages` stages (C1 is the first)."""
+        if not 0 <= stages <= len(self.stage_ends):
+            fail("frozen_stages", f"must be 0 to {len(self.stage_ends)}", stages, "0 trains everything, 2 freezes C1, C2")
+        if stages == 0:
+            return
+        last = self.stage_ends[stages - 1]
+        reached = False
+        for name, module in self.network.named_modules():
+            inside = name == last or name.startswith(last + ".")
+            if reached and not inside:
+                return
+            reached = reached or inside
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
+
+    def body(self, strides: Sequence[int]) -> nn.Module:
+        """Return the module that maps images (N, 3, H, W) to an ordered dict of the maps at `strides`."""
+        levels = [self.strides.index(stride) for stride in strides]
+        if hasattr(self.network, "forward_intermediates"):
+            return _TimmBody(self.network, levels)
+        ends = [self.stage_ends[level] for level in levels]
+        parent = "features" if ends[0].startswith("features.") else ""
+        children = self.network.get_submodule(parent)
+        names = {end.removeprefix("features."): str(k) for k, end in enumerate(ends)}
+        return IntermediateLayerGetter(children, return_layers=names)
+
+
+class _TimmBody(nn.Module):
+    """The stages of a timm network, by timm's own `forward_intermediates`."""
+
+    def __init__(self, network: nn.Module, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.levels = list(levels)
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        maps = self.network.forward_intermediates(images, indices=self.levels, intermediates_only=True)  # type: ignore[operator]
+        return OrderedDict((str(k), feature) for k, feature in enumerate(maps))
+
+
+def trunk(name: str, *, pretrained: bool = False) -> Trunk:
+    """Build the trunk called `name`: a key of `TORCHVISION_NAMES`, or `timm:NAME`.
+
+    `pretrained` asks torchvision or timm for their own weights, which they download.
+    """
+    if name.startswith("timm:"):
+        return _timm_trunk(name.removeprefix("timm:"), pretrained)
+    if name not in TORCHVISION_NAMES:
+        fix = f"choose one of {', '.join(TORCHVISION_NAMES)}, or timm:NAME.{suggest(name, TORCHVISION_NAMES)}"
+        fail("backbone", "must name a backbone", repr(name), fix, kind=PliantError)
+    network = torchvision.models.get_model(TORCHVISION_NAMES[name], weights="DEFAULT" if pretrained else None)
+    if name.startswith("mobilenet"):
+        ends = _ends_by_stride(network)
+    else:
+        ends = ("relu", "layer1", "layer2", "layer3", "layer4")
+    outputs = _outputs(network, ends)
+    return Trunk(network, ends, tuple(c for c, _ in outputs), tuple(s for _, s in outputs))
+
+
+def classification_network(name: str) -> nn.Module:
+    """Build the classification network `name` with random weights: torchvision's or a backbone's name, or `timm:NAME`."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in TORCHVISION_NAMES and name in names:
+        network: nn.Module = torchvision.models.get_model(name, weights=None)
+        return network
+    return trunk(name).network
+
+
+def _timm_trunk(name: str, pretrained: bool) -> Trunk:
+    timm = require_package("timm", "train", f"the backbone timm:{name}")
+    if not timm.is_model(name):
+        fix = f"list names with timm.list_models().{suggest(name, timm.list_models())}"
+        fail("backbone", "must name a timm model", repr(name), fix, kind=PliantError)
+    network = timm.create_model(name, pretrained=pretrained)
+    stages = network.feature_info if isinstance(network.feature_info, list) else network.feature_info.info
+    if not hasattr(network, "forward_intermediates") or not all("reduction" in stage for stage in stages):
+        fix = "choose a convolutional network such as timm:resnet50"
+        fail("backbone", "must give feature maps at several strides", repr(name), fix, kind=PliantError)
+    return Trunk(
+        network,
+        tuple(stage["module"] for stage in stages),
+        tuple(stage["num_chs"] for stage in stages),
+        tuple(stage["reduction"] for stage in stages),
+    )
+
+
+def _ends_by_stride(network: nn.Module) -> tuple[str, ...]:
+    """The last block of each stride in `network.features`: 2, 4, 8, 16, 32."""
+    names = [f"features.{k}" for k, _ in network.get_submodule("features").named_children()]
+    last = {stride: name for name, (_, stride) in zip(names, _outputs(network, names), strict=True)}
+    return tuple(last.values())
+
+
+def _outputs(network: nn.Module, names: Sequence[str]) -> list[tuple[int, int]]:
+    """(channels, stride) of the outputs of the modules called `names`, seen on one black image."""
+    seen: dict[str, tuple[int, int]] = {}
+
+    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, args: object, output: Tensor) -> None:
+            # The first call counts: torchvision's residual blocks use one ReLU several times.
+            seen.setdefault(name, (output.shape[1], 64 // output.shape[2]))
+
+        return network.get_submodule(name).register_forward_hook(hook)
+
+    handles = [watch(name) for name in names]
+    mode = network.training
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 3, 64, 64))
+    network.train(mode)
+    for handle in handles:
+        handle.remove()
+    return [seen[name] for name in names]
+
+
+def freeze_batch_norm(network: nn.Module) -> nn.Module:
+    """Replace each batch norm by torchvision's frozen one with the same statistics, as detectors with small batches do."""
+    if hasattr(network, "forward_intermediates"):
+        timm = require_package("timm", "train", "a timm backbone")
+        frozen: nn.Module = timm.layers.freeze_batch_norm_2d(network)
+        return frozen
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            norm = FrozenBatchNorm2d(module.num_features, eps=module.eps)
+            norm.load_state_dict({k: v for k, v in module.state_dict().items() if k != "num_batches_tracked"})
+            network.set_submodule(name, norm)
+    return network
+
+
+def is_stage_selector(deform: str) -> bool:
+    """Whether `deform` speaks of stages (`c3-c5`, `c5`, `last3`), not of names."""
+    return re.fullmatch(r"c\d(-c\d)?|last\d+", deform) is not None

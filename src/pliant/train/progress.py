@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees of a run, and what its folder keeps of it: a progress bar, `log.txt` and `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from pliant._check import PliantError, require_package
+
+from .checkpoint import write_atomically
+
+METRICS_FILE = "metrics.jsonl"
+LOG_FILE = "log.txt"
+
+
+class RunReporter:
+    """Shows the progress of a run on standard error and writes its folder's log, metrics and TensorBoard events.
+
+    Where standard error is no terminal, lines take the place of the bar.
+    """
+
+    def __init__(self, run: Path, total_steps: int, *, tensorboard: bool = False) -> None:
+        self.run = run
+        self.console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  AP {task.fields[ap]}  ETA"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task: TaskID = self._bar.add_task("train", total=total_steps, loss="-", ap="-")
+        self._events = _event_writer(run) if tensorboard else None
+
+    def __enter__(self) -> Self:
+        self._metrics = (self.run / METRICS_FILE).open("a", encoding="utf-8")
+        self._log = (self.run / LOG_FILE).open("a", encoding="utf-8")
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if error is not None:
+            self._log.write(f"{kind.__name__ if kind else ''}: {error}\n")
+        self._metrics.close()
+        self._log.close()
+        if self._events is not None:
+            self._events.close()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar and keep it in the log."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._log.write(text + "\n")
+        self._log.flush()
+
+    def step(self, step: int, loss: float) -> None:
+        """Move the bar to `step` (steps done) and show `loss`."""
+        self._bar.update(self._task, completed=step, loss=f"{loss:.3f}")
+
+    def show_ap(self, ap: float) -> None:
+        """Show the last AP (0..1) in the bar."""
+        self._bar.update(self._task, ap=f"{ap:.3f}")
+
+    @contextmanager
+    def evaluation(self, images: int) -> Iterator[Any]:
+        """Show a second bar while `images` images are evaluated; yields the function (done, total) that moves it."""
+        task = self._bar.add_task("evaluate", total=images, loss="-", ap="-")
+        try:
+            yield lambda done, total: self._bar.update(task, completed=done, total=total)
+        finally:
+            self._bar.remove_task(task)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Append a record to `metrics.jsonl`, and its numbers to TensorBoard; `step` must be in it."""
+        self._metrics.write(json.dumps(record) + "\n")
+        self._metrics.flush()
+        if self._events is not None:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(name, value, record["step"])
+        if "loss" in record and not self.console.is_terminal:
+            self.say(f"step {record['step']}  loss {record['loss']:.4f}  lr {record['lr']:.2e}")
+
+
+def _event_writer(run: Path) -> Any:
+    module = require_package("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+    return module.SummaryWriter(str(run / "tensorboard"))
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Return the records of a run's `metrics.jsonl`; a last line cut short by a kill is passed over."""
+    path = run / METRICS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise PliantError(f"{path}: line {number} must be JSON; got {line[:40]!r}; remove it") from error
+    return records
+
+
+def drop_metrics_after(run: Path, step: int) -> None:
+    """Rewrite `metrics.jsonl` without the records after `step`, which a resumed run will write again."""
+    lines = [json.dumps(record) + "\n" for record in read_metrics(run) if record["step"] <= step]
+    write_atomically(run / METRICS_FILE, lambda path: path.write_text("".join(lines), encoding="utf-8"))
