@@ -12,16 +12,19 @@ namespace {
 constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
 
 bool can_run(InstructionSet set) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return set == InstructionSet::baseline || (set == InstructionSet::avx2 && avx2) ||
-         (set == InstructionSet::avx512 && avx512);
-#else
-  return set == InstructionSet::baseline;
+  switch (set) {
+#if defined(PLIANT_HAS_avx512)
+    case InstructionSet::avx512:
+      return can_run(InstructionSet::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 #endif
+#if defined(PLIANT_HAS_avx2)
+    case InstructionSet::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    default:
+      return set == InstructionSet::baseline;
+  }
 }
 
 InstructionSet best() {

@@ -8,17 +8,18 @@
 namespace {
 
 const pliant::DeformKernels& kernels() {
-#if defined(__x86_64__)
   switch (pliant::instruction_set()) {
+#if defined(PLIANT_HAS_avx512)
     case pliant::InstructionSet::avx512:
       return pliant::avx512::kernels;
+#endif
+#if defined(PLIANT_HAS_avx2)
     case pliant::InstructionSet::avx2:
       return pliant::avx2::kernels;
-    case pliant::InstructionSet::baseline:
-      break;
-  }
 #endif
-  return pliant::baseline::kernels;
+    default:
+      return pliant::baseline::kernels;
+  }
 }
 
 // Each task adds the slices for a block of positions, in the order of the slices whatever the number of threads.
