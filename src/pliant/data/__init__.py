@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from pliant.data.dataset import Category, DetectionDataset, ImageInfo, check_images
+from pliant.data.dataset import DetectionDataset
 from pliant.data.images import UnreadableImageError, read_image
 from pliant.data.open import open_dataset
+from pliant.data.records import Category, ImageInfo
 from pliant.data.report import DataReport, Problem
 from pliant.data.transforms import Transform, collate, eval_transforms, train_transforms
 
@@ -17,7 +18,6 @@ __all__ = [
     "Problem",
     "Transform",
     "UnreadableImageError",
-    "check_images",
     "collate",
     "eval_transforms",
     "open_dataset",

@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import NoReturn
 
-from pliant.data.dataset import Category, DetectionDataset
+from pliant._check import PliantError, fail, suggest
+from pliant.data.checks import Progress, Verify, check_source, refuse_unusable
+from pliant.data.coco import coco_splits, match_split, read_coco
+from pliant.data.dataset import DetectionDataset
+from pliant.data.records import Category, Source
+from pliant.data.report import DataReport
 from pliant.data.transforms import Transform
+from pliant.data.voc import find_voc, read_voc
+
+_SHOWN = 8
 
 
 def open_dataset(
@@ -18,14 +26,87 @@ def open_dataset(
     categories: Sequence[Category] | None = None,
     transforms: Transform | None = None,
     strict: bool = False,
-    verify: Literal["header", "pixels"] = "header",
+    verify: Verify = "header",
     cache_bytes: int = 256 * 2**20,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> DetectionDataset:
-    """Open one split of a data set in COCO or Pascal VOC layout.
+    """Open one split of a folder in COCO or Pascal VOC layout, and check its images and boxes.
 
-    strict: any problem is an error. verify: "header" opens every image and reads its size (fast), "pixels" decodes
-    every image (use it for evaluation: broken images are then left out at once). cache_bytes: decoded images kept in
-    memory, for each process. progress(done, total) is called while images are checked.
+    Recognised are COCO json (`annotations/instances_{split}.json`, with or without a year, `annotations/{split}.json`,
+    `{split}.json`, `{split}/_annotations.coco.json`) and Pascal VOC (`Annotations`, `JPEGImages`, `ImageSets/Main`,
+    also inside `VOCdevkit/VOC2007`, or xml files beside the images in `{split}`). docs/data.md says where images are
+    looked for and what is checked. What is wrong is counted and named in `report` of the result.
+
+    Args:
+        root: the folder.
+        split: the part to read, "train" for instance.
+        categories: those of a trained model, which labels then follow, by name; None takes them from the data.
+        transforms: applied to image and target, see `train_transforms` and `eval_transforms`.
+        strict: make any problem an error.
+        verify: "header" opens every image and reads its size; "pixels" decodes every image too, so that broken ones
+            are left out at once and not replaced later: right for evaluation.
+        cache_bytes: size of the decoded images kept in memory, for each process; 0 keeps none.
+        progress: called as `progress(done, total)` while images are checked.
+
+    Raises:
+        PliantError: the layout or the split is not there; a file of annotations is broken, has an id twice, or names
+            an image outside its folder; fewer than half of the images are in order; no box has one of `categories`;
+            or, with `strict`, anything is wrong.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> root = pathlib.Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (40, 30)).save(root / "a.png")
+        >>> _ = (root / "train.json").write_text(
+        ...     '{"images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],'
+        ...     ' "annotations": [{"id": 1, "image_id": 7, "category_id": 5, "bbox": [2, 3, 10, 20]}],'
+        ...     ' "categories": [{"id": 5, "name": "tree"}]}')
+        >>> dataset = open_dataset(root, "train")
+        >>> image, target = dataset[0]
+        >>> tuple(image.shape), target["boxes"].tolist(), target["labels"].tolist(), dataset.report.summary()
+        ((3, 30, 40), [[2.0, 3.0, 12.0, 23.0]], [1], ['no problems'])
     """
-    raise NotImplementedError
+    root = Path(root)
+    if not root.is_dir():
+        fail("data", "must be a folder", root, "no such folder is there", kind=PliantError)
+    if verify not in ("header", "pixels"):
+        fail("verify", "must be 'header' or 'pixels'", repr(verify), "use one of them")
+    report = DataReport()
+    source = _read(root, split, report, needs_all_names=categories is None)
+    known = source.categories if categories is None else list(categories)
+    images, boxes = check_source(source, known, report, verify, progress)
+    refuse_unusable(f"{root}, split {split!r}", source, known, report, strict)
+    return DetectionDataset(
+        root, split, known, images, boxes, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
+    )
+
+
+def _read(root: Path, split: str, report: DataReport, *, needs_all_names: bool) -> Source:
+    """Read `split` in whatever layout it is there."""
+    coco = coco_splits(root)
+    name = match_split(coco, split)
+    if name is not None:
+        return read_coco(root, split, name, coco[name], report)
+    voc = find_voc(root, split)
+    if voc is not None and split in voc.splits:
+        return read_voc(voc, split, report, needs_all_names=needs_all_names)
+    splits = [*coco, *(voc.splits if voc else ())]
+    return _refuse_split(root, split, splits) if splits else _refuse_layout(root, split)
+
+
+def _refuse_split(root: Path, split: str, splits: Iterable[str]) -> NoReturn:
+    names = ", ".join(repr(name) for name in splits)
+    fail("split", f"must be one of those in {root}: {names}", repr(split), f"give one of them.{suggest(split, splits)}",
+         kind=PliantError)  # fmt: skip
+
+
+def _refuse_layout(root: Path, split: str) -> NoReturn:
+    there = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
+    shown = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
+    looked = (
+        f"annotations/instances_{split}.json, annotations/{split}.json, {split}.json, {split}/_annotations.coco.json, "
+        f"ImageSets/Main/{split}.txt with Annotations and JPEGImages, {split}/*.xml"
+    )
+    fail("data", "must be a folder in COCO or Pascal VOC layout", f"{root} with {shown or 'nothing in it'}",
+         f"looked for {looked}", kind=PliantError)  # fmt: skip

@@ -4,10 +4,93 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F  # noqa: N812
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, wrap
 
-Transform = Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+from pliant._check import fail
+
+Target = dict[str, Tensor]
+Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
+
+# How often a window is drawn again when no box is in it, before one without boxes is taken as background.
+_DRAWS = 10
+
+
+class DropCrowd:
+    """Leave out crowds and difficult objects: they are too vague to learn from, and the metric ignores them."""
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        """Return the image, and the target without crowds."""
+        return image, _keep(target, target["iscrowd"] == 0)
+
+
+class RandomCrop:
+    """Cut a window of `size` x `size` pixels at a random place; an image smaller than that is kept whole on that axis.
+
+    A box stays, cut at the border, if at least `min_visible` of its area is inside. A window without boxes is drawn
+    again up to ten times if the image has boxes, so that few of the windows of a sparse photograph are empty.
+    """
+
+    def __init__(self, size: int, min_visible: float = 0.4) -> None:
+        if size < 1:
+            fail("crop", "must be a positive number of pixels", size, "use 320 for instance, or None")
+        if not 0 < min_visible <= 1:
+            fail("min_visible", "must be a fraction in (0, 1]", min_visible, "use 0.4 for instance")
+        self.size = size
+        self.min_visible = min_visible
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        """Return a window of the image, and the boxes that are visible in it."""
+        top, left, height, width = self._window(image.shape[-2:], target["boxes"])
+        kept = _keep(target, visible_fraction(target["boxes"], left, top, width, height) >= self.min_visible)
+        corners = kept["boxes"].as_subclass(Tensor) - torch.tensor([left, top, left, top])
+        corners = corners.clamp(min=0).minimum(corners.new_tensor([width, height, width, height]))  # (L, 4)
+        kept["area"] = (corners[:, 2:] - corners[:, :2]).prod(-1)
+        kept["boxes"] = _boxes(corners, (height, width))
+        return F.crop(image, top, left, height, width).contiguous(), kept
+
+    def _window(self, shape: Sequence[int], boxes: Tensor) -> tuple[int, int, int, int]:
+        height, width = (min(self.size, side) for side in shape)
+        top, left = 0, 0
+        for _ in range(_DRAWS if len(boxes) else 1):
+            top, left = (_randint(side - length + 1) for side, length in zip(shape, (height, width), strict=True))
+            if (visible_fraction(boxes, left, top, width, height) >= self.min_visible).any():
+                break
+        return top, left, height, width
+
+
+class RandomRotate90:
+    """Turn image and boxes by 0, 90, 180 or 270 degrees, each as likely: in photographs from above no side is up."""
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        """Return image and target, turned together."""
+        return rotate90(image, target, _randint(4))
+
+
+def rotate90(image: Tensor, target: Target, turns: int) -> tuple[Tensor, Target]:
+    """Turn image and boxes counter-clockwise by `turns` quarters, exactly: no pixel is interpolated."""
+    boxes = target["boxes"].as_subclass(Tensor)
+    for quarter in range(turns % 4):
+        # A quarter counter-clockwise takes the point (x, y) to (y, W - x).
+        width = image.shape[-1] if quarter % 2 == 0 else image.shape[-2]
+        x1, y1, x2, y2 = boxes.unbind(-1)
+        boxes = torch.stack((y1, width - x2, y2, width - x1), -1)  # (L, 4)
+    turned = wrap(torch.rot90(image.as_subclass(Tensor), turns, (-2, -1)).contiguous(), like=image)
+    return turned, {**target, "boxes": _boxes(boxes, (turned.shape[-2], turned.shape[-1]))}
+
+
+def visible_fraction(boxes: Tensor, left: float, top: float, width: float, height: float) -> Tensor:
+    """Return which part of each box's area lies in a window: (L, 4) corners to (L,) in [0, 1]."""
+    corners = boxes.as_subclass(Tensor)
+    low = corners[:, :2].maximum(corners.new_tensor([left, top]))
+    high = corners[:, 2:].minimum(corners.new_tensor([left + width, top + height]))
+    inside = (high - low).clamp(min=0).prod(-1)
+    return inside / (corners[:, 2:] - corners[:, :2]).prod(-1)
 
 
 def train_transforms(
@@ -19,15 +102,90 @@ def train_transforms(
     photometric: bool = False,
     min_visible: float = 0.4,
 ) -> Transform:
-    """Return the transform of training: uint8 image and target in, float image in [0, 1] and target out."""
-    raise NotImplementedError
+    """Return the transform of training: uint8 image and target in, float32 image in [0, 1] and target out.
+
+    Crowds and difficult objects are left out of the target. Random numbers are torch's, so that
+    `torch.manual_seed` and a loader's workers decide them.
+
+    Args:
+        crop: side in pixels of a random square window; None takes the whole image. For photographs much larger than
+            their objects, like aerial ones, 320 for instance.
+        flip: probability of a mirror image, left to right.
+        vertical_flip: probability of a mirror image, top to bottom; for photographs from above.
+        rotate90: turn by a random number of quarters; for photographs from above.
+        photometric: change brightness, contrast, saturation, hue and channel order at random, as SSD does.
+        min_visible: the fraction of its area that must be inside the window for a box to stay.
+
+    Raises:
+        ValueError: a probability outside [0, 1], a crop that is not positive, min_visible outside (0, 1].
+
+    Example:
+        >>> transform = train_transforms(crop=320, vertical_flip=0.5, rotate90=True)
+    """
+    for name, chance in (("flip", flip), ("vertical_flip", vertical_flip)):
+        if not 0 <= chance <= 1:
+            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance")
+    steps: list[Any] = [DropCrowd()]
+    steps += [RandomCrop(crop, min_visible)] if crop is not None else []
+    steps += [v2.RandomHorizontalFlip(flip)] if flip else []
+    steps += [v2.RandomVerticalFlip(vertical_flip)] if vertical_flip else []
+    steps += [RandomRotate90()] if rotate90 else []
+    steps += [v2.RandomPhotometricDistort(p=0.5)] if photometric else []
+    return _Chain([*steps, _ToFloat()])
 
 
 def eval_transforms() -> Transform:
-    """Return the transform of evaluation: uint8 image to float in [0, 1], boxes as they are."""
-    raise NotImplementedError
+    """Return the transform of evaluation: uint8 image to float32 in [0, 1]; the target stays as it is.
+
+    Example:
+        >>> import torch
+        >>> image, target = eval_transforms()(torch.full((3, 2, 4), 255, dtype=torch.uint8), {})
+        >>> image.dtype, image.max().item()
+        (torch.float32, 1.0)
+    """
+    return _ToFloat()
 
 
-def collate(batch: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Return a batch as torchvision's detectors take it: a list of images and a list of targets."""
-    raise NotImplementedError
+def collate(batch: Sequence[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
+    """Return a batch as torchvision's detectors take it: a list of images and a list of targets.
+
+    Example:
+        >>> import torch
+        >>> images, targets = collate([(torch.zeros(3, 4, 6), {}), (torch.zeros(3, 5, 2), {})])
+        >>> [tuple(image.shape) for image in images]
+        [(3, 4, 6), (3, 5, 2)]
+    """
+    return [image for image, _ in batch], [target for _, target in batch]
+
+
+class _Chain:
+    """Apply one transform after the other. A class, so that loaders can send it to spawned workers."""
+
+    def __init__(self, steps: Sequence[Transform]) -> None:
+        self.steps = list(steps)
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        for step in self.steps:
+            image, target = step(image, target)
+        return image, target
+
+
+class _ToFloat:
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        return F.to_dtype(image, torch.float32, scale=True).as_subclass(Tensor), target
+
+
+def _keep(target: Target, mask: Tensor) -> Target:
+    """Return `target` with the boxes of `mask` (L,) only."""
+    boxes = target["boxes"]
+    rows = {name: target[name][mask] for name in ("labels", "area", "iscrowd")}
+    return {**target, **rows, "boxes": wrap(boxes.as_subclass(Tensor)[mask], like=boxes)}
+
+
+def _boxes(corners: Tensor, canvas: tuple[int, int]) -> Tensor:
+    boxes: Tensor = BoundingBoxes(corners, format=BoundingBoxFormat.XYXY, canvas_size=canvas)
+    return boxes
+
+
+def _randint(stop: int) -> int:
+    return int(torch.randint(stop, ()))

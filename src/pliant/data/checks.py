@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a source says to what can be trained on: every image opened, every box checked, every loss reported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pliant._check import PliantError, fail
+from pliant.data.images import HugeImageError, UnreadableImageError, read_header, read_image
+from pliant.data.records import Category, ImageInfo, Source, SourceBox, SourceImage
+from pliant.data.report import DataReport, Problem
+
+Verify = Literal["header", "pixels"]
+Progress = Callable[[int, int], None]
+
+# Boxes written as x, y, width, height with rounded decimals end a little outside; that is no finding.
+_ROUNDING = 1e-2
+
+
+@dataclass(frozen=True)
+class CheckedImage:
+    """An image that can be read, and whether its EXIF orientation is to be applied."""
+
+    info: ImageInfo
+    apply_exif: bool
+
+
+@dataclass(frozen=True)
+class BoxTable:
+    """The boxes of all images as a few tensors, which worker processes share; those of image i are rows
+    `starts[i]` to `starts[i + 1]`.
+    """
+
+    starts: Tensor  # (N + 1,) int64
+    corners: Tensor  # (M, 4) float64, x1 y1 x2 y2
+    labels: Tensor  # (M,) int64, 1..C
+    areas: Tensor  # (M,) float64
+    crowd: Tensor  # (M,) uint8
+    ids: Tensor  # (M,) int64
+
+    def rows(self, index: int) -> slice:
+        """Return the rows of image `index`."""
+        return slice(int(self.starts[index]), int(self.starts[index + 1]))
+
+
+def check_source(
+    source: Source, categories: Sequence[Category], report: DataReport, verify: Verify, progress: Progress | None
+) -> tuple[list[CheckedImage], BoxTable]:
+    """Check every image and box of `source`; what is left is returned, what is not is in `report`."""
+    images = []
+    for done, image in enumerate(source.images, 1):
+        checked = _checked_image(image, report, verify)
+        if checked:
+            images.append(checked)
+        if progress:
+            progress(done, len(source.images))
+    table = _box_table(images, source, _labels(source.categories, categories), report)
+    _count(report, table)
+    return images, table
+
+
+def _checked_image(image: SourceImage, report: DataReport, verify: Verify) -> CheckedImage | None:
+    if not image.path.is_file():
+        report.add(Problem.MISSING_IMAGE, image.file_name)
+        return None
+    try:
+        header = read_header(image.path)
+        if verify == "pixels":
+            read_image(image.path)
+    except UnreadableImageError as error:
+        problem = Problem.HUGE_IMAGE if isinstance(error, HugeImageError) else Problem.UNREADABLE_IMAGE
+        report.add(problem, f"{image.file_name}: {error}")
+        return None
+    return _with_size(image, header.size, header.upright_size, report)
+
+
+def _with_size(
+    image: SourceImage, stored: tuple[int, int], upright: tuple[int, int], report: DataReport
+) -> CheckedImage | None:
+    """Settle the size, and whether the boxes were drawn on the upright or on the stored image."""
+    if image.size is None:
+        report.add(Problem.UNKNOWN_SIZE, f"{image.file_name}: {upright[0]}x{upright[1]}")
+    elif image.size == upright:
+        pass
+    elif image.size == stored:
+        report.add(Problem.TURNED_IMAGE, image.file_name)
+        return CheckedImage(ImageInfo(image.id, image.file_name, image.path, *stored), apply_exif=False)
+    else:
+        says, has = (f"{width}x{height}" for width, height in (image.size, upright))
+        report.add(Problem.WRONG_SIZE, f"{image.file_name}: has {has}, its annotation says {says}")
+        return None
+    return CheckedImage(ImageInfo(image.id, image.file_name, image.path, *upright), apply_exif=True)
+
+
+def _labels(source: Sequence[Category], known: Sequence[Category]) -> dict[int, int | None]:
+    """Map the source's category ids to labels 1..C of `known`: by name, and by id where names repeat."""
+    labels: dict[int, int | None] = {}
+    for category in source:
+        same = [(label, other.id) for label, other in enumerate(known, 1) if other.name == category.name]
+        exact = [label for label, other_id in same if other_id == category.id]
+        labels[category.id] = exact[0] if exact else same[0][0] if same else None
+    return labels
+
+
+def _box_table(
+    images: Sequence[CheckedImage], source: Source, labels: dict[int, int | None], report: DataReport
+) -> BoxTable:
+    names = {category.id: category.name for category in source.categories}
+    starts, kept = [0], []
+    for image in images:
+        for box in source.boxes.get(image.info.id, ()):
+            place = f"{image.info.file_name}, {box.where}"
+            if box.category_id not in labels:
+                report.add(Problem.UNKNOWN_CATEGORY, f"{place}: category {box.category_id!r}")
+            elif (label := labels[box.category_id]) is None:
+                report.add(Problem.UNTRAINED_CATEGORY, f"{place}: {names[box.category_id]!r}")
+            elif corners := _checked_corners(box, image.info, place, report):
+                kept.append((corners, label, _area(box, corners), box.crowd, box.id))
+        starts.append(len(kept))
+    return BoxTable(
+        starts=torch.tensor(starts, dtype=torch.int64),
+        corners=torch.tensor([row[0] for row in kept], dtype=torch.float64).reshape(-1, 4),
+        labels=torch.tensor([row[1] for row in kept], dtype=torch.int64),
+        areas=torch.tensor([row[2] for row in kept], dtype=torch.float64),
+        crowd=torch.tensor([row[3] for row in kept], dtype=torch.uint8),
+        ids=torch.tensor([row[4] for row in kept], dtype=torch.int64),
+    )
+
+
+def _checked_corners(box: SourceBox, info: ImageInfo, place: str, report: DataReport) -> tuple[float, ...] | None:
+    if len(box.corners) != 4 or not all(map(math.isfinite, box.corners)):
+        report.add(Problem.INVALID_BOX, place)
+        return None
+    x1, y1, x2, y2 = box.corners
+    if x2 <= x1 or y2 <= y1:
+        report.add(Problem.EMPTY_BOX, f"{place}: {x2 - x1:g}x{y2 - y1:g}")
+        return None
+    inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(info.width)), min(y2, float(info.height)))
+    if inside[2] <= inside[0] or inside[3] <= inside[1]:
+        report.add(Problem.OUTSIDE_BOX, place)
+        return None
+    beyond = max(abs(a - b) for a, b in zip(inside, box.corners, strict=True))
+    if beyond > _ROUNDING:
+        report.add(Problem.CLIPPED_BOX, f"{place}: {beyond:.4g} pixels beyond")
+    return inside
+
+
+def _area(box: SourceBox, corners: tuple[float, ...]) -> float:
+    """Return the source's area, which for COCO is that of the mask; that of the box where there is none."""
+    if box.area is not None and math.isfinite(box.area) and box.area > 0:
+        return box.area
+    return (corners[2] - corners[0]) * (corners[3] - corners[1])
+
+
+def _count(report: DataReport, table: BoxTable) -> None:
+    report.images = len(table.starts) - 1
+    report.boxes = len(table.labels)
+    report.crowd_boxes = int(table.crowd.sum())
+    report.empty_images = int((table.starts.diff() == 0).sum())
+
+
+def refuse_unusable(place: str, source: Source, known: Sequence[Category], report: DataReport, strict: bool) -> None:
+    """Raise a `PliantError` if too little is left of a split, or, where `strict`, if anything is wrong with it."""
+    lines = "; ".join(report.summary())
+    if strict and report.count():
+        fail(place, "must have no problems where strict=True", lines, "correct the data or do without strict",
+             kind=PliantError)  # fmt: skip
+    if source.listed == 0:
+        fail(place, "must list images", "none", "give another split", kind=PliantError)
+    if 2 * report.images < source.listed:
+        fail(place, "must have at least half of its images in order", f"{report.images} of {source.listed}", lines,
+             kind=PliantError)  # fmt: skip
+    if report.count(Problem.UNTRAINED_CATEGORY) and not report.boxes:
+        names, has = (", ".join(repr(c.name) for c in some) for some in (known, source.categories))
+        fail(place, f"must have boxes of the categories of the model, {names}", has, "give the data of this model",
+             kind=PliantError)  # fmt: skip

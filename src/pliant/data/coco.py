@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reader of COCO json: finds the file of a split and its images, and hands over what the file says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NoReturn
+
+from pliant._check import PliantError, fail
+from pliant.data.records import Category, Source, SourceBox, SourceImage
+from pliant.data.report import DataReport, Problem
+
+# Files that stand beside instances_*.json in COCO's own annotations folder and hold something else.
+_OTHER_TASKS = ("person_keypoints_", "captions_", "image_info_", "stuff_", "panoptic_")
+_PROBES = 50
+
+
+def coco_splits(root: Path) -> dict[str, Path]:
+    """Return the splits of a COCO folder: name to json file, in the order in which they are looked for."""
+    files = [*sorted(root.glob("annotations/*.json")), *sorted(root.glob("*.json"))]
+    named = [(path.stem.removeprefix("instances_"), path) for path in files if not path.stem.startswith(_OTHER_TASKS)]
+    named += [(path.parent.name, path) for path in sorted(root.glob("*/_annotations.coco.json"))]
+    splits: dict[str, Path] = {}
+    for name, path in named:
+        splits.setdefault(name, path)
+    return splits
+
+
+def match_split(splits: dict[str, Path], split: str) -> str | None:
+    """Return the name in `splits` that `split` means: itself, or itself and a year, as in train2017."""
+    if split in splits:
+        return split
+    dated = [name for name in splits if re.fullmatch(re.escape(split) + r"\d{4}", name)]
+    if len(dated) > 1:
+        fail("split", "must name one split", f"{split!r} for {', '.join(dated)}", "give one of them", kind=PliantError)
+    return dated[0] if dated else None
+
+
+def read_coco(root: Path, split: str, name: str, file: Path, report: DataReport) -> Source:
+    """Read COCO json `file` of `split`, which is called `name` (with its year) in the file's own name."""
+    content = _load(file)
+    categories = _categories(content["categories"], file)
+    entries = _unique(content["images"], f"{file}: images")
+    images = _images(entries, _image_folder(root, split, name, file, entries), file)
+    source = Source(sorted(categories, key=lambda category: category.id), images, listed=len(images))
+    _add_boxes(source, _unique(content["annotations"], f"{file}: annotations"), report)
+    return source
+
+
+def load_json(file: Path) -> Any:
+    """Read a json file, or raise a `PliantError` that says where it is broken."""
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise PliantError(f"{file}: must be a json file; got text that is none; {error}") from error
+
+
+def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
+    content = load_json(file)
+    for key in ("images", "annotations", "categories"):
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            fail(str(file), f"must be COCO json, an object with a list of objects '{key}'",
+                 _brief(entries if isinstance(content, dict) else content),
+                 "give the file of instances", kind=PliantError)  # fmt: skip
+    assert isinstance(content, dict)
+    return content
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _refuse(place: str, rule: str, got: object) -> NoReturn:
+    fail(place, rule, _brief(got), "correct the json file", kind=PliantError)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _unique(entries: list[dict[str, Any]], place: str) -> list[dict[str, Any]]:
+    """Return `entries` if each has an integer id of its own."""
+    seen: set[int] = set()
+    for i, entry in enumerate(entries):
+        number = entry.get("id")
+        if not _is_id(number):
+            _refuse(f"{place}[{i}]", "must have an integer 'id'", entry)
+        assert isinstance(number, int)
+        if number in seen:
+            _refuse(f"{place}[{i}]", "must have an id of its own", f"id {number} a second time")
+        seen.add(number)
+    return entries
+
+
+def _categories(entries: list[dict[str, Any]], file: Path) -> list[Category]:
+    place = f"{file}: categories"
+    for i, entry in enumerate(_unique(entries, place)):
+        if not isinstance(entry.get("name"), str):
+            _refuse(f"{place}[{i}]", "must have a 'name'", entry)
+    if not entries:
+        _refuse(place, "must not be empty", entries)
+    return [Category(entry["id"], entry["name"]) for entry in entries]
+
+
+def check_inside(name: object, place: str) -> str:
+    """Return `name` if it is a relative path that stays in its folder, on any system; refuse it otherwise."""
+    if not isinstance(name, str) or not name:
+        _refuse(place, "must have a 'file_name'", name)
+    windows, posix = PureWindowsPath(name), PurePosixPath(name)
+    if windows.drive or windows.root or posix.is_absolute() or ".." in windows.parts or "\0" in name:
+        _refuse(place, "must name a file inside the folder of images", repr(name))
+    return name
+
+
+def _images(entries: Sequence[dict[str, Any]], folder: Path, file: Path) -> list[SourceImage]:
+    images = []
+    for i, entry in enumerate(entries):
+        name = check_inside(entry.get("file_name"), f"{file}: images[{i}]")
+        size = stated_size(entry.get("width"), entry.get("height"))
+        images.append(SourceImage(entry["id"], name, folder / name, size))
+    return images
+
+
+def stated_size(width: object, height: object) -> tuple[int, int] | None:
+    """Return (width, height) if both are positive integers; many tools write 0 where they did not look."""
+    if _is_id(width) and _is_id(height):
+        assert isinstance(width, int) and isinstance(height, int)
+        return (width, height) if width > 0 and height > 0 else None
+    return None
+
+
+def _image_folder(root: Path, split: str, name: str, file: Path, entries: Sequence[dict[str, Any]]) -> Path:
+    """Return the folder that holds most of a sample of the images; the first of the usual places where equal."""
+    tags = dict.fromkeys((name, split))
+    folders = [root / tag for tag in tags] + [root / "images" / tag for tag in tags] + [root / "images"]
+    folders += [file.parent, root]
+    step = max(1, len(entries) // _PROBES)
+    names = [check_inside(e.get("file_name"), f"{file}: images[{i}]") for i, e in enumerate(entries)][::step]
+    found = {folder: sum((folder / name).is_file() for name in names) for folder in dict.fromkeys(folders)}
+    best = max(found, key=found.__getitem__)
+    if entries and not found[best]:
+        looked = ", ".join(str(folder.relative_to(root)) for folder in found)
+        fail(str(root), f"must hold the images of {file.name}", f"none of {', '.join(names[:3])} in {looked}",
+             "put the images into one of these folders", kind=PliantError)  # fmt: skip
+    return best
+
+
+def _add_boxes(source: Source, entries: Sequence[dict[str, Any]], report: DataReport) -> None:
+    source.boxes = {image.id: [] for image in source.images}
+    for entry in entries:
+        image_id, where = entry.get("image_id"), f"annotation {entry['id']}"
+        if not _is_id(image_id) or image_id not in source.boxes:
+            report.add(Problem.UNKNOWN_IMAGE, f"{where} of image {image_id!r}")
+            continue
+        category, area = entry.get("category_id"), entry.get("area")
+        source.boxes[image_id].append(
+            SourceBox(
+                id=entry["id"],
+                category_id=category if _is_id(category) else None,
+                corners=_corners(entry.get("bbox")),
+                area=float(area) if isinstance(area, int | float) else None,
+                crowd=bool(entry.get("iscrowd", 0)),
+                where=where,
+            )
+        )
+
+
+def _corners(bbox: object) -> tuple[float, ...]:
+    """Turn COCO's (x, y, width, height) into corners; empty if it is not four numbers."""
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(v, int | float) for v in bbox):
+        return ()
+    try:
+        x, y, width, height = map(float, bbox)
+    except OverflowError:  # json has integers beyond float64
+        return ()
+    return (x, y, x + width, y + height)
