@@ -33,9 +33,7 @@ class CheckedImage:
 
 @dataclass(frozen=True)
 class BoxTable:
-    """The boxes of all images as a few tensors, which worker processes share; those of image i are rows
-    `starts[i]` to `starts[i + 1]`.
-    """
+    """The boxes of all images in a few tensors, which worker processes share; `rows(i)` are those of image i."""
 
     starts: Tensor  # (N + 1,) int64
     corners: Tensor  # (M, 4) float64, x1 y1 x2 y2

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
 
-from pliant._check import fail
 from pliant.data.checks import BoxTable, CheckedImage
 from pliant.data.images import UnreadableImageError, read_image
 from pliant.data.records import Category, ImageInfo
@@ -85,7 +84,7 @@ class DetectionDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         self._cache = PixelCache(cache_bytes)
         # In shared memory: what a worker process finds broken, the process that reports knows too.
         self._broken: Tensor = torch.zeros(len(images), dtype=torch.uint8)
-        self._broken.share_memory_()  # type: ignore[no-untyped-call]
+        self._broken.share_memory_()
 
     def __len__(self) -> int:
         return len(self._images)
@@ -166,8 +165,7 @@ class DetectionDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         for used in (*range(index, len(self)), *range(index)):
             if not self._broken[used] and (image := self._pixels(used)) is not None:
                 return image, used
-        fail(str(self.root), "must have an image that can be read", "none", "copy the images again",
-             kind=UnreadableImageError)  # fmt: skip
+        raise UnreadableImageError(f"{self.root}: must have an image that can be read; got none; copy them again")
 
     def _pixels(self, index: int) -> Tensor | None:
         kept = self._cache.get(index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pliant.evaluation.coco_metric import CocoMetrics, evaluate_detections
 from pliant.evaluation.results import coco_results, load_results, save_results
-from pliant.evaluation.tiles import merge_tiles, tiles
+from pliant.evaluation.tiling import merge_tiles, tiles
 
 __all__ = [
     "CocoMetrics",

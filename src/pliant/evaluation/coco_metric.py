@@ -3,14 +3,48 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+import numpy as np
+
+from pliant._check import PliantError, fail, require_package
+from pliant.evaluation.results import check_results
+
+IouType = Literal["bbox", "segm"]
+
+_ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
+_RESULT_KEYS = ("image_id", "category_id", "bbox", "score", "segmentation")
+_STATS = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
+)
+# The rows of the table: what, field, IoU, area, and the number of detections (None is max_detections).
+_ROWS: tuple[tuple[str, str, str, str, int | None], ...] = (
+    ("Average Precision  (AP)", "ap", "0.50:0.95", "all", None),
+    ("Average Precision  (AP)", "ap50", "0.50", "all", None),
+    ("Average Precision  (AP)", "ap75", "0.75", "all", None),
+    ("Average Precision  (AP)", "ap_small", "0.50:0.95", "small", None),
+    ("Average Precision  (AP)", "ap_medium", "0.50:0.95", "medium", None),
+    ("Average Precision  (AP)", "ap_large", "0.50:0.95", "large", None),
+    ("Average Recall     (AR)", "ar_1", "0.50:0.95", "all", 1),
+    ("Average Recall     (AR)", "ar_10", "0.50:0.95", "all", 10),
+    ("Average Recall     (AR)", "ar_100", "0.50:0.95", "all", None),
+    ("Average Recall     (AR)", "ar_small", "0.50:0.95", "small", None),
+    ("Average Recall     (AR)", "ar_medium", "0.50:0.95", "medium", None),
+    ("Average Recall     (AR)", "ar_large", "0.50:0.95", "large", None),
+)
 
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """COCO's twelve numbers and the AP of each category; -1 where a number is undefined, as COCO has it."""
+    """COCO's twelve numbers and the AP of each category, in [0, 1]; -1 where a number is undefined, as COCO has it.
+
+    All but `ar_1` and `ar_10` count the best `max_detections` detections of an image and category; that is 100 in
+    COCO's own metric, and `ar_100` keeps its name for other values.
+    """
 
     ap: float
     ap50: float
@@ -29,20 +63,112 @@ class CocoMetrics:
     iou_type: str = "bbox"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the numbers as plain values for JSON."""
-        raise NotImplementedError
+        """Return the numbers as plain values for JSON; `per_category` is a dictionary of name to AP."""
+        return asdict(self)
 
     def table(self) -> str:
-        """Return the COCO table as people know it, and the AP of each category."""
-        raise NotImplementedError
+        """Return the COCO table as people know it, and the AP of each category; "n/a" where undefined."""
+        digits = len(str(self.max_detections))
+        lines = [
+            f" {what} @[ IoU={iou:<9} | area={area:>6} | maxDets={count or self.max_detections:>{digits}} ] = "
+            f"{_shown(getattr(self, name))}"
+            for what, name, iou, area, count in _ROWS
+        ]
+        width = max(map(len, self.per_category), default=0)
+        lines += ["", f" AP by category ({self.iou_type})"]
+        lines += [f"   {name:<{width}}  {_shown(value)}" for name, value in self.per_category.items()]
+        return "\n".join(lines)
 
 
 def evaluate_detections(
     ground_truth: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     *,
-    iou_type: Literal["bbox", "segm"] = "bbox",
+    iou_type: IouType = "bbox",
     max_detections: int = 100,
 ) -> CocoMetrics:
-    """Evaluate COCO `results` against a COCO `ground_truth`."""
-    raise NotImplementedError
+    """Evaluate COCO `results` against a COCO `ground_truth`.
+
+    Args:
+        ground_truth: a COCO dictionary, as `DetectionDataset.coco_ground_truth` gives it.
+        results: COCO results, as `coco_results` and `load_results` give them; there may be none.
+        iou_type: "bbox" compares boxes, "segm" masks, which both sides must then have.
+        max_detections: how many detections of an image and category count, best first. COCO's metric has 100; more
+            is right where more than a hundred objects of a kind are in a photograph, and is another metric.
+
+    Raises:
+        PliantError: a result is no detection, or names an image or category that is not in the ground truth.
+        ValueError: `max_detections` is below 10.
+
+    Example:
+        >>> truth = {"images": [{"id": 1, "width": 50, "height": 40}], "categories": [{"id": 3, "name": "tree"}],
+        ...          "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 10],
+        ...                           "area": 200, "iscrowd": 0}]}
+        >>> found = [{"image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 9], "score": 0.8}]
+        >>> metrics = evaluate_detections(truth, found)  # an IoU of 0.9: 9 of the 10 thresholds are met
+        >>> round(metrics.ap, 3), metrics.ap50, metrics.ap_large
+        (0.9, 1.0, -1.0)
+    """
+    if iou_type not in ("bbox", "segm"):
+        fail("iou_type", "must be 'bbox' or 'segm'", repr(iou_type), "use one of them")
+    if max_detections < 10:
+        fail("max_detections", "must be at least 10, since AR of 10 is reported", max_detections, "use 100")
+    _check_known(ground_truth, results)
+    evaluator = _evaluated(ground_truth, results, iou_type, max_detections)
+    numbers = dict(zip(_STATS, map(float, evaluator.stats), strict=True))
+    per_category = _per_category(ground_truth["categories"], evaluator)
+    return CocoMetrics(**numbers, per_category=per_category, max_detections=max_detections, iou_type=iou_type)
+
+
+def _check_known(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    check_results(results, "results")
+    if not ground_truth["images"]:
+        fail("ground_truth", "must have images", "none", "give another split", kind=PliantError)
+    for key, field_name in (("images", "image_id"), ("categories", "category_id")):
+        known = {entry["id"] for entry in ground_truth[key]}
+        for i, result in enumerate(results):
+            if result[field_name] not in known:
+                fail(f"results[{i}]", f"must have a {field_name} of the ground truth", result[field_name],
+                     "give the results of these data", kind=PliantError)  # fmt: skip
+
+
+def _evaluated(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], iou_type: IouType, max_detections: int
+) -> Any:
+    """Run the evaluator on copies, since it writes into what it is given, and without a word on the terminal."""
+    core = require_package("faster_coco_eval.core", "train", "the COCO metric")
+    # Annotations are numbered anew from 1: the evaluator takes 0, which converters like to begin with, for "no match".
+    annotations = [_only(entry, _ANNOTATION_KEYS, id=i) for i, entry in enumerate(ground_truth["annotations"], 1)]
+    images, categories = ([dict(entry) for entry in ground_truth[key]] for key in ("images", "categories"))
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    truth = core.COCO(content, print_function=_silent)
+    found = truth.loadRes([_only(result, _RESULT_KEYS) for result in results])
+    evaluator = core.COCOeval_faster(truth, found, iouType=iou_type, print_function=_silent)
+    evaluator.params.maxDets = [1, 10, max_detections]
+    evaluator.run()
+    return evaluator
+
+
+def _only(entry: Mapping[str, Any], keys: Sequence[str], **more: int) -> dict[str, Any]:
+    return {**{key: entry[key] for key in keys if key in entry}, **more}
+
+
+def _silent(*_: object) -> None:
+    """Print nothing."""
+
+
+def _per_category(categories: Sequence[Mapping[str, Any]], evaluator: Any) -> dict[str, float]:
+    precision = np.asarray(evaluator.eval["precision"])  # (IoU, recall, category, area, detections)
+    repeated = Counter(category["name"] for category in categories)
+    values: dict[str, float] = {}
+    for k, category in enumerate(sorted(categories, key=lambda category: int(category["id"]))):
+        name = category["name"]
+        defined = precision[:, :, k, 0, -1]
+        defined = defined[defined > -1]
+        key = name if repeated[name] == 1 else f"{name} ({category['id']})"
+        values[key] = float(defined.mean()) if defined.size else -1.0
+    return values
+
+
+def _shown(value: float) -> str:
+    return "n/a" if value < 0 else f"{value:.3f}"

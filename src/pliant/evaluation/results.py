@@ -3,27 +3,117 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from pliant._check import PliantError, fail
 from pliant.data import Category
+from pliant.data.coco import load_json
+
+# A thousandth of a pixel; scores keep more digits, since equal scores are ranked in the order of the file.
+_BOX_DECIMALS = 3
+_SCORE_DECIMALS = 7
 
 
 def coco_results(
     outputs: Iterable[tuple[int, Mapping[str, Tensor]]], categories: Sequence[Category]
 ) -> list[dict[str, Any]]:
-    """Turn outputs of a torchvision detector, as (image_id, output) pairs, into COCO results."""
-    raise NotImplementedError
+    """Turn outputs of a torchvision detector into COCO results.
+
+    Args:
+        outputs: pairs of an image's id and its output: `boxes` (L, 4) corners in pixels, `scores` (L,), `labels`
+            (L,) from 1 to C.
+        categories: those of the data set, in the order of the labels; results carry their ids.
+
+    Returns:
+        One dictionary for each detection: `image_id`, `category_id`, `bbox` (x, y, width, height) rounded to a
+        thousandth of a pixel, and `score` rounded to seven decimals.
+
+    Raises:
+        ValueError: a label outside 1..C, or an image that comes twice.
+
+    Example:
+        >>> import torch
+        >>> output = {"boxes": torch.tensor([[1.0, 2.0, 4.0, 8.0]]), "scores": torch.tensor([0.5]),
+        ...           "labels": torch.tensor([1])}
+        >>> coco_results([(7, output)], [Category(3, "tree")])
+        [{'image_id': 7, 'category_id': 3, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}]
+    """
+    results: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for image_id, output in outputs:
+        if image_id in seen:
+            fail("outputs", "must have each image once", f"image {image_id} a second time",
+                 "open the data with verify='pixels', so that no image stands in for a broken one")  # fmt: skip
+        seen.add(image_id)
+        results += _results_of_image(image_id, output, categories)
+    return results
+
+
+def _results_of_image(
+    image_id: int, output: Mapping[str, Tensor], categories: Sequence[Category]
+) -> list[dict[str, Any]]:
+    boxes, scores, labels = (output[name].detach().tolist() for name in ("boxes", "scores", "labels"))
+    wrong = [label for label in labels if not 1 <= label <= len(categories)]
+    if wrong:
+        fail("labels", f"must be from 1 to {len(categories)}", wrong[0], "give the categories the model was trained on")
+    return [
+        {
+            "image_id": image_id,
+            "category_id": categories[label - 1].id,
+            "bbox": [round(value, _BOX_DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, _SCORE_DECIMALS),
+        }
+        for (x1, y1, x2, y2), score, label in zip(boxes, scores, labels, strict=True)
+    ]
 
 
 def save_results(results: Sequence[Mapping[str, Any]], path: Path | str) -> None:
-    """Write COCO results as one JSON array."""
-    raise NotImplementedError
+    """Write COCO results as one JSON array, one detection a line.
+
+    Raises:
+        ValueError: a number is not finite, which JSON cannot hold.
+    """
+    lines = ",\n".join(json.dumps(dict(result), allow_nan=False) for result in results)
+    Path(path).write_text(f"[{lines}]\n", encoding="utf-8")
 
 
 def load_results(path: Path | str) -> list[dict[str, Any]]:
-    """Read and check a COCO results file."""
-    raise NotImplementedError
+    """Read and check a COCO results file.
+
+    Raises:
+        PliantError: the file is not there or is no JSON array of detections with `image_id`, `category_id`, `bbox`
+            and `score`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        fail("results", "must be a file of COCO results", path, "no such file is there", kind=PliantError)
+    results = load_json(path)
+    if not isinstance(results, list):
+        fail(str(path), "must be an array of detections", type(results).__name__, "write one with save_results",
+             kind=PliantError)  # fmt: skip
+    check_results(results, str(path))
+    return results
+
+
+def check_results(results: Sequence[Mapping[str, Any]], place: str) -> None:
+    """Raise a `PliantError` that names the first entry of `results` that is no detection."""
+    for i, result in enumerate(results):
+        if not isinstance(result, Mapping):
+            fail(f"{place}[{i}]", "must be a detection", repr(result), "write an object", kind=PliantError)
+        if not all(isinstance(result.get(name), int) for name in ("image_id", "category_id")):
+            fail(f"{place}[{i}]", "must have an integer image_id and category_id", dict(result), "add them",
+                 kind=PliantError)  # fmt: skip
+        box, score = result.get("bbox"), result.get("score")
+        if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_finite, (*box, score))):
+            fail(f"{place}[{i}]", "must have a bbox of four finite numbers and a finite score", f"{box} and {score}",
+                 "leave it out; a model that makes such boxes has diverged", kind=PliantError)  # fmt: skip
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
