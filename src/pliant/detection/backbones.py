@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from pliant._check import PliantError, fail
+from pliant.nn import DeformConv2d
 from pliant.surgery import convert
 
 from .trunks import TORCHVISION_NAMES, Trunk, freeze_batch_norm, is_stage_selector, trunk
@@ -97,10 +98,18 @@ def pyramid_backbone(
     if deform is not None and is_stage_selector(deform):
         built.network = convert(built.network, deform, **options)
     channels = [built.channels[built.strides.index(stride)] for stride in strides]
+    wanted = _deformable(built.network)
     backbone = PyramidBackbone(built.body(strides), channels, strides, out_channels)
+    if _deformable(backbone) < wanted:
+        rule = f"must choose convolutions that the maps at strides {tuple(strides)} are made by"
+        fail("deform", rule, repr(deform), "choose earlier stages, or add strides", kind=PliantError)
     if deform is not None and not is_stage_selector(deform):
         backbone = convert(backbone, deform, **options)
     return backbone
+
+
+def _deformable(network: nn.Module) -> int:
+    return sum(isinstance(module, DeformConv2d) for module in network.modules())
 
 
 def _check_strides(strides: Sequence[int], built: Trunk, name: str) -> None:

@@ -78,11 +78,14 @@ class _TimmBody(nn.Module):
 
     def __init__(self, network: nn.Module, levels: Sequence[int]) -> None:
         super().__init__()
+        # What comes after the last map is never computed, so it must not hold parameters either.
+        network.prune_intermediate_layers(levels, prune_norm=False, prune_head=True)  # type: ignore[operator]
         self.network = network
         self.levels = list(levels)
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        maps = self.network.forward_intermediates(images, indices=self.levels, intermediates_only=True)  # type: ignore[operator]
+        run = self.network.forward_intermediates
+        maps = run(images, indices=self.levels, stop_early=True, intermediates_only=True)  # type: ignore[operator]
         return OrderedDict((str(k), feature) for k, feature in enumerate(maps))
 
 

@@ -88,7 +88,7 @@ class TrainConfig:
     precision: str = _option("no", "mixed precision: no, bf16, fp16", choices=("no", "bf16", "fp16"))
     workers: int = _option(0, "processes that read images; 0 reads in the training process", minimum=0)
     eval_every: int = _option(1, "evaluate each so many epochs, and at the end", minimum=1)
-    checkpoint_every: int = _option(500, "save a checkpoint each so many steps, and after each epoch", minimum=1)
+    checkpoint_every: int = _option(500, "save a checkpoint each so many steps, and after each evaluation", minimum=1)
     log_every: int = _option(10, "write the losses to metrics.jsonl each so many steps", minimum=1)
     tensorboard: bool = _option(False, "also write TensorBoard events (needs tensorboard)")
 

@@ -187,19 +187,20 @@ class _Run:
         clip = self.config.grad_clip
         parts = (self.model, self._watched(loader, len(todo)), self.optimizer, self.scheduler, self.accelerator)
         if not train_one_epoch(*parts, grad_clip=clip, on_step=self._on_step):
-            return False
+            return False  # asked to stop; _on_step has saved
         progress.epoch, progress.batch = progress.epoch + 1, 0
         record: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch}
         if self.watch.layers:
             record["offsets"] = {name: layer.as_dict() for name, layer in self.watch.layers.items()}
         self._warn_of_runaways()
         progress.done = progress.step >= self.total_steps
-        if self.validation is None:
-            save_weights(self.out / WEIGHTS_FILE, self.accelerator.unwrap_model(self.model))
-        elif progress.done or progress.epoch % self.config.eval_every == 0:
-            record |= self._evaluate(self.validation)
+        evaluated = self.validation is not None and (progress.done or progress.epoch % self.config.eval_every == 0)
+        if evaluated:
+            record |= self._evaluate()
         self.reporter.record(record)
-        self.save()
+        # Not after each epoch: those of a small data set are over in seconds.
+        if evaluated or progress.done or self.stop_asked:
+            self.save()
         return progress.done or not self.stop_asked
 
     def _watched(self, loader: Any, length: int) -> Iterator[Any]:
@@ -222,8 +223,9 @@ class _Run:
             self.save()
         return not self.stop_asked
 
-    def _evaluate(self, dataset: DetectionDataset) -> dict[str, float]:
-        model = self.accelerator.unwrap_model(self.model)
+    def _evaluate(self) -> dict[str, float]:
+        assert self.validation is not None
+        dataset, model = self.validation, self.accelerator.unwrap_model(self.model)
         limit = max(100, self.config.max_detections)
         with self.reporter.evaluation(len(dataset)) as on_image:
             metrics, _ = evaluate(
@@ -263,6 +265,8 @@ class _Run:
             "random": random_state(),
         }
         save_checkpoint(self.out / CHECKPOINT_FILE, state)
+        if self.validation is None:
+            save_weights(self.out / WEIGHTS_FILE, self.accelerator.unwrap_model(self.model))
 
     def load(self, state: dict[str, Any]) -> None:
         """Put the run where the checkpoint was made."""

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures: what is drawn lands on the pixels it is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pliant.analysis import draw_boxes, draw_curves, draw_sampling
+from pliant.data import read_image
+
+
+def _red_centre(path: Path) -> tuple[float, float]:
+    """The centre of the pure red pixels, as shares of the picture's height and width."""
+    picture = read_image(path).int()
+    red = (picture[0] > 200) & (picture[1] < 60) & (picture[2] < 60)
+    rows, columns = red.nonzero(as_tuple=True)
+    return rows.float().mean().item() / picture.shape[1], columns.float().mean().item() / picture.shape[2]
+
+
+def test_sampling_points_are_drawn_at_row_and_column(tmp_path: Path) -> None:
+    points = torch.tensor([[20.0, 150.0, 1.0]])
+    draw_sampling(torch.zeros(3, 100, 200, dtype=torch.uint8), points, (50.0, 100.0), tmp_path / "p.png")
+    row, column = _red_centre(tmp_path / "p.png")
+    # The legend holds a red dot too, at the top right: the mean lies between, so compare loosely but by quadrant.
+    assert row < 0.4
+    assert 0.65 < column < 0.95
+
+
+def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
+    box = torch.tensor([[20.0, 60.0, 60.0, 80.0]])
+    draw_boxes(torch.zeros(3, 100, 200, dtype=torch.uint8), box, tmp_path / "b.png", labels=["tree 0.9"])
+    picture = read_image(tmp_path / "b.png").int()
+    orange = (picture[0] > 200) & (picture[1] > 90) & (picture[2] < 60)
+    rows, columns = orange.nonzero(as_tuple=True)
+    assert rows.float().mean() / picture.shape[1] > 0.5
+    assert columns.float().mean() / picture.shape[2] < 0.5
+
+
+def test_curves_pass_over_records_without_the_value(tmp_path: Path) -> None:
+    records = [{"step": 1, "loss": 2.0}, {"step": 1, "ap": 0.1}, {"step": 2, "loss": 1.0}]
+    draw_curves({"run": records, "empty": []}, tmp_path / "c.png")
+    picture = read_image(tmp_path / "c.png")
+    assert picture.shape == (3, 600, 960)
+    assert len(picture.flatten(1).unique(dim=1)[0]) > 10  # axes and a coloured line, not one blank colour

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs: what is refused and how it is said, and that a saved config is the config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pliant._check import PliantError
+from pliant.train import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"bakbone": "resnet18"}, "config: must have known keys; got 'bakbone'; .* Did you mean 'backbone'"),
+        ({"lr": "fast"}, "lr: must be a number; got 'fast'"),
+        ({"lr": 0.0}, "lr: must be positive; got 0.0"),
+        ({"epochs": 2.5}, "epochs: must be an integer; got 2.5"),
+        ({"epochs": True}, "epochs: must be an integer; got True"),
+        ({"rotate90": 1}, "rotate90: must be true or false; got 1"),
+        ({"strides": 8}, "strides: must be a list; got 8"),
+        ({"strides": [8, "16"]}, "strides: must be an integer; got '16'"),
+        ({"batch_size": 0}, "batch_size: must be at least 1; got 0"),
+        ({"weight_decay": float("nan")}, "weight_decay: must be at least 0; got nan"),
+        ({"schedule": "one-cycle"}, "schedule: must be one of its choices; got 'one-cycle'; .* Did you mean 'onecycle'"),
+        ({"model": "faster_rcnn"}, "model: must be one of its choices; got 'faster_rcnn'.* Did you mean 'faster-rcnn'"),
+        ({"backbone": None}, "backbone: must be text; got None"),
+    ],
+)
+def test_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(PliantError, match=message):
+        TrainConfig.from_dict({"data": "d", **values})
+
+
+def test_data_is_required() -> None:
+    with pytest.raises(PliantError, match="data: must name the folder of the data set; got nothing; add --data DIR"):
+        TrainConfig.from_dict({"lr": 0.1})
+
+
+def test_saved_and_read_again(tmp_path: Path) -> None:
+    config = TrainConfig(data="d", strides=(8, 16), anchor_sizes=(12.5, 25.0, 50.0), crop=None, lr=1, steps=7)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config.as_dict()), encoding="utf-8")
+    assert TrainConfig.load(path) == config
+    assert isinstance(TrainConfig.load(path).lr, float)
+
+
+@pytest.mark.parametrize(("text", "part"), [("{", "must be a JSON file"), ("[1]", "must be a JSON object; got list")])
+def test_a_broken_file_is_one_line(tmp_path: Path, text: str, part: str) -> None:
+    (tmp_path / "c.json").write_text(text, encoding="utf-8")
+    with pytest.raises(PliantError, match=part):
+        TrainConfig.load(tmp_path / "c.json")

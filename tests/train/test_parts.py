@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches, schedules, checkpoints and metrics files, each by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pliant._check import PliantError
+from pliant.train import TrainConfig
+from pliant.train.batches import SeededDataset, epoch_batches
+from pliant.train.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from pliant.train.progress import drop_metrics_after, read_metrics
+from pliant.train.schedule import lr_factor
+
+
+def test_each_epoch_holds_every_image_once_in_another_order() -> None:
+    orders = [[i for batch in epoch_batches(11, 3, seed=4, epoch=e) for i, _ in batch] for e in range(3)]
+    assert all(sorted(order) == list(range(11)) for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+    assert [len(batch) for batch in epoch_batches(11, 3, seed=4, epoch=0)] == [3, 3, 3, 2]
+    assert epoch_batches(11, 3, seed=4, epoch=1) == epoch_batches(11, 3, seed=4, epoch=1)
+    assert epoch_batches(11, 3, seed=4, epoch=1) != epoch_batches(11, 3, seed=5, epoch=1)
+
+
+def test_augmentation_depends_on_the_key_and_leaves_the_generator_alone() -> None:
+    class Draw(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __getitem__(self, index: int) -> float:
+            return index + torch.rand(()).item()
+
+    dataset = SeededDataset(Draw())  # type: ignore[arg-type]
+    before = torch.get_rng_state()
+    assert dataset[(3, 17)] == dataset[(3, 17)]
+    assert dataset[(3, 17)] != dataset[(3, 18)]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_onecycle_rises_for_a_fifth_and_ends_at_a_thousandth() -> None:
+    config = TrainConfig(data=".", schedule="onecycle")
+    factors = [lr_factor(config, step, 101) for step in range(101)]
+    assert factors[0] == pytest.approx(0.04)
+    assert factors[20] == pytest.approx(1.0)
+    assert factors[60] == pytest.approx(0.5005)
+    assert factors[100] == pytest.approx(0.001)
+    assert factors == sorted(factors[:21]) + sorted(factors[21:], reverse=True)
+
+
+def test_warmup_is_at_most_a_tenth_of_the_run() -> None:
+    config = TrainConfig(data=".", warmup_steps=500, milestones=(0.5,))
+    assert [lr_factor(config, step, 40) for step in (0, 3, 4, 19, 20)] == pytest.approx([0.25, 1.0, 1.0, 1.0, 0.1])
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"step": 1, "x": torch.arange(3)})
+    with pytest.raises(AttributeError):
+        save_checkpoint(path, {"step": 2, "bad": lambda: None})
+    assert load_checkpoint(path)["step"] == 1
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Evil()}, "evil.pt")
+    with pytest.raises(PliantError, match="checkpoint: must hold tensors and plain values; got .*evil.pt"):
+        load_checkpoint(Path("evil.pt"))
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04cut"])
+def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(PliantError, match="checkpoint: must hold tensors"):
+        load_checkpoint(tmp_path / "c")
+    with pytest.raises(PliantError, match="weights: must be a safetensors file"):
+        load_weights(tmp_path / "c", nn.Linear(2, 3))
+
+
+def test_weights_of_another_shape_are_refused_whole(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w", nn.Linear(2, 3))
+    other = nn.Linear(2, 4)
+    before = other.bias.detach().clone()
+    with pytest.raises(PliantError, match="weights: must fit the model; 2 names or shapes differ; got .*, e.g. weight"):
+        load_weights(tmp_path / "w", other)
+    assert torch.equal(other.bias, before)
+
+
+def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_is_passed_over(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step}) for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "lo', encoding="utf-8")
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3]
+    drop_metrics_after(tmp_path, 2)
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n'

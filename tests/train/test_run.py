@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs: killed and resumed without a trace, interrupted, refused, watched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pliant._check import PliantError
+from pliant.train import TrainConfig
+from pliant.train import run as run_module
+from pliant.train.model import load_run
+from pliant.train.progress import RunReporter, read_metrics
+from pliant.train.run import resume, train
+
+KILLED_RUN = """
+import json, os, signal, sys
+from pathlib import Path
+from pliant.train import TrainConfig
+from pliant.train.progress import RunReporter
+from pliant.train.run import train
+
+shown = RunReporter.step
+def step(self, number, loss):
+    shown(self, number, loss)
+    if number == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+RunReporter.step = step
+train(TrainConfig.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def _losses(run: Path) -> list[tuple[int, float, float]]:
+    return [(r["step"], r["loss"], r["loss_box_reg"]) for r in read_metrics(run) if "loss" in r]
+
+
+def test_a_run_killed_in_an_epoch_and_resumed_gives_the_losses_of_an_unbroken_one(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    assert train(TrainConfig.from_dict(tiny), tmp_path / "whole")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", KILLED_RUN, json.dumps(tiny), str(tmp_path / "killed")]
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    # Killed after step 8; the last checkpoint is of step 6, in the middle of the second epoch of four batches.
+    assert [step for step, *_ in _losses(tmp_path / "killed")][-1] in (7, 8)
+    assert torch.load(tmp_path / "killed" / "last.pt", weights_only=True)["progress"]["step"] == 6
+    assert resume(tmp_path / "killed")
+    whole, again = _losses(tmp_path / "whole"), _losses(tmp_path / "killed")
+    assert [step for step, *_ in whole] == list(range(1, 11))
+    assert again == whole
+    weights = [load_run(tmp_path / name)[0].state_dict() for name in ("whole", "killed")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_sigint_saves_and_says_how_to_go_on(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = RunReporter.step
+
+    def interrupt(self: RunReporter, number: int, loss: float) -> None:
+        shown(self, number, loss)
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunReporter, "step", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    assert not train(TrainConfig.from_dict({**tiny, "steps": 4}), tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert f"stopped after step 2; continue with: pliant train --resume {tmp_path / 'run'}" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert resume(tmp_path / "run")
+    assert [step for step, *_ in _losses(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_the_folder_of_an_evaluated_run(tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**tiny, "val_split": "val", "epochs": 2, "steps": None, "tensorboard": True}
+    assert train(TrainConfig.from_dict(settings), tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    expected = {"config.json", "categories.json", "environment.json", "metrics.jsonl", "log.txt", "last.pt"}
+    assert names == expected | {"weights.safetensors", "tensorboard"}
+    epochs = [record for record in read_metrics(tmp_path / "run") if "ap" in record]
+    assert [(record["step"], record["epoch"]) for record in epochs] == [(4, 1), (8, 2)]
+    assert all(-1 <= record["ap"] <= record["ap50"] <= 1 for record in epochs)
+    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    assert (config["norm"], config["frozen_stages"]) == ("batch", 0)
+    assert json.loads((tmp_path / "run" / "categories.json").read_text(encoding="utf-8"))[1] == {"id": 7, "name": "bar"}
+
+
+def test_offsets_are_in_the_metrics_and_runaways_are_told_once(
+    tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = run_module.build_model
+
+    def far(*args: Any, **options: Any) -> torch.nn.Module:
+        model = built(*args, **options)
+        with torch.no_grad():
+            model.backbone.get_submodule("body.layer3.1.conv2").conv_offset.bias[:18] = 500.0
+        return model
+
+    monkeypatch.setattr(run_module, "build_model", far)
+    settings = {**tiny, "deform": r"layer3\.1\.conv2", "steps": None, "epochs": 2}
+    assert train(TrainConfig.from_dict(settings), tmp_path / "run")
+    offsets = [record["offsets"] for record in read_metrics(tmp_path / "run") if "offsets" in record]
+    assert len(offsets) == 2
+    assert offsets[0]["backbone.body.layer3.1.conv2"]["outside"] == 1.0
+    assert offsets[0]["backbone.body.layer3.1.conv2"]["mean"] == pytest.approx(500.0, abs=5.0)
+    assert capsys.readouterr().err.count("warning: the offsets of backbone.body.layer3.1.conv2 ran away") == 1
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(PliantError, match="training: losses must be finite; got .*loss_.* not finite; lower lr") as caught:
+        train(TrainConfig.from_dict({**tiny, "lr": 1e9, "grad_clip": 0.0, "warmup_steps": 0}), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_used_folder_and_a_folder_without_a_run_are_refused(tiny: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(PliantError, match="out: must not hold a run already; .* `pliant train --resume"):
+        train(TrainConfig.from_dict(tiny), tmp_path)
+    with pytest.raises(PliantError, match="resume: must be a run folder with config.json; got .*/none"):
+        resume(tmp_path / "none")
+    with pytest.raises(PliantError, match="data: must name the folder of the data set"):
+        resume(tmp_path)
