@@ -179,10 +179,11 @@ CASES = (
     Case("one_pixel", 3, 2, (1, 1), 3, (3, 2), padding=(1, 1)),
     # A single output pixel from a kernel as large as the image.
     Case("one_output", 2, 4, (5, 3), 6, (5, 3)),
-    # More output rows than a cache tile: 3 images of 21 x 34 = 2142 rows, and a ragged last tile for any power of two.
-    Case("tiles", 3, 8, (21, 34), 5, (3, 3), padding=(1, 1), modulated=True),
-    # One image larger than a tile, so that a tile begins in the middle of a row.
-    Case("tile_border", 1, 3, (37, 31), 2, (2, 2), (1, 1), (1, 1)),
+    # More output positions than a cache tile holds: 51 x 44 of them, a ragged last tile for any power of two, and
+    # tiles that begin in the middle of a row.
+    Case("tiles", 1, 4, (50, 43), 5, (2, 2), padding=(1, 1)),
+    # Several images, each a tile and a bit.
+    Case("tiles_of_images", 3, 3, (21, 17), 2, (3, 2), (1, 1), (1, 1)),
     # An image so wide that half-precision coordinates are off by pixels.
     Case("wide_image", 1, 2, (2, 1500), 2, (1, 2), (1, 2)),
     # Samples exactly on -1, 0, H-1, H and 1/32 before and after each: the boundary rule and the slope at kinks.

@@ -72,7 +72,8 @@ def forward(
     dense = _dense_weight(weight, x.shape[1])
     y = np.zeros((x.shape[0], weight.shape[0], *offset.shape[2:]))
     for p in _points(x, offset, weight, mask, stride, padding, dilation):
-        sample = np.einsum("chw,h,w->c", x[p.image, p.channels], *_hats(x, p))
+        g_y, g_x = _hats(x, p)
+        sample = x[p.image, p.channels] @ g_x @ g_y  # sum over q_x, then over q_y
         y[p.image, :, p.output[0], p.output[1]] += p.modulation * (dense[:, p.channels, p.tap[0], p.tap[1]] @ sample)
     return y if bias is None else y + bias[:, None, None]
 
@@ -91,12 +92,12 @@ def backward(
         s_y, s_x = _slopes(x, p)
         u = grad[p.image, :, p.output[0], p.output[1]]
         pull = dense[:, p.channels, a, b].T @ u  # dL/d(modulation * sample), per channel
-        sample = np.einsum("chw,h,w->c", pixels, g_y, g_x)
-        d_x[p.image, p.channels] += p.modulation * np.einsum("c,h,w->chw", pull, g_y, g_x)
+        sample = pixels @ g_x @ g_y
+        d_x[p.image, p.channels] += p.modulation * pull[:, None, None] * np.outer(g_y, g_x)
         d_dense[:, p.channels, a, b] += p.modulation * np.outer(u, sample)
         n, channel, i, j = p.offset_at
-        d_offset[n, channel, i, j] += p.modulation * np.einsum("c,chw,h,w->", pull, pixels, s_y, g_x)
-        d_offset[n, channel + 1, i, j] += p.modulation * np.einsum("c,chw,h,w->", pull, pixels, g_y, s_x)
+        d_offset[n, channel, i, j] += p.modulation * (pull @ (pixels @ g_x @ s_y))
+        d_offset[n, channel + 1, i, j] += p.modulation * (pull @ (pixels @ s_x @ g_y))
         if d_mask is not None:
             d_mask[p.mask_at] += pull @ sample
     d_bias = None if bias is None else grad.sum(axis=(0, 2, 3))
