@@ -114,7 +114,9 @@ def test_a_model_that_is_a_convolution_is_returned_anew() -> None:
     assert type(back) is nn.Conv2d and back.weight is conv.weight and repr(back) == repr(conv)
 
 
-@pytest.mark.parametrize("where", [".", "last2", lambda name, module: isinstance(module, nn.Conv2d)], ids=["root", "last2", "predicate"])
+@pytest.mark.parametrize(
+    "where", [".", "last2", lambda name, module: isinstance(module, nn.Conv2d)], ids=["root", "last2", "predicate"]
+)
 def test_converting_twice_changes_nothing(where: object) -> None:
     model = own()
     convert(model, where)

@@ -22,9 +22,9 @@ _ORIGIN = "_converted_from"
 class Options:
     """How a deformable layer differs from the convolution it replaces: the keywords of `DeformConv2d`."""
 
-    modulated: bool = True
-    offset_groups: int = 1
-    mask_scale: float = 2.0
+    modulated: bool
+    offset_groups: int
+    mask_scale: float
 
     @classmethod
     def of(cls, layer: DeformConv2d) -> Options:
@@ -61,8 +61,8 @@ def why_not(module: nn.Module) -> str | None:
         return f"{kind.__module__}.{kind.__qualname__} is not a torch.nn.Conv2d"
     if parametrize.is_parametrized(module):
         return "parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it convertible"
-    own_forward = kind.forward is not nn.Conv2d.forward or type(module)._conv_forward is not nn.Conv2d._conv_forward
-    if own_forward or "forward" in vars(module):
+    forwards = ("forward", "_conv_forward")
+    if any(getattr(kind, name) is not getattr(nn.Conv2d, name) or name in vars(module) for name in forwards):
         return f"this {kind.__name__} has a forward of its own (padding or weights made at run time, quantization, ...)"
     return _why_not_parameters(module) or _why_not_padding(module)
 

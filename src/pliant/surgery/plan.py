@@ -119,7 +119,7 @@ def plan(model: nn.Module, where: Where, *, modulated: bool = True, offset_group
           2     Conv2d  DeformConv2d  3x3     1x1     1x1       1       +1,971
     """
     check_model(model)
-    options = Options(modulated, offset_groups)
+    options = Options(modulated, offset_groups, mask_scale=1.0)  # the scale adds no parameter
     rows: list[Row] = []
     skipped: list[Skipped] = []
     for conv, names in select(model, where).items():
