@@ -30,7 +30,7 @@ demo: $(INSTALLED) $(NATIVE) ## train, evaluate and draw on real photographs; wr
 	$(BIN)/pliant demo --out demo
 
 test: $(INSTALLED) $(NATIVE) test-sanitize ## all tests, those of the C++ kernels under sanitizers too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-sanitize: $(SANITIZED) ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
