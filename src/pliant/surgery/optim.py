@@ -78,5 +78,5 @@ def param_groups(
 
 
 def _ids(modules: Iterable[nn.Module]) -> set[int]:
-    """The identities of the modules' own parameters."""
+    """The identities of the parameters in `modules`."""
     return {id(parameter) for module in modules for parameter in module.parameters()}
