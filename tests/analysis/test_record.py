@@ -27,7 +27,9 @@ def test_offsets_are_dy_dx_interleaved_with_groups_outermost() -> None:
     groups, taps = 2, 6
     # Channel c holds c everywhere: group g, tap k must read dy = 12 g + 2 k and dx = 12 g + 2 k + 1.
     offset = torch.arange(2 * groups * taps, dtype=torch.float32).reshape(1, -1, 1, 1).expand(1, -1, 5, 7)
-    moved = sampling_positions(offset, (2, 3), GEOMETRY) - sampling_positions(torch.zeros_like(offset), (2, 3), GEOMETRY)
+    moved = sampling_positions(offset, (2, 3), GEOMETRY) - sampling_positions(
+        torch.zeros_like(offset), (2, 3), GEOMETRY
+    )
     assert moved[0, 0, 4, 2, 6].tolist() == [8, 9]
     assert moved[0, 1, 5, 0, 1].tolist() == [22, 23]
 
@@ -36,7 +38,11 @@ def test_cell_centres_and_cells_are_inverse_and_follow_the_convention() -> None:
     stride = (8.0, 4.0)
     # Cell 0 of width 8 covers pixels 0..7, whose centre is 3.5; cell 5 of width 4 covers 20..23: 21.5.
     assert cell_centre(torch.tensor([0.0, 5.0]), stride).tolist() == [3.5, 21.5]
-    assert nearest_cell(torch.tensor([[7.0, 19.0], [8.0, 20.0], [-1.0, 23.4]]), stride).tolist() == [[0, 4], [1, 5], [-1, 5]]
+    assert nearest_cell(torch.tensor([[7.0, 19.0], [8.0, 20.0], [-1.0, 23.4]]), stride).tolist() == [
+        [0, 4],
+        [1, 5],
+        [-1, 5],
+    ]
 
 
 class Network(nn.Module):

@@ -23,7 +23,9 @@ def _deformable(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, DeformConv2d)]
 
 
-@pytest.mark.parametrize("name", [*backbone_names(), "timm:resnet26", "timm:mobilenetv3_small_100", "timm:convnext_atto"])
+@pytest.mark.parametrize(
+    "name", [*backbone_names(), "timm:resnet26", "timm:mobilenetv3_small_100", "timm:convnext_atto"]
+)
 def test_every_backbone_gives_maps_at_its_strides(name: str) -> None:
     backbone = pyramid_backbone(name, out_channels=8, strides=(8, 16)).eval()
     with torch.no_grad():
@@ -80,7 +82,9 @@ def test_local_weights_are_loaded_frozen_and_kept_by_conversion(tmp_path: Path, 
 
 def test_stages_freeze_in_order_on_mobilenet_too() -> None:
     backbone = pyramid_backbone("mobilenet_v2", frozen_stages=3)
-    frozen = {int(n.split(".")[1]) for n, p in backbone.named_parameters() if n.startswith("body") and not p.requires_grad}
+    frozen = {
+        int(n.split(".")[1]) for n, p in backbone.named_parameters() if n.startswith("body") and not p.requires_grad
+    }
     assert frozen == set(range(7))  # features 0..6 are the strides 2, 4 and 8
 
 
@@ -103,7 +107,10 @@ def test_training_reaches_the_offset_branch() -> None:
         ({"weights": "/none.pth"}, "weights: must be a file; got /none.pth"),
         ({"anchor_sizes": (8, 16)}, r"anchor_sizes: must give one size for each of the 5 maps .*; got 2 sizes"),
         ({"norm": "group"}, "norm: must be 'auto', 'frozen' or 'batch'; got 'group'"),
-        ({"deform": "c5", "strides": (8, 16)}, "deform: must choose convolutions that the maps at strides .*; got 'c5'"),
+        (
+            {"deform": "c5", "strides": (8, 16)},
+            "deform: must choose convolutions that the maps at strides .*; got 'c5'",
+        ),
     ],
 )
 def test_refused(options: dict[str, Any], message: str) -> None:

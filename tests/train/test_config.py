@@ -26,7 +26,10 @@ from pliant.train import TrainConfig
         ({"strides": [8, "16"]}, "strides: must be an integer; got '16'"),
         ({"batch_size": 0}, "batch_size: must be at least 1; got 0"),
         ({"weight_decay": float("nan")}, "weight_decay: must be at least 0; got nan"),
-        ({"schedule": "one-cycle"}, "schedule: must be one of its choices; got 'one-cycle'; .* Did you mean 'onecycle'"),
+        (
+            {"schedule": "one-cycle"},
+            "schedule: must be one of its choices; got 'one-cycle'; .* Did you mean 'onecycle'",
+        ),
         ({"model": "faster_rcnn"}, "model: must be one of its choices; got 'faster_rcnn'.* Did you mean 'faster-rcnn'"),
         ({"backbone": None}, "backbone: must be text; got None"),
     ],

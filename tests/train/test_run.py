@@ -117,7 +117,9 @@ def test_offsets_are_in_the_metrics_and_runaways_are_told_once(
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(PliantError, match="training: losses must be finite; got .*loss_.* not finite; lower lr") as caught:
+    with pytest.raises(
+        PliantError, match="training: losses must be finite; got .*loss_.* not finite; lower lr"
+    ) as caught:
         train(TrainConfig.from_dict({**tiny, "lr": 1e9, "grad_clip": 0.0, "warmup_steps": 0}), tmp_path / "run")
     assert "\n" not in str(caught.value)
 

@@ -18,7 +18,9 @@ def add(commands: Commands[Parser]) -> None:
     """Add the command."""
     help = "train a tree detector on real aerial photographs in minutes, with and without deformable layers"
     parser = add_command(commands, "demo", _run, help)
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("demo"), help="folder for the results (default: demo)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("demo"), help="folder for the results (default: demo)"
+    )
     parser.add_argument(
         "--cache", metavar="DIR", type=Path, help="folder for the downloaded data, 35 MB (default: OUT/cache)"
     )

@@ -13,7 +13,9 @@ from .parser import Commands, Parser, add_command, add_device, add_run, positive
 
 def add(commands: Commands[Parser]) -> None:
     """Add the command."""
-    parser = add_command(commands, "eval", _run, "evaluate a trained detector, print the COCO table, write RUN/metrics.json")
+    parser = add_command(
+        commands, "eval", _run, "evaluate a trained detector, print the COCO table, write RUN/metrics.json"
+    )
     add_run(parser)
     parser.add_argument("--data", metavar="DIR", help="folder of the data set (default: the one trained on)")
     parser.add_argument("--split", metavar="NAME", help="split to evaluate on (default: the run's --val-split)")

@@ -22,7 +22,9 @@ def add(commands: Commands[Parser]) -> None:
     parser.add_argument("--layer", metavar="NAME", help="layer of the backbone (default: the last deformable one)")
     help = "follow the samples through so many deformable layers, down from --layer, as in Fig. 5 of the first paper (default: 1)"
     parser.add_argument("--stack", metavar="N", type=positive, default=1, help=help)
-    parser.add_argument("--margin", metavar="PIXELS", type=positive, help="show only so much around the point (default: all)")
+    parser.add_argument(
+        "--margin", metavar="PIXELS", type=positive, help="show only so much around the point (default: all)"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:

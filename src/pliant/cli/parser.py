@@ -40,7 +40,7 @@ def add_command(commands: Commands[Parser], name: str, run: Run, help: str) -> P
 def reject_unknown(arguments: argparse.Namespace, unknown: Sequence[str]) -> None:
     """End with one line, the nearest option named, if there were arguments that the command does not know."""
     if unknown:
-        known = re.findall(r"--[\w-]+", arguments.parser.format_help())
+        known = sorted(set(re.findall(r"--[\w-]+", arguments.parser.format_help())))
         arguments.parser.error(f"unknown argument {unknown[0]!r}.{suggest(unknown[0].split('=')[0], known)}")
 
 

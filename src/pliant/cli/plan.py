@@ -13,7 +13,9 @@ from .parser import Commands, Parser, add_command
 def add(commands: Commands[Parser]) -> None:
     """Add the command."""
     parser = add_command(commands, "plan", _run, "print which convolutions of a network would become deformable")
-    parser.add_argument("--model", metavar="NAME", required=True, help="a torchvision classification network, or timm:NAME")
+    parser.add_argument(
+        "--model", metavar="NAME", required=True, help="a torchvision classification network, or timm:NAME"
+    )
     help = "c3-c5 (stages), last3 (the last three), or a regular expression over names"
     parser.add_argument("--deform", metavar="WHERE", required=True, help=help)
 

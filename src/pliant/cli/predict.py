@@ -53,7 +53,10 @@ def _run(arguments: argparse.Namespace) -> int:
         found = coco_results([(image_id, output)], categories)
         results += [{**result, "file_name": str(path)} for result in found]
         drawn = output["scores"] >= arguments.min_score
-        labels = [f"{names[n]} {s:.2f}" for n, s in zip(output["labels"][drawn].tolist(), output["scores"][drawn].tolist(), strict=True)]
+        labels = [
+            f"{names[n]} {s:.2f}"
+            for n, s in zip(output["labels"][drawn].tolist(), output["scores"][drawn].tolist(), strict=True)
+        ]
         draw_boxes(image, output["boxes"][drawn], arguments.out / f"{image_id:04d}_{path.stem}.png", labels=labels)
     save_results(results, arguments.out / "predictions.json")
     print(f"{len(results)} detections on {len(paths) - unreadable} images; wrote {arguments.out}")

@@ -37,7 +37,6 @@ def add(commands: Commands[Parser]) -> None:
 
 def _add_settings(parser: Parser) -> None:
 
-
     hints = get_type_hints(TrainConfig)
     group = parser.add_argument_group("data")
     for spec in dataclasses.fields(TrainConfig):
@@ -46,7 +45,9 @@ def _add_settings(parser: Parser) -> None:
         default = "required" if spec.default is dataclasses.MISSING else f"default: {_text(spec.default)}"
         help = f"{spec.metadata['help']} ({default})".replace("%", "%%")
         flag = "--" + spec.name.replace("_", "-")
-        group.add_argument(flag, dest=spec.name, help=help, default=argparse.SUPPRESS, **_kind(hints[spec.name], spec.metadata))
+        group.add_argument(
+            flag, dest=spec.name, help=help, default=argparse.SUPPRESS, **_kind(hints[spec.name], spec.metadata)
+        )
 
 
 def _text(value: Any) -> str:

@@ -32,6 +32,8 @@ def faster_rcnn(
     fpn_channels: int = 256,
     head_channels: int = 1024,
     anchor_sizes: Sequence[float] | None = None,
+    anchor_scales: Sequence[float] = (1.0,),
+    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
     roi_samples: int = 512,
     min_size: int | Sequence[int] = 800,
     max_size: int = 1333,
@@ -49,7 +51,9 @@ def faster_rcnn(
         fpn_channels: channels of the pyramid's maps.
         head_channels: width of the two fully connected layers on each region.
         anchor_sizes: side in pixels of the (resized) image of the square anchor of each map, the extra one
-            included; None: 8 times the map's stride. Each comes in ratios 1:2, 1:1 and 2:1.
+            included; None: 8 times the map's stride.
+        anchor_scales: factors; each map has an anchor for each of them ...
+        anchor_ratios: ... and for each ratio of height to width.
         roi_samples: regions per image on which the second stage is trained.
         min_size: images are resized so that the short side has so many pixels (of several values one at random in
             training and the last in tests) ...
@@ -91,7 +95,7 @@ def faster_rcnn(
         backbone,
         min_size=min_size if isinstance(min_size, int) else tuple(min_size),
         max_size=max_size,
-        rpn_anchor_generator=_anchors(backbone.strides, anchor_sizes),
+        rpn_anchor_generator=_anchors(backbone.strides, anchor_sizes, anchor_scales, anchor_ratios),
         rpn_pre_nms_top_n_test=proposals,
         rpn_post_nms_top_n_test=proposals,
         box_roi_pool=MultiScaleRoIAlign(names, output_size=ROI_BINS, sampling_ratio=2),
@@ -104,9 +108,12 @@ def faster_rcnn(
     )
 
 
-def _anchors(strides: Sequence[int], sizes: Sequence[float] | None) -> AnchorGenerator:
+def _anchors(
+    strides: Sequence[int], sizes: Sequence[float] | None, scales: Sequence[float], ratios: Sequence[float]
+) -> AnchorGenerator:
     chosen = [8.0 * stride for stride in strides] if sizes is None else list(sizes)
     if len(chosen) != len(strides):
         rule = f"must give one size for each of the {len(strides)} maps (strides {tuple(strides)})"
         fail("anchor_sizes", rule, f"{len(chosen)} sizes", "leave it out for 8 times the stride", kind=PliantError)
-    return AnchorGenerator(tuple((size,) for size in chosen), ((0.5, 1.0, 2.0),) * len(chosen))
+    scaled = tuple(tuple(size * scale for scale in scales) for size in chosen)
+    return AnchorGenerator(scaled, (tuple(ratios),) * len(chosen))

@@ -48,7 +48,9 @@ class Trunk:
     def freeze(self, stages: int) -> None:
         """Stop training of the first `stages` stages (C1 is the first)."""
         if not 0 <= stages <= len(self.stage_ends):
-            fail("frozen_stages", f"must be 0 to {len(self.stage_ends)}", stages, "0 trains everything, 2 freezes C1, C2")
+            fail(
+                "frozen_stages", f"must be 0 to {len(self.stage_ends)}", stages, "0 trains everything, 2 freezes C1, C2"
+            )
         if stages == 0:
             return
         last = self.stage_ends[stages - 1]

@@ -47,7 +47,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PliantError(f"checkpoint: must hold tensors and plain values; got {path} ({text}); train again") from error
+        raise PliantError(
+            f"checkpoint: must hold tensors and plain values; got {path} ({text}); train again"
+        ) from error
     if not isinstance(state, dict):
         fail("checkpoint", "must hold a dictionary", type(state).__name__, "check the path", kind=PliantError)
     return state
@@ -72,7 +74,9 @@ def load_weights(path: Path, model: nn.Module) -> None:
     except SafetensorError as error:
         raise PliantError(f"weights: must be a safetensors file; got {path} ({error}); copy it again") from error
     own = model.state_dict()
-    wrong = [k for k in own if k not in tensors or own[k].shape != tensors[k].shape] + [k for k in tensors if k not in own]
+    wrong = [k for k in own if k not in tensors or own[k].shape != tensors[k].shape] + [
+        k for k in tensors if k not in own
+    ]
     if wrong:
         rule = f"must fit the model; {len(wrong)} names or shapes differ"
         fail("weights", rule, f"{path}, e.g. {wrong[0]}", "use the config.json they came with", kind=PliantError)

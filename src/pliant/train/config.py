@@ -54,8 +54,12 @@ class TrainConfig:
     anchor_sizes: tuple[float, ...] | None = _option(
         None, "anchor side in pixels for each map and one more; default 8 times the stride", minimum=1
     )
+    anchor_scales: tuple[float, ...] = _option((1.0,), "factors; each map has an anchor of each", minimum=0.01)
+    anchor_ratios: tuple[float, ...] = _option((0.5, 1.0, 2.0), "heights over widths of the anchors", minimum=0.01)
     min_size: tuple[int, ...] = _option(
-        (800,), "short side of the resized image in pixels; several: one at random in training, the last in tests", minimum=32
+        (800,),
+        "short side of the resized image in pixels; several: one at random in training, the last in tests",
+        minimum=32,
     )
     max_size: int = _option(1333, "limit of the long side of the resized image, in pixels", minimum=32)
     max_detections: int = _option(100, "most detections per image", minimum=1)
@@ -73,7 +77,9 @@ class TrainConfig:
     lr: float = _option(0.0025, "peak learning rate (0.02 for 16 images, scaled to the batch of 2)")
     momentum: float = _option(0.9, "momentum of sgd", minimum=0)
     weight_decay: float = _option(1e-4, "weight decay", minimum=0)
-    offset_lr_scale: float = _option(0.1, "factor on the learning rate of the offset branches (v2 paper: 0.1)", minimum=0)
+    offset_lr_scale: float = _option(
+        0.1, "factor on the learning rate of the offset branches (v2 paper: 0.1)", minimum=0
+    )
     schedule: str = _option(
         "multistep", "multistep (the papers') or onecycle learning rate", choices=("multistep", "onecycle")
     )
@@ -124,7 +130,9 @@ class TrainConfig:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise PliantError(f"config: must be a JSON file; got {path} ({error}); see `pliant train --help`") from error
+            raise PliantError(
+                f"config: must be a JSON file; got {path} ({error}); see `pliant train --help`"
+            ) from error
         if not isinstance(values, dict):
             fail("config", "must be a JSON object", type(values).__name__, 'write {"data": ...}', kind=PliantError)
         return values

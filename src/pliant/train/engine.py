@@ -81,9 +81,7 @@ def _require_finite(losses: dict[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module, images: Iterable[Batch], device: torch.device
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def predict(model: nn.Module, images: Iterable[Batch], device: torch.device) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Yield (image_id, detections on the CPU) for each image; the model is left in evaluation mode."""
     model.eval()
     for batch, targets in images:

@@ -62,6 +62,8 @@ def _faster_rcnn(config: TrainConfig, num_classes: int, weights: str | None) -> 
         head_channels=config.head_channels,
         roi_samples=config.roi_samples,
         anchor_sizes=config.anchor_sizes,
+        anchor_scales=config.anchor_scales,
+        anchor_ratios=config.anchor_ratios,
         min_size=config.min_size,
         max_size=config.max_size,
         max_detections=config.max_detections,
@@ -85,7 +87,9 @@ def load_categories(run: Path) -> tuple[Category, ...]:
     """Read the categories of a run folder."""
     path = run / CATEGORIES_FILE
     try:
-        return tuple(Category(int(item["id"]), str(item["name"])) for item in json.loads(path.read_text(encoding="utf-8")))
+        return tuple(
+            Category(int(item["id"]), str(item["name"])) for item in json.loads(path.read_text(encoding="utf-8"))
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PliantError(f"run: must hold {CATEGORIES_FILE}; got {run} ({error}); train first") from error
 
@@ -97,7 +101,13 @@ def load_run(run: Path) -> tuple[FasterRCNN, tuple[Category, ...], TrainConfig]:
         PliantError: not a run folder, or one whose weights were not written yet.
     """
     if not (run / CONFIG_FILE).is_file():
-        fail("run", f"must be a run folder with {CONFIG_FILE}", str(run), "give the --out of a training", kind=PliantError)
+        fail(
+            "run",
+            f"must be a run folder with {CONFIG_FILE}",
+            str(run),
+            "give the --out of a training",
+            kind=PliantError,
+        )
     config = TrainConfig.load(run / CONFIG_FILE)
     categories = load_categories(run)
     model = build_model(config, len(categories), pretrained=False)

@@ -85,7 +85,13 @@ def resume(out: Path) -> bool:
         PliantError: not a run folder, or its data or checkpoint are not usable.
     """
     if not (out / CONFIG_FILE).is_file():
-        fail("resume", f"must be a run folder with {CONFIG_FILE}", str(out), "give the --out of a training", kind=PliantError)
+        fail(
+            "resume",
+            f"must be a run folder with {CONFIG_FILE}",
+            str(out),
+            "give the --out of a training",
+            kind=PliantError,
+        )
     config = TrainConfig.load(out / CONFIG_FILE)
     datasets = _open_datasets(config, out)
     torch.manual_seed(config.seed)

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands as a user types them: what they write and print, and one line with status 2 for bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from helpers.shapes import HEIGHT, WIDTH, write_shapes
+from pliant.cli import main
+
+COMMANDS = ("demo", "train", "eval", "predict", "explain", "plan", "env")
+SETTINGS = (
+    "--backbone resnet18 --deform c4 --strides 8 16 --fpn-channels 16 --head-channels 32 --min-size 64 --max-size 128 "
+    "--anchor-sizes 16 32 64 --device cpu"
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("data"), {"train": 4, "val": 2, "test": 3})
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "--data", str(data), "--out", str(out), "--steps", "3", *SETTINGS.split()]) == 0
+    return out
+
+
+def _fails(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """Run a command that must fail: status 2 and one line; return the line."""
+    try:
+        status = main(arguments)
+    except SystemExit as error:
+        status = int(str(error.code))
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: pliant {command}")
+
+
+def test_help_lists_the_commands_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    listed = re.findall(r"^    (\w[\w-]*)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_train_help_gives_defaults_and_units(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--max-size N limit of the long side of the resized image, in pixels (default: 1333)" in text
+    assert "--strides N [N ...] strides of the pyramid's maps, in pixels (default: 4 8 16 32)" in text
+
+
+def test_options_reach_the_config(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    assert (config["strides"], config["deform"], config["anchor_sizes"], config["steps"]) == (
+        [8, 16],
+        "c4",
+        [16, 32, 64],
+        3,
+    )
+
+
+def test_eval_prints_the_table_and_writes_the_metrics(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(run), "--data", str(data), "--split", "test", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "split test: 3 images, 6 boxes; no problems" in out
+    assert "Average Precision" in out
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["split"] == "test"
+    assert -1 <= metrics["ap"] <= metrics["ap50"] <= 1
+
+
+def test_predict_writes_coco_results_and_pictures(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [str(data / "test" / "002.png"), str(data / "val")]
+    assert main(["predict", str(run), *images, "--out", str(tmp_path), "--min-score", "0.1", "--device", "cpu"]) == 0
+    results = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
+    assert {result["image_id"] for result in results} <= {1, 2, 3}
+    assert {result["category_id"] for result in results} <= {3, 7}
+    assert all(len(result["bbox"]) == 4 and 0 <= result["score"] <= 1 for result in results)
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert pictures == ["0001_002.png", "0002_001.png", "0003_002.png"]
+    assert f"{len(results)} detections on 3 images" in capsys.readouterr().out
+
+
+def test_predict_names_a_broken_image_and_goes_on(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes((data / "test" / "001.png").read_bytes()[:200])
+    good = str(data / "test" / "001.png")
+    assert main(["predict", str(run), str(broken), good, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("pliant: left out: ") == 1
+    assert "broken.jpg" in captured.err
+    assert "on 1 images" in captured.out
+
+
+def test_explain_draws_the_samples_around_a_point(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, picture = str(data / "test" / "001.png"), tmp_path / "e.png"
+    assert main(["explain", str(run), image, "--at", "30,20", "--out", str(picture)]) == 0
+    assert "9 samples of body.layer3.1.conv2 around 30,20" in capsys.readouterr().out
+    with Image.open(picture) as drawn:
+        assert drawn.size[0] > 1000
+    assert main(["explain", str(run), image, "--at", "40,32", "--stack", "2", "--out", str(picture)]) == 0
+    printed = re.search(r"(\d+) samples of body.layer3.1.conv2 < body.layer3.1.conv1", capsys.readouterr().out)
+    assert printed is not None
+    assert 9 < int(printed[1]) <= 81
+
+
+def test_explain_refuses_points_layers_and_runs_that_do_not_fit(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["explain", str(run), str(data / "test" / "001.png"), "--out", str(tmp_path / "e.png")]
+    line = _fails(capsys, [*common, "--at", f"{WIDTH},3"])
+    assert line.startswith(f"pliant: at: must lie in the image of {WIDTH} x {HEIGHT} pixels; got {WIDTH},3")
+    line = _fails(capsys, [*common, "--at", "3,3", "--layer", "body.layer3.1.conv3"])
+    assert "layer: must be one of body.layer3.0.conv1" in line
+    assert "Did you mean 'body.layer3.1.conv2'" in line
+
+
+def test_a_resumed_complete_run_stays_complete(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "resumed after step 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["train", "--data", "x", "--bakbone", "r"],
+            "pliant train: unknown argument '--bakbone'. Did you mean '--backbone'?",
+        ),
+        (["trian"], "pliant: argument COMMAND: invalid choice: 'trian'"),
+        ([], "pliant: the following arguments are required: COMMAND"),
+        (["train", "--out", "r"], "pliant: data: must name the folder of the data set; got nothing; add --data DIR"),
+        (["train", "--data", "d"], "pliant: out: must name the folder of the run; got nothing; add --out RUN"),
+        (["train", "--data", "d", "--lr", "quick"], "pliant train: argument --lr: invalid number value: 'quick'"),
+        (["train", "--data", "d", "--epochs", "0", "--out", "r"], "pliant: epochs: must be at least 1; got 0"),
+        (["train", "--resume", "r", "--lr", "1"], "pliant: resume: must come without other options"),
+        (["train", "--config", "none.json", "--out", "r"], "pliant: config: must be a JSON file; got none.json"),
+        (["eval", "none"], "pliant: run: must be a run folder with config.json; got none"),
+        (["explain", "r", "i", "--at", "3", "--out", "p"], "pliant explain: argument --at: must be X,Y in pixels"),
+        (
+            ["predict", "r", "i", "--out", "o", "--min-score", "2"],
+            "pliant predict: argument --min-score: must be a number",
+        ),
+        (["predict", "r", "none.jpg", "--out", "o"], "pliant: images: must be files or folders; got none.jpg"),
+        (["plan", "--model", "resnet51", "--deform", "c5"], "pliant: backbone: must name a backbone; got 'resnet51'"),
+        (["plan", "--model", "resnet18", "--deform", "conv9"], "pliant: where: must match the name of a convolution"),
+        (["demo", "--steps", "0"], "pliant demo: argument --steps: must be an integer of at least 1; got '0'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _fails(capsys, arguments).startswith(line)
+
+
+def test_data_that_are_not_there_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = _fails(capsys, ["train", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")])
+    assert str(tmp_path / "none") in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_offset_groups_that_do_not_fit_are_one_line(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = [
+        "train",
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "run"),
+        *SETTINGS.split(),
+        "--offset-groups",
+        "7",
+    ]
+    assert "offset_groups" in _fails(capsys, arguments).split("warning")[0]
+
+
+def test_plan_prints_thirteen_layers_of_resnet50(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--model", "resnet50", "--deform", "c3-c5"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("DeformConv2d") == 13
+    assert "layer2.0.conv2" in out
+
+
+HIDDEN = ("torchvision", "timm", "accelerate", "rich", "safetensors", "matplotlib", "faster_coco_eval", "PIL")
+WITH_TORCH_ALONE = """
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}")
+sys.meta_path.insert(0, Hide())
+from pliant.cli import main
+sys.exit(main({arguments!r}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["env"], 0, "deform_conv2d"),
+        (["train", "--data", "d", "--out", "r"], 2, "pliant train needs the package 'torchvision'"),
+        (["predict", "r", "i", "--out", "o"], 2, 'pip install "pliant[train]"'),
+        (["demo"], 2, 'pip install "pliant[train]"'),
+    ],
+)
+def test_with_torch_alone(arguments: list[str], status: int, text: str) -> None:
+    code = WITH_TORCH_ALONE.format(hidden=HIDDEN, arguments=arguments)
+    source = str(Path(sys.modules["pliant"].__file__ or "").parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PYTHONPATH": source}
+    )
+    assert done.returncode == status, done.stderr
+    assert text in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_python_m_pliant_is_env() -> None:
+    source = str(Path(sys.modules["pliant"].__file__ or "").parents[1])
+    command = [sys.executable, "-m", "pliant"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": source})
+    assert f"torch {torch.__version__}" in done.stdout
+    assert re.search(r"deform_conv2d +reference \(any device\) +yes", done.stdout)
