@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pliant._check import PliantError
 from pliant.nn import DeformConv2d
-from pliant.surgery import convert, param_groups, plan, revert
+from pliant.surgery import convert, plan, revert
 from surgery.models import CASES, Case, Twins, build, deformable, image
 
 pytestmark = pytest.mark.filterwarnings("ignore:pliant.ops.deform_conv2d runs its slow reference")
@@ -392,45 +392,3 @@ def test_scripts_are_refused_and_scripted_parts_left_alone() -> None:
     convert(model, ".")
     assert len(deformable(model)) == 1
     torch.testing.assert_close(model(image_of_three), before)
-
-
-def test_param_groups_find_every_parameter_once() -> None:
-    model = own().train()
-    model.norm = nn.GroupNorm(2, 4)
-    model.stem.requires_grad_(False)
-    convert(model, ".")
-    groups = param_groups(model, lr=0.02, weight_decay=1e-4)
-    assert [(g["name"], g["lr"], g["weight_decay"]) for g in groups] == [
-        ("base", 0.02, 1e-4),
-        ("offset", pytest.approx(0.002), 1e-4),
-    ]
-    base, offset = ([id(p) for p in group["params"]] for group in groups)
-    # `left` and `tied` share one weight; the stem is frozen, its new offset branch is not
-    deep = model.nested["deep"][1]
-    assert base == [id(p) for p in (model.left.weight, deep.weight, deep.bias, *model.norm.parameters())]
-    layers = (model.stem, model.left, model.tied, deep)
-    assert sorted(offset) == sorted(id(p) for layer in layers for p in layer.conv_offset.parameters())
-    torch.optim.SGD(groups, momentum=0.9)
-
-
-def test_param_groups_can_decay_normalization_differently() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LayerNorm(4), nn.Linear(4, 2))
-    groups = param_groups(model, 0.1, 0.01, norm_weight_decay=0.0)
-    assert [(g["name"], len(g["params"]), g["lr"], g["weight_decay"]) for g in groups] == [
-        ("base", 4, 0.1, 0.01),
-        ("norm", 4, 0.1, 0.0),
-    ]
-    convert(model, "0")
-    scaled = param_groups(model, 0.1, 0.01, 1.0, norm_weight_decay=0.0)[-1]
-    assert (scaled["name"], scaled["lr"]) == ("offset", 0.1)
-
-
-def test_param_groups_refuse_a_frozen_model_and_a_negative_scale() -> None:
-    model = nn.Conv2d(3, 4, 3)
-    with pytest.raises(ValueError, match=r"offset_lr_scale: must not be negative; got -1; use 0\.1 \(DCNv2\)"):
-        param_groups(model, 0.1, 0.0, -1)
-    with pytest.raises(
-        PliantError, match="model: must have a parameter that requires a gradient; got Conv2d; unfreeze"
-    ):
-        param_groups(model.requires_grad_(False), 0.1, 0.0)
