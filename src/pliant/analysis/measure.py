@@ -35,7 +35,7 @@ class LayerOffsets:
     outside: float
 
     def ran_away(self) -> bool:
-        """Whether the offsets no longer mean anything: not finite, beyond 32 cells on average, or mostly off the map."""
+        """Whether the offsets mean nothing any more: not finite, beyond 32 cells on average, or mostly off the map."""
         finite = torch.tensor([self.mean, self.spread]).isfinite().all().item()
         return not finite or self.mean > MAX_MEAN_OFFSET or self.outside > MAX_SHARE_OUTSIDE
 

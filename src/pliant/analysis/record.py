@@ -62,11 +62,10 @@ def sampling_positions(offset: Tensor, kernel_size: Pair, geometry: ConvGeometry
     n, _, height, width = offset.shape
     kh, kw = kernel_size
     taps = offset.reshape(n, -1, kh * kw, 2, height, width).movedim(3, -1)  # (N, G, K, Ho, Wo, 2)
-    like = {"dtype": taps.dtype, "device": taps.device}
-    rows = torch.arange(height, **like) * geometry.stride[0] - geometry.padding[0]
-    columns = torch.arange(width, **like) * geometry.stride[1] - geometry.padding[1]
-    tap_rows = (torch.arange(kh, **like) * geometry.dilation[0]).repeat_interleave(kw)
-    tap_columns = (torch.arange(kw, **like) * geometry.dilation[1]).repeat(kh)
+    rows = torch.arange(height, device=taps.device) * geometry.stride[0] - geometry.padding[0]
+    columns = torch.arange(width, device=taps.device) * geometry.stride[1] - geometry.padding[1]
+    tap_rows = (torch.arange(kh, device=taps.device) * geometry.dilation[0]).repeat_interleave(kw)
+    tap_columns = (torch.arange(kw, device=taps.device) * geometry.dilation[1]).repeat(kh)
     y = tap_rows[:, None, None] + rows[None, :, None]  # (K, Ho, 1)
     x = tap_columns[:, None, None] + columns[None, None, :]  # (K, 1, Wo)
     return taps + torch.stack(torch.broadcast_tensors(y, x), dim=-1)

@@ -20,7 +20,7 @@ def add(commands: Commands[Parser]) -> None:
     parser.add_argument("--at", metavar="X,Y", type=point, required=True, help="the point, in pixels of the image")
     parser.add_argument("--out", metavar="PNG", type=Path, required=True, help="the picture to write")
     parser.add_argument("--layer", metavar="NAME", help="layer of the backbone (default: the last deformable one)")
-    help = "follow the samples through so many deformable layers, down from --layer, as in Fig. 5 of the first paper (default: 1)"
+    help = "follow the samples through so many deformable layers, down from --layer (v1 paper, Fig. 5; default: 1)"
     parser.add_argument("--stack", metavar="N", type=positive, default=1, help=help)
     parser.add_argument(
         "--margin", metavar="PIXELS", type=positive, help="show only so much around the point (default: all)"

@@ -57,7 +57,7 @@ def run_demo(out: Path, *, cache: Path | None = None, steps: int, seed: int = 0)
     Raises:
         PliantError: no network at the first run, or a downloaded file that is not the one expected.
     """
-    console = Console()
+    console = Console(soft_wrap=True)
     out.mkdir(parents=True, exist_ok=True)
     photos = fetch(cache if cache is not None else out / "cache")
     data = write_tiles(photos, photos / "tiles")
@@ -90,6 +90,7 @@ def demo_config(data: Path, weights: Path, *, steps: int, seed: int, deform: str
         anchor_sizes=(20.0, 40.0, 80.0, 160.0),
         min_size=(320, 400, 480),
         max_size=4000,
+        proposals=4000,
         max_detections=MAX_DETECTIONS,
         crop=400,
         vertical_flip=0.5,
@@ -140,7 +141,9 @@ def _write(outcomes: dict[str, Outcome], out: Path, site: DetectionDataset) -> N
     image, target = site[0]
     best = outcomes["deformable"]
     shown = best.detections["boxes"][best.detections["scores"] >= DRAWN_SCORE]
-    title = f"held-out site: {len(shown)} predicted (orange, score >= {DRAWN_SCORE}), {len(target['boxes'])} true (green)"
+    title = (
+        f"held-out site: {len(shown)} predicted (orange, score >= {DRAWN_SCORE}), {len(target['boxes'])} true (green)"
+    )
     draw_boxes(image, shown, out / "trees.png", true=target["boxes"], title=title)
     _draw_sampling(best, image, out / "sampling.png")
 
@@ -176,4 +179,3 @@ def _draw_sampling(outcome: Outcome, image: Tensor, path: Path) -> None:
     regular = sampled_points([plain], (y, x))[:, :2]
     title = f"{field.layer} at a predicted tree (size of a point: its modulation)"
     draw_sampling(image, points, (y, x), path, regular=regular, margin=MARGIN, title=title)
-

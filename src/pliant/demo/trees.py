@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from PIL import Image
+from torch import Tensor
 
 from pliant.data import DetectionDataset, open_dataset
 from pliant.evaluation import tiles

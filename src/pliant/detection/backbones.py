@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -56,12 +57,12 @@ def pyramid_backbone(
     strides: Sequence[int] = (4, 8, 16, 32),
     out_channels: int = 256,
 ) -> PyramidBackbone:
-    """Build a feature pyramid over the trunk `name`.
+    r"""Build a feature pyramid over the trunk `name`.
 
     Args:
         name: one of `backbone_names()`, or `timm:NAME`.
         deform: which convolutions become deformable. `c3-c5`, `c5` or `last3` choose in the trunk; any other text is a
-            regular expression over the names of the whole backbone, e.g. `fpn\\.layer_blocks` for the 3x3
+            regular expression over the names of the whole backbone, e.g. `fpn\.layer_blocks` for the 3x3
             convolutions that end the pyramid. None converts nothing.
         modulated: DCNv2's modulation; False gives DCNv1.
         offset_groups: groups of channels with offsets of their own.
@@ -94,9 +95,9 @@ def pyramid_backbone(
     if norm == "frozen" or (norm == "auto" and weights is not None):
         built.network = freeze_batch_norm(built.network)
     built.freeze(frozen_stages if frozen_stages is not None else (2 if weights is not None else 0))
-    options = {"modulated": modulated, "offset_groups": offset_groups, "mask_scale": mask_scale}
+    deformed = functools.partial(convert, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
     if deform is not None and is_stage_selector(deform):
-        built.network = convert(built.network, deform, **options)
+        built.network = deformed(built.network, deform)
     channels = [built.channels[built.strides.index(stride)] for stride in strides]
     wanted = _deformable(built.network)
     backbone = PyramidBackbone(built.body(strides), channels, strides, out_channels)
@@ -104,7 +105,7 @@ def pyramid_backbone(
         rule = f"must choose convolutions that the maps at strides {tuple(strides)} are made by"
         fail("deform", rule, repr(deform), "choose earlier stages, or add strides", kind=PliantError)
     if deform is not None and not is_stage_selector(deform):
-        backbone = convert(backbone, deform, **options)
+        deformed(backbone, deform)
     return backbone
 
 

@@ -46,8 +46,16 @@ def faster_rcnn(
 
     Args:
         num_classes: classes with the background, as in torchvision: C + 1 for labels 1..C.
-        backbone: a name for `pyramid_backbone`, which takes `deform`, `modulated`, `offset_groups`, `mask_scale`,
-            `weights`, `norm`, `frozen_stages` and `strides`; or a finished backbone, and they are not read.
+        backbone: a name for `pyramid_backbone`, or a finished backbone; then the arguments down to `fpn_channels`,
+            which are its, are not read.
+        deform: which convolutions become deformable, `c3-c5` for instance; None: none.
+        modulated: DCNv2's modulation; False gives DCNv1.
+        offset_groups: groups of channels with offsets of their own.
+        mask_scale: factor of the modulation's sigmoid; 2 keeps the network's function at the start.
+        weights: checkpoint of the backbone, `default` to download the library's own, or None.
+        norm: `frozen`, `batch`, or `auto`: frozen where there are weights.
+        frozen_stages: first stages that are not trained; None: 2 where there are weights, else 0.
+        strides: strides in input pixels of the maps that the pyramid is built on.
         fpn_channels: channels of the pyramid's maps.
         head_channels: width of the two fully connected layers on each region.
         anchor_sizes: side in pixels of the (resized) image of the square anchor of each map, the extra one

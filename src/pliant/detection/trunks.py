@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torchvision
@@ -72,7 +73,8 @@ class Trunk:
         parent = "features" if ends[0].startswith("features.") else ""
         children = self.network.get_submodule(parent)
         names = {end.removeprefix("features."): str(k) for k, end in enumerate(ends)}
-        return IntermediateLayerGetter(children, return_layers=names)
+        maps: nn.Module = IntermediateLayerGetter(children, return_layers=names)
+        return maps
 
 
 class _TimmBody(nn.Module):
@@ -111,11 +113,10 @@ def trunk(name: str, *, pretrained: bool = False) -> Trunk:
 
 
 def classification_network(name: str) -> nn.Module:
-    """Build the classification network `name` with random weights: torchvision's or a backbone's name, or `timm:NAME`."""
+    """Build a classification network with random weights: torchvision's `name`, a backbone's, or `timm:NAME`."""
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in TORCHVISION_NAMES and name in names:
-        network: nn.Module = torchvision.models.get_model(name, weights=None)
-        return network
+        return cast(nn.Module, torchvision.models.get_model(name, weights=None))
     return trunk(name).network
 
 
@@ -166,7 +167,7 @@ def _outputs(network: nn.Module, names: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def freeze_batch_norm(network: nn.Module) -> nn.Module:
-    """Replace each batch norm by torchvision's frozen one with the same statistics, as detectors with small batches do."""
+    """Replace each batch norm by a frozen one with the same statistics, as detectors with small batches do."""
     if hasattr(network, "forward_intermediates"):
         timm = require_package("timm", "train", "a timm backbone")
         frozen: nn.Module = timm.layers.freeze_batch_norm_2d(network)

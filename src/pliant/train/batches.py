@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from pliant.data import DetectionDataset, collate
 
 Sample = tuple[Tensor, dict[str, Tensor]]
-Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]  # what `collate` makes of samples
 Key = tuple[int, int]
 
 
@@ -44,7 +44,7 @@ def epoch_batches(length: int, batch_size: int, seed: int, epoch: int) -> list[l
     return [keys[start : start + batch_size] for start in range(0, length, batch_size)]
 
 
-def training_loader(dataset: DetectionDataset, batches: list[list[Key]], workers: int) -> DataLoader[Batch]:
+def training_loader(dataset: DetectionDataset, batches: list[list[Key]], workers: int) -> DataLoader[Sample]:
     """Return a loader of exactly `batches`."""
     seeded = SeededDataset(dataset)
     # A generator of its own: making an iterator draws from it, and must not disturb the one training uses.

@@ -62,6 +62,7 @@ class TrainConfig:
         minimum=32,
     )
     max_size: int = _option(1333, "limit of the long side of the resized image, in pixels", minimum=32)
+    proposals: int = _option(1000, "regions per image that the box head looks at in tests", minimum=1)
     max_detections: int = _option(100, "most detections per image", minimum=1)
 
     crop: int | None = _option(None, "train on random square crops of so many pixels of the original image", minimum=32)

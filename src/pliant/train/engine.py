@@ -115,7 +115,7 @@ def evaluate(
         max_detections: detections per image that count; COCO's own metric has 100.
         on_image: called with (images done, images in all).
     """
-    loader: DataLoader[Batch] = DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=collate)
+    loader = DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=collate)
     outputs = []
     for done, output in enumerate(predict(model, loader, device), start=1):
         outputs.append(output)

@@ -24,7 +24,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Return the config with what follows from `weights` written out, so that a run can be rebuilt without that file."""
+    """Return the config with what follows from `weights` written out: a run is rebuilt without that file."""
     given = config.weights is not None
     norm = config.norm if config.norm != "auto" else ("frozen" if given else "batch")
     frozen = config.frozen_stages if config.frozen_stages is not None else (2 if given else 0)
@@ -66,6 +66,7 @@ def _faster_rcnn(config: TrainConfig, num_classes: int, weights: str | None) -> 
         anchor_ratios=config.anchor_ratios,
         min_size=config.min_size,
         max_size=config.max_size,
+        proposals=config.proposals,
         max_detections=config.max_detections,
     )
 

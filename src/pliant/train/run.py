@@ -39,7 +39,7 @@ PACKAGES = ("pliant", "torch", "torchvision", "timm", "accelerate", "faster-coco
 
 @dataclass
 class Progress:
-    """Where a run stands: steps and epochs done, batches done of the present epoch, the best AP, whether all is done."""
+    """Where a run stands: steps, epochs, batches of the present epoch, the best AP, and whether all is done."""
 
     step: int = 0
     epoch: int = 0
@@ -292,7 +292,7 @@ def _signals(run: _Run) -> Iterator[None]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         run.stop_asked = True
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
