@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -119,6 +120,17 @@ def test_library_exports_its_c_functions_alone(library: Path) -> None:
     declared = re.findall(r"^PLIANT_API [^;(]*?(\w+)\(", header, re.MULTILINE)
     assert len(declared) >= 3
     assert sorted(exported) == sorted(declared)
+
+
+@linux
+@pytest.mark.slow
+def test_library_chooses_the_widest_instruction_set(library: Path) -> None:
+    flags = set(re.findall(r"\S+", Path("/proc/cpuinfo").read_text(encoding="utf-8")))
+    wanted = {"avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx2", "fma"}, "avx2": {"avx2", "fma"}}
+    loaded = ctypes.CDLL(str(library))
+    loaded.pliant_instruction_set.restype = ctypes.c_char_p
+    best = next((name for name, needs in wanted.items() if needs <= flags), "baseline")
+    assert loaded.pliant_instruction_set() == best.encode()
 
 
 @linux
