@@ -222,6 +222,9 @@ class Hide:
             raise ModuleNotFoundError(f"No module named {{name!r}}")
 sys.meta_path.insert(0, Hide())
 from pliant.cli import main
+
+# Without the compiled library the reference serves, and says so once.
+pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
 sys.exit(main({arguments!r}))
 """
 

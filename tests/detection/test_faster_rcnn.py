@@ -16,6 +16,9 @@ from pliant._check import PliantError
 from pliant.detection import backbone_names, faster_rcnn, pyramid_backbone
 from pliant.nn import DeformConv2d
 
+# Without the compiled library the reference serves, and says so once.
+pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
+
 IMAGES = torch.rand(1, 3, 64, 96)
 
 

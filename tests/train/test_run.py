@@ -28,6 +28,9 @@ from pliant.train import TrainConfig
 from pliant.train.progress import RunReporter
 from pliant.train.run import train
 
+# Without the compiled library the reference serves, and says so once.
+pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
+
 shown = RunReporter.step
 def step(self, number, loss):
     shown(self, number, loss)

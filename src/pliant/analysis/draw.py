@@ -99,7 +99,7 @@ def draw_sampling(
     figure, axes = _show(image)
     if regular is not None:
         y, x = regular[:, 0], regular[:, 1]
-        axes.scatter(x, y, s=60, marker="s", facecolor="none", edgecolor="white", label="plain convolution")
+        axes.scatter(x, y, s=60, marker="s", facecolor="none", edgecolor="black", label="plain convolution")
     size = 40.0 * points[:, 2].clamp(min=0.0) / points[:, 2].max().clamp(min=1e-6) + 2.0
     axes.scatter(points[:, 1], points[:, 0], s=size.numpy(), color="red", label="deformable convolution")
     axes.scatter([centre[1]], [centre[0]], s=120, marker="+", color="lime", label="location")

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo on made-up photographs: the cutting of boxes by hand, and every file that it promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from pliant.data import open_dataset
+from pliant.demo import run as run_module
+from pliant.demo.fetch import TEST_PHOTO, TRAIN_PHOTO, WEIGHTS
+from pliant.demo.run import run_demo
+from pliant.demo.trees import boxes_within, write_tiles
+
+# Without the compiled library the reference serves, and says so once.
+pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
+
+BOX = "<object><name>Tree</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+SIZE = "<size><width>{}</width><height>{}</height><depth>3</depth></size>"
+
+
+def _photo(folder: Path, name: str, width: int, height: int) -> None:
+    """A photograph of noise with a bright square of 40 pixels every 120 pixels, as Pascal VOC has it."""
+    generator = torch.Generator().manual_seed(width)
+    pixels = torch.randint(60, 140, (height, width, 3), generator=generator, dtype=torch.uint8)
+    objects = []
+    for top in range(50, height - 60, 120):
+        for left in range(70, width - 60, 120):
+            pixels[top : top + 40, left : left + 40] = 240
+            objects.append(BOX.format(left, top, left + 40, top + 40))
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.numpy()).save(folder / "JPEGImages" / f"{name}.png")
+    xml = f"<annotation><filename>{name}.png</filename>{SIZE.format(width, height)}{''.join(objects)}</annotation>"
+    (folder / "Annotations" / f"{name}.xml").write_text(xml, encoding="utf-8")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """The two photographs and random starting weights."""
+    folder = tmp_path / "cache"
+    _photo(folder, TRAIN_PHOTO, 900, 760)
+    _photo(folder, TEST_PHOTO, 500, 420)
+    for split, name in (("train", TRAIN_PHOTO), ("test", TEST_PHOTO)):
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(name + "\n", encoding="utf-8")
+    torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), folder / WEIGHTS)
+    return folder
+
+
+def test_boxes_are_cut_moved_and_dropped_by_hand() -> None:
+    boxes = torch.tensor([[100.0, 210, 140, 250], [80, 200, 120, 240], [95, 190, 105, 230], [300, 205, 340, 215]])
+    # The window is 100..300 x 200..400: the first is inside; half of the second; 5 x 30 of 10 x 40 of the third (0.375).
+    kept = boxes_within(boxes, (100, 200, 300, 400))
+    assert kept.tolist() == [[0, 10, 40, 50], [0, 0, 20, 40]]
+
+
+def test_tiles_cover_the_training_photograph_alone(photos: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(write_tiles(photos, tmp_path / "tiles"), "train")
+    assert len(dataset) == 4  # 640-pixel tiles of 900 x 760
+    sizes = {(dataset.image_info(k).width, dataset.image_info(k).height) for k in range(4)}
+    assert sizes == {(640, 640)}
+    image, target = dataset[0]
+    left, top, right, bottom = (int(v) for v in target["boxes"][0].tolist())
+    inside = image[:, top:bottom, left:right].float().mean()
+    assert inside > 230, "the boxes lie on the bright squares"
+
+
+def test_the_demo_writes_what_it_promises(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_module, "fetch", lambda cache: cache)
+    outcomes = run_demo(tmp_path / "out", cache=photos, steps=2, seed=1)
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        "coco.txt", "coco.json", "loss.png", "trees.png", "sampling.png", "runs"
+    }  # fmt: skip
+    values = json.loads((out / "coco.json").read_text(encoding="utf-8"))
+    assert set(values) == {"deformable", "plain"}
+    assert values["plain"]["ap50"] == pytest.approx(outcomes["plain"].metrics.ap50)
+    text = capsys.readouterr().out
+    assert "AP50 on the other site:" in text
+    assert (out / "coco.txt").read_text(encoding="utf-8").count("Average Precision") == 12
+    configs = [json.loads((out / "runs" / arm / "config.json").read_text(encoding="utf-8")) for arm in values]
+    different = {key for key in configs[0] if configs[0][key] != configs[1][key]}
+    assert different == {"deform"}, "the two detectors differ in nothing else"
