@@ -16,6 +16,9 @@ from PIL import Image
 from helpers.shapes import HEIGHT, WIDTH, write_shapes
 from pliant.cli import main
 
+# Without the compiled library the reference serves, and says so once.
+pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
+
 COMMANDS = ("demo", "train", "eval", "predict", "explain", "plan", "env")
 SETTINGS = (
     "--backbone resnet18 --deform c4 --strides 8 16 --fpn-channels 16 --head-channels 32 --min-size 64 --max-size 128 "
@@ -222,9 +225,6 @@ class Hide:
             raise ModuleNotFoundError(f"No module named {{name!r}}")
 sys.meta_path.insert(0, Hide())
 from pliant.cli import main
-
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
 sys.exit(main({arguments!r}))
 """
 

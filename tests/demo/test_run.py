@@ -54,7 +54,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_boxes_are_cut_moved_and_dropped_by_hand() -> None:
     boxes = torch.tensor([[100.0, 210, 140, 250], [80, 200, 120, 240], [95, 190, 105, 230], [300, 205, 340, 215]])
-    # The window is 100..300 x 200..400: the first is inside; half of the second; 5 x 30 of 10 x 40 of the third (0.375).
+    # The window is 100..300 x 200..400: all of the first, half of the second, 5 x 30 of 10 x 40 of the third.
     kept = boxes_within(boxes, (100, 200, 300, 400))
     assert kept.tolist() == [[0, 10, 40, 50], [0, 0, 20, 40]]
 
