@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "pliant"
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
+IMPORTERS = {"__import__", "import_module", "require_package"}
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 # A reminder is kept only where it says in brackets when it can go: an issue, or a version of a library.
 REMINDER = re.compile(r"\b(TO" r"DO|FIX" r"ME)\b(?!\([^)]+\))")  # in pieces, so that this file does not find itself
@@ -48,7 +49,12 @@ OUTSIDE = outside(DESIGN)
 
 
 def imported(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
-    """Yield line and dotted name of everything imported in a module of `package`, `from a import b` as `a.b`."""
+    """Yield line and dotted name of everything imported in a module of `package`, `from a import b` as `a.b`.
+
+    `require_package(...)` as a statement of its own only asks whether a package is there, and uses nothing of it.
+    """
+    asked = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)}
+    asked = {node for node in asked if called(node) == "require_package"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -56,15 +62,14 @@ def imported(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
             above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
             start = ".".join([*above, *([node.module] if node.module else [])])
             yield from ((node.lineno, f"{start}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
-            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            first = node.args[0] if node.args else None
-            if (
-                name in {"import_module", "require_package", "__import__"}
-                and isinstance(first, ast.Constant)
-                and isinstance(first.value, str)
-            ):
-                yield node.lineno, first.value
+        elif isinstance(node, ast.Call) and node not in asked and called(node) in IMPORTERS:
+            names = [first.value for first in node.args[:1] if isinstance(first, ast.Constant)]
+            yield from ((node.lineno, name) for name in names if isinstance(name, str))
+
+
+def called(node: ast.Call) -> str:
+    """Return the last part of the name of what is called, or an empty string."""
+    return node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
 
 
 def dotted_uses(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -226,6 +231,7 @@ def test_every_layer_is_in_the_table() -> None:
             "pliant.surgery.x:2 uses timm",
         ),
         ("pliant.ops._native_fake.x", "import ctypes", "uses ctypes"),
+        ("pliant.cli.x", "m = require_package('timm', 'train', 'this')", "pliant.cli.x:1 uses timm"),
     ],
 )
 def test_import_faults_are_found(module: str, source: str, fault: str) -> None:
@@ -243,6 +249,7 @@ def test_import_faults_are_found(module: str, source: str, fault: str) -> None:
         ("pliant.nn.x", "import torch\nfrom torch import Tensor"),
         ("pliant.nn.x", "from .deform_conv import DeformConv2d\nfrom ..ops import deform_conv2d"),
         ("pliant.cli.x", "from pliant._version import __version__"),
+        ("pliant.cli.x", "require_package('timm', 'train', 'this')"),
     ],
 )
 def test_allowed_imports_pass(module: str, source: str) -> None:
