@@ -35,14 +35,15 @@ class PixelCache:
         self._images: dict[int, Tensor] = {}
 
     def get(self, index: int) -> Tensor | None:
-        """Return image `index` if it is kept."""
-        return self._images.get(index)
+        """Return a copy of image `index` if it is kept; a transform may write into what it is given."""
+        kept = self._images.get(index)
+        return None if kept is None else kept.clone()
 
     def put(self, index: int, image: Tensor) -> None:
-        """Keep `image` if the budget allows."""
+        """Keep a copy of `image` if the budget allows."""
         if image.nbytes <= self.budget:
             self.budget -= image.nbytes
-            self._images[index] = image
+            self._images[index] = image.clone()
 
 
 class DetectionDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):

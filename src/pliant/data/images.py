@@ -105,7 +105,7 @@ def read_image(path: Path | str, *, apply_exif: bool = True) -> Tensor:
         if apply_exif and orientation in _UPRIGHT:
             pixels = pixels.transpose(_UPRIGHT[orientation])
         tensor: Tensor = pil_to_tensor(pixels)  # (3, H, W)
-        return tensor
+        return tensor.contiguous()
 
 
 @contextmanager
@@ -116,12 +116,12 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
         fail("image", "must be an image file", path, "no such file is there", kind=UnreadableImageError)
     try:
         with warnings.catch_warnings():
-            # Pillow warns from half of the limit on; between the two an image is large but welcome.
+            # Pillow warns of large images from half of the limit on, and of damage beside the pixels.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=_FORMATS)
-        with image:
-            _check_pixels(path, image.size)
-            yield image
+            warnings.simplefilter("ignore", UserWarning)
+            with Image.open(path, formats=_FORMATS) as image:
+                _check_pixels(path, image.size)
+                yield image
     except Image.DecompressionBombError as error:
         raise HugeImageError(f"image: must have at most {MAX_PIXELS:,} pixels; got {path}; {error}") from error
     except PliantError:
