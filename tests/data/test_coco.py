@@ -24,7 +24,12 @@ def test_labels_follow_the_ids_and_boxes_become_corners(make_coco: Make) -> None
     root = make_coco(
         [
             {"bbox": [3, 4, 20, 10], "category_id": 9, "area": 77.5},
-            {"bbox": [0.5, 1.25, 7, 30.5], "category_id": 5, "iscrowd": 1, "segmentation": {"counts": "a", "size": [1, 1]}},
+            {
+                "bbox": [0.5, 1.25, 7, 30.5],
+                "category_id": 5,
+                "iscrowd": 1,
+                "segmentation": {"counts": "a", "size": [1, 1]},
+            },
         ]
     )
     dataset = open_dataset(root, "train")
@@ -100,7 +105,9 @@ def test_missing_images_are_left_out_by_name_until_half_are_missing(make_coco: M
     assert dataset[2][1]["boxes"].tolist() == [[1, 2, 4, 6]]
     for name in ("1.jpg", "3.jpg"):
         (root / "train2017" / name).unlink()
-    with pytest.raises(PliantError, match=r"split 'train': must have at least half of its images in order; got 1 of 4; 3"):
+    with pytest.raises(
+        PliantError, match=r"split 'train': must have at least half of its images in order; got 1 of 4; 3"
+    ):
         open_dataset(root, "train")
 
 
@@ -108,7 +115,9 @@ def test_an_image_of_another_size_than_stated_is_left_out_by_name(make_coco: Mak
     root = make_coco()
     save_noise(root / "train2017" / "3.jpg", (WIDTH, HEIGHT + 1))
     report = open_dataset(root, "train").report
-    assert report.names(Problem.WRONG_SIZE) == [f"3.jpg: has {WIDTH}x{HEIGHT + 1}, its annotation says {WIDTH}x{HEIGHT}"]
+    assert report.names(Problem.WRONG_SIZE) == [
+        f"3.jpg: has {WIDTH}x{HEIGHT + 1}, its annotation says {WIDTH}x{HEIGHT}"
+    ]
     assert report.images == 3
 
 
@@ -200,13 +209,17 @@ def test_labels_follow_a_trained_model_by_name(make_coco: Make) -> None:
 
 def test_categories_of_one_name_keep_their_ids(make_coco: Make) -> None:
     twins = [{"id": 0, "name": "cell"}, {"id": 4, "name": "cell"}]
-    root = make_coco([{"bbox": [1, 2, 3, 4], "category_id": 4}, {"bbox": [5, 6, 7, 8], "category_id": 0}], categories=twins)
+    root = make_coco(
+        [{"bbox": [1, 2, 3, 4], "category_id": 4}, {"bbox": [5, 6, 7, 8], "category_id": 0}], categories=twins
+    )
     assert open_dataset(root, "train")[0][1]["labels"].tolist() == [2, 1]
 
 
 def test_strict_makes_any_problem_an_error(make_coco: Make) -> None:
     root = make_coco([{"bbox": [1, 2, 0, 4]}])
-    with pytest.raises(PliantError, match=r"where strict=True; got 1 boxes without area: left out \(1.jpg, annotation 1"):
+    with pytest.raises(
+        PliantError, match=r"where strict=True; got 1 boxes without area: left out \(1.jpg, annotation 1"
+    ):
         open_dataset(root, "train", strict=True)
 
 

@@ -39,7 +39,9 @@ def test_a_broken_image_is_replaced_by_the_next_one_named_once_and_counted(
     assert torch.equal(dataset[1][0], dataset[2][0])
     assert dataset[1][1]["boxes"].tolist() == [[3, 2, 6, 6]]
     assert [record.getMessage()[:5] for record in caplog.records] == ["2.jpg", "4.jpg"]
-    assert dataset.report.summary() == ["2 images found broken while reading: replaced by the next image (2.jpg; 4.jpg)"]
+    assert dataset.report.summary() == [
+        "2 images found broken while reading: replaced by the next image (2.jpg; 4.jpg)"
+    ]
 
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

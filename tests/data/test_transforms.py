@@ -79,7 +79,9 @@ def test_a_cropped_box_has_the_area_that_is_left() -> None:
         image, target = RandomCrop(9, 0.2)(*painted())
         assert tuple(image.shape) == (3, 9, 9)
         assert_boxes_fit(image, target)
-        for label, (x1, y1, x2, y2), area in zip(*(target[k].tolist() for k in ("labels", "boxes", "area")), strict=True):
+        for label, (x1, y1, x2, y2), area in zip(
+            *(target[k].tolist() for k in ("labels", "boxes", "area")), strict=True
+        ):
             assert area == (x2 - x1) * (y2 - y1)
             smaller += area < painted()[1]["area"][label - 1]
     assert smaller > 5

@@ -163,7 +163,9 @@ def test_a_list_of_one_class_is_no_split(make_voc: Make) -> None:
 def test_folders_without_lists_of_splits_are_told_what_is_missing(make_voc: Make) -> None:
     root = make_voc({"a": voc_xml()})
     shutil.rmtree(root / "ImageSets")
-    with pytest.raises(PliantError, match=r"got no folder ImageSets/Main; list the images .* ImageSets/Main/train\.txt"):
+    with pytest.raises(
+        PliantError, match=r"got no folder ImageSets/Main; list the images .* ImageSets/Main/train\.txt"
+    ):
         open_dataset(root, "train")
 
 
