@@ -15,7 +15,7 @@ from pliant.data import open_dataset
 from pliant.demo import run as run_module
 from pliant.demo.fetch import TEST_PHOTO, TRAIN_PHOTO, WEIGHTS
 from pliant.demo.run import run_demo
-from pliant.demo.trees import boxes_within, write_tiles
+from pliant.demo.trees import boxes_within, even_colours, write_trees
 
 # Without the compiled library the reference serves, and says so once.
 pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
@@ -60,14 +60,27 @@ def test_boxes_are_cut_moved_and_dropped_by_hand() -> None:
 
 
 def test_tiles_cover_the_training_photograph_alone(photos: Path, tmp_path: Path) -> None:
-    dataset = open_dataset(write_tiles(photos, tmp_path / "tiles"), "train")
+    folder = write_trees(photos, tmp_path / "trees")
+    dataset = open_dataset(folder, "train")
     assert len(dataset) == 4  # 640-pixel tiles of 900 x 760
     sizes = {(dataset.image_info(k).width, dataset.image_info(k).height) for k in range(4)}
     assert sizes == {(640, 640)}
     image, target = dataset[0]
     left, top, right, bottom = (int(v) for v in target["boxes"][0].tolist())
     inside = image[:, top:bottom, left:right].float().mean()
-    assert inside > 230, "the boxes lie on the bright squares"
+    assert inside > image.float().mean() + 80, "the boxes lie on the bright squares"
+    test = open_dataset(folder, "test")
+    assert [(test.image_info(k).width, test.image_info(k).height) for k in range(len(test))] == [(500, 420)]
+
+
+def test_colours_become_even_channel_by_channel() -> None:
+    photo = torch.stack(
+        [torch.full((20, 30), 10), torch.arange(600).reshape(20, 30) / 10, torch.arange(600).reshape(20, 30) / 5]
+    )
+    even = even_colours(photo.round().to(torch.uint8)).float()
+    assert even[0].unique().tolist() == [115.0]  # a channel without spread stays flat, at 0.45 * 255 = 114.75
+    assert even[1:].mean((1, 2)).tolist() == pytest.approx([114.75, 114.75], abs=1.0)
+    assert even[1:].std((1, 2)).tolist() == pytest.approx([56.1, 56.1], abs=1.5)
 
 
 def test_the_demo_writes_what_it_promises(

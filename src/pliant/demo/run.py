@@ -17,7 +17,7 @@ from torchvision.models.detection import FasterRCNN
 
 from pliant._check import PliantError, fail
 from pliant.analysis import draw_boxes, draw_curves, draw_sampling, record_offsets, sampled_points
-from pliant.data import DetectionDataset
+from pliant.data import DetectionDataset, open_dataset
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections, save_results
 from pliant.train import TrainConfig
 from pliant.train.engine import detect
@@ -26,7 +26,7 @@ from pliant.train.progress import read_metrics
 from pliant.train.run import train
 
 from .fetch import WEIGHTS, fetch
-from .trees import test_site, write_tiles
+from .trees import write_trees
 
 # The photograph holds 279 trees, more than the 100 detections that COCO's metric counts.
 MAX_DETECTIONS = 500
@@ -60,14 +60,14 @@ def run_demo(out: Path, *, cache: Path | None = None, steps: int, seed: int = 0)
     console = Console(soft_wrap=True)
     out.mkdir(parents=True, exist_ok=True)
     photos = fetch(cache if cache is not None else out / "cache")
-    data = write_tiles(photos, photos / "tiles")
-    site = test_site(photos)
+    data = write_trees(photos, photos / "trees")
+    site = open_dataset(data, "test")
     outcomes = {}
     for name, deform in ARMS.items():
         console.print(f"[bold]{name}[/bold]: {steps} steps" + (f", deformable {deform}" if deform else ""))
         config = demo_config(data, photos / WEIGHTS, steps=steps, seed=seed, deform=deform)
         outcomes[name] = _train_and_test(config, out / "runs" / name, site)
-    _write(outcomes, out, site)
+    _write(outcomes, out, site, open_dataset(photos, "test")[0][0])
     console.print((out / "coco.txt").read_text(encoding="utf-8"), highlight=False, markup=False)
     console.print(f"pictures and tables: {out}")
     return outcomes
@@ -133,7 +133,8 @@ def _whole_photograph(model: FasterRCNN, image: Tensor) -> None:
     model.transform.max_size = max(image.shape[1:])
 
 
-def _write(outcomes: dict[str, Outcome], out: Path, site: DetectionDataset) -> None:
+def _write(outcomes: dict[str, Outcome], out: Path, site: DetectionDataset, photo: Tensor) -> None:
+    """Write tables and pictures; the boxes are drawn on `photo`, in its own colours."""
     (out / "coco.txt").write_text(report(outcomes), encoding="utf-8")
     values = {name: {"train_seconds": round(o.seconds, 1), **o.metrics.as_dict()} for name, o in outcomes.items()}
     (out / "coco.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
@@ -144,8 +145,8 @@ def _write(outcomes: dict[str, Outcome], out: Path, site: DetectionDataset) -> N
     title = (
         f"held-out site: {len(shown)} predicted (orange, score >= {DRAWN_SCORE}), {len(target['boxes'])} true (green)"
     )
-    draw_boxes(image, shown, out / "trees.png", true=target["boxes"], title=title)
-    _draw_sampling(best, image, out / "sampling.png")
+    draw_boxes(photo, shown, out / "trees.png", true=target["boxes"], title=title)
+    _draw_sampling(best, image, photo, out / "sampling.png")
 
 
 def report(outcomes: dict[str, Outcome]) -> str:
@@ -161,7 +162,7 @@ def report(outcomes: dict[str, Outcome]) -> str:
     return "\n".join(parts)
 
 
-def _draw_sampling(outcome: Outcome, image: Tensor, path: Path) -> None:
+def _draw_sampling(outcome: Outcome, image: Tensor, photo: Tensor, path: Path) -> None:
     """Draw where the finest deformable layer samples for the surest tree that lies well inside the photograph."""
     model, _, _ = load_run(outcome.run)
     _whole_photograph(model, image)
@@ -178,4 +179,4 @@ def _draw_sampling(outcome: Outcome, image: Tensor, path: Path) -> None:
     plain = dataclasses.replace(field, positions=field.positions - field.offsets * torch.tensor(field.output_stride))
     regular = sampled_points([plain], (y, x))[:, :2]
     title = f"{field.layer} at a predicted tree (size of a point: its modulation)"
-    draw_sampling(image, points, (y, x), path, regular=regular, margin=MARGIN, title=title)
+    draw_sampling(photo, points, (y, x), path, regular=regular, margin=MARGIN, title=title)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two photographs as data sets: overlapping tiles of one to train on, the other whole to test on."""
+"""The two photographs as one data set: overlapping tiles of one site to train on, the other site whole to test on."""
 
 from __future__ import annotations
 
@@ -11,56 +11,72 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pliant.data import DetectionDataset, open_dataset
+from pliant.data import open_dataset
 from pliant.evaluation import tiles
 
 TILE = 640
 OVERLAP = 160
 # A tree at the border of a tile is kept if so much of its box is inside.
 MIN_VISIBLE = 0.4
+# Every photograph's channels are brought to this mean and spread (of 0..1), which are about ImageNet's.
+MEAN, SPREAD = 0.45, 0.22
+
+Window = tuple[int, int, int, int]
 
 
-def write_tiles(photos: Path, out: Path) -> Path:
-    """Write the training photograph as overlapping tiles, in COCO layout, split `train`; return the folder.
+def write_trees(photos: Path, out: Path) -> Path:
+    """Write both photographs in COCO layout, splits `train` (tiles) and `test` (whole), and return the folder.
 
-    Only the training photograph is cut: no tile of it can meet the test.
+    No tile of the test photograph is trained on, and none of the training photograph is tested on.
     """
-    dataset = open_dataset(photos, "train")
-    image, target = dataset[0]
-    folder = out / "train"
+    image, target = open_dataset(photos, "train")[0]
+    _write_split(out, "train", image, target["boxes"], tiles(image.shape[1], image.shape[2], TILE, OVERLAP))
+    image, target = open_dataset(photos, "test")[0]
+    _write_split(out, "test", image, target["boxes"], [(0, 0, image.shape[2], image.shape[1])])
+    return out
+
+
+def _write_split(out: Path, split: str, photo: Tensor, boxes: Tensor, windows: list[Window]) -> None:
+    folder = out / split
     folder.mkdir(parents=True, exist_ok=True)
+    even = even_colours(photo)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, window in enumerate(tiles(image.shape[1], image.shape[2], TILE, OVERLAP), start=1):
+    for number, window in enumerate(windows, start=1):
         x1, y1, x2, y2 = window
-        name = f"tile_{number:03d}.png"
-        Image.fromarray(image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()).save(folder / name)
+        name = f"{split}_{number:03d}.png"
+        Image.fromarray(even[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()).save(folder / name)
         images.append({"id": number, "file_name": name, "width": x2 - x1, "height": y2 - y1})
-        for box in boxes_within(target["boxes"], window).tolist():
+        for box in boxes_within(boxes, window).tolist():
             x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
             entry = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
             annotations.append(entry | {"bbox": [x, y, width, height], "area": width * height})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "Tree"}]}
     (out / "annotations").mkdir(exist_ok=True)
-    (out / "annotations" / "instances_train.json").write_text(json.dumps(content), encoding="utf-8")
-    return out
+    (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def boxes_within(boxes: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+def even_colours(photo: Tensor) -> Tensor:
+    """Return a uint8 photograph (3, H, W) with every channel brought to the mean `MEAN` and the spread `SPREAD`.
+
+    The two sites were photographed in different light: dark green trees on one, pale ones on the other. No label and
+    no other photograph is used, so a new photograph can be treated alike.
+    """
+    pixels = photo.float()
+    mean, spread = pixels.mean((1, 2), keepdim=True), pixels.std((1, 2), keepdim=True)
+    even = (pixels - mean) / spread.clamp(min=1.0) * (255 * SPREAD) + 255 * MEAN
+    return even.round().clamp(0, 255).to(torch.uint8)
+
+
+def boxes_within(boxes: Tensor, window: Window) -> Tensor:
     """Return the boxes (T, 4) of which enough lies in the window (x1, y1, x2, y2), cut and moved to its corner."""
     x1, y1, x2, y2 = window
     shifted = boxes - boxes.new_tensor([x1, y1, x1, y1])
     limits = boxes.new_tensor([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
     cut = torch.minimum(shifted.clamp(min=0), limits)
-    visible = _area(cut) / _area(boxes)
-    return cut[visible >= MIN_VISIBLE]
+    return cut[_area(cut) / _area(boxes) >= MIN_VISIBLE]
 
 
 def _area(boxes: Tensor) -> Tensor:
     size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
     return size[:, 0] * size[:, 1]
-
-
-def test_site(photos: Path) -> DetectionDataset:
-    """Return the other site's photograph, whole, with its boxes."""
-    return open_dataset(photos, "test")
