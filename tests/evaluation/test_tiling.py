@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -22,7 +24,7 @@ def test_windows_cover_the_photograph_and_share_the_overlap(
     for low, high, length in ((0, 2, width), (1, 3, height)):
         spans = sorted({(window[low], window[high]) for window in windows})
         assert (spans[0][0], spans[-1][1]) == (0, length)
-        assert all(a[1] - b[0] >= overlap for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] - b[0] >= overlap for a, b in itertools.pairwise(spans))
         if length > size:  # no window too many: one less could not reach
             assert (len(spans) - 1) * size - (len(spans) - 2) * overlap < length
 

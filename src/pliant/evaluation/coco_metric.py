@@ -128,8 +128,8 @@ def _check_known(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str,
         known = {entry["id"] for entry in ground_truth[key]}
         for i, result in enumerate(results):
             if result[field_name] not in known:
-                fail(f"results[{i}]", f"must have the {field_name} of an entry in the ground truth's {key}", result[field_name],
-                     "give the results of these data", kind=PliantError)  # fmt: skip
+                rule = f"must have the {field_name} of an entry in the ground truth's {key}"
+                fail(f"results[{i}]", rule, result[field_name], "give the results of these data", kind=PliantError)
 
 
 def _evaluated(
