@@ -84,6 +84,14 @@ def test_annotation_ids_from_zero_are_no_trap() -> None:
     assert evaluate_detections(truth, [found([10, 20, 20, 30], 0.5)]).ap == pytest.approx(1)
 
 
+def test_areas_and_crowds_that_a_file_leaves_out() -> None:
+    truth = truth_of(([10, 20, 20, 30], 3), ([100, 50, 90, 40], 3))
+    for annotation in truth["annotations"]:
+        del annotation["area"], annotation["iscrowd"]
+    metrics = evaluate_detections(truth, [found([10, 20, 20, 30], 0.5)])
+    assert (metrics.ap_small, metrics.ap_medium, metrics.ap_large) == pytest.approx((1, 0, -1))
+
+
 def test_no_results_and_no_annotations() -> None:
     metrics = evaluate_detections(truth_of(([10, 20, 20, 30], 3)), [])
     assert (metrics.ap, metrics.ap_small, metrics.ap_large, metrics.ar_100) == (0, 0, -1, 0)

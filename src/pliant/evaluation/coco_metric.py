@@ -138,7 +138,7 @@ def _evaluated(
     """Run the evaluator on copies, since it writes into what it is given, and without a word on the terminal."""
     core = require_package("faster_coco_eval.core", "train", "the COCO metric")
     # Annotations are numbered anew from 1: the evaluator takes 0, which converters like to begin with, for "no match".
-    annotations = [_only(entry, _ANNOTATION_KEYS, id=i) for i, entry in enumerate(ground_truth["annotations"], 1)]
+    annotations = [{**_annotation(entry), "id": i} for i, entry in enumerate(ground_truth["annotations"], 1)]
     images, categories = ([dict(entry) for entry in ground_truth[key]] for key in ("images", "categories"))
     content = {"images": images, "annotations": annotations, "categories": categories}
     truth = core.COCO(content, print_function=_silent)
@@ -149,8 +149,13 @@ def _evaluated(
     return evaluator
 
 
-def _only(entry: Mapping[str, Any], keys: Sequence[str], **more: int) -> dict[str, Any]:
-    return {**{key: entry[key] for key in keys if key in entry}, **more}
+def _annotation(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy with the area of the box and no crowd where the file, against COCO's rules, does not say."""
+    return {"area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0, **_only(entry, _ANNOTATION_KEYS)}
+
+
+def _only(entry: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: entry[key] for key in keys if key in entry}
 
 
 def _silent(*_: object) -> None:
