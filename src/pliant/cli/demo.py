@@ -11,7 +11,7 @@ from pliant._check import require_package
 from .parser import Commands, Parser, add_command, positive
 from .train import PACKAGES
 
-DEFAULT_STEPS = 150
+DEFAULT_STEPS = 160
 
 
 def add(commands: Commands[Parser]) -> None:
