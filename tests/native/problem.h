@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+// Problems with their answers: scalar loops that sum over all pixels of the image, as the papers' equations do. They
+// know of no floor, no corner and no border.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "_native/abi.h"
+
+namespace {
+
+int failures = 0;
+
+void check(bool good, const std::string& what) {
+  if (good) return;
+  ++failures;
+  if (failures < 20) std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+}
+
+// --- numbers and memory -------------------------------------------------------------------------------------------
+
+struct Random {
+  uint64_t state;
+  // Multiples of 1/32 in [-range, range): exact in every type, and often on a pixel.
+  double operator()(double range) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return std::floor((double(state >> 40) / double(1 << 24) * 2 - 1) * range * 32) / 32;
+  }
+};
+
+constexpr uint64_t kCanary = 0xA5C3A5C3A5C3A5C3u;
+
+// AddressSanitizer sees every access beside an array by itself, reads too, if the array fills its memory.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int64_t kGuard = 0;
+#else
+constexpr int64_t kGuard = sizeof(kCanary);
+#endif
+
+// An array between two guards.
+template <class T>
+struct Buffer {
+  int64_t size;
+  std::vector<unsigned char> bytes;
+  explicit Buffer(int64_t n, double fill = 0) : size(n), bytes(2 * kGuard + n * sizeof(T)) {
+    std::memcpy(bytes.data(), &kCanary, kGuard);
+    std::memcpy(bytes.data() + bytes.size() - kGuard, &kCanary, kGuard);
+    for (int64_t i = 0; i < n; ++i) data()[i] = T(fill);
+  }
+  T* data() { return reinterpret_cast<T*>(bytes.data() + kGuard); }
+  T& operator[](int64_t i) { return data()[i]; }
+  void check_guards(const std::string& what) {
+    check(!std::memcmp(bytes.data(), &kCanary, kGuard), what + ": written before the array");
+    check(!std::memcmp(bytes.data() + bytes.size() - kGuard, &kCanary, kGuard), what + ": written after the array");
+  }
+};
+
+template <int Type>
+struct Storage;
+template <>
+struct Storage<PLIANT_FLOAT32> {
+  using S = float;
+  using T = float;
+  static S encode(double v) { return float(v); }
+};
+template <>
+struct Storage<PLIANT_FLOAT64> {
+  using S = double;
+  using T = double;
+  static S encode(double v) { return v; }
+};
+template <>
+struct Storage<PLIANT_BFLOAT16> {
+  using S = uint16_t;
+  using T = float;
+  static S encode(double v) {
+    const float f = float(v);
+    uint32_t bits;
+    std::memcpy(&bits, &f, 4);
+    return S(bits >> 16);
+  }
+};
+template <>
+struct Storage<PLIANT_FLOAT16> {
+  using S = uint16_t;
+  using T = float;
+  static S encode(double v) {  // of numbers that half precision holds
+    if (v == 0) return 0;
+    int exponent;
+    const double mantissa = std::frexp(std::fabs(v), &exponent);
+    return S((v < 0 ? 0x8000 : 0) | ((exponent + 14) << 10) | (int(mantissa * 2048) & 1023));
+  }
+};
+
+// --- the problem, and what the equations say about it --------------------------------------------------------------
+
+struct Shape {
+  const char* name;
+  int64_t height, width, channels, groups, offset_groups, kernel[2], stride[2], padding[2], dilation[2];
+  bool modulated;
+};
+
+// No two axes are equal; channels fill no whole number of vectors; a tile may end anywhere.
+const Shape kShapes[] = {
+    {"asymmetric", 5, 7, 24, 3, 2, {3, 2}, {2, 1}, {1, 2}, {1, 2}, true},
+    {"odd channels", 6, 4, 21, 1, 3, {2, 3}, {1, 2}, {1, 1}, {2, 1}, true},
+    {"unmodulated", 4, 9, 37, 1, 1, {1, 5}, {1, 2}, {0, 2}, {1, 1}, false},
+    {"one pixel", 1, 1, 3, 3, 1, {3, 3}, {1, 1}, {1, 1}, {1, 1}, true},
+    {"many taps", 9, 8, 5, 1, 5, {17, 17}, {3, 2}, {9, 9}, {1, 1}, true},  // more taps than one plan holds
+};
+
+double hat(int64_t q, double p) { return std::fmax(0.0, 1.0 - std::fabs(double(q) - p)); }
+// Derivative of hat in p, from the right.
+double slope(int64_t q, double p) {
+  return (double(q - 1) <= p && p < double(q)) - (double(q) <= p && p < double(q + 1));
+}
+
+template <int Type>
+struct Problem {
+  using S = typename Storage<Type>::S;
+  using T = typename Storage<Type>::T;
+  Shape s;
+  int64_t K, out_h, out_w, first, count, pixel_stride;
+  std::vector<double> pixels;  // (height, width, channels)
+  Buffer<S> image;
+  Buffer<T> offset, mask;
+  pliant_tile tile;
+
+  static int64_t out_size(const Shape& s, int i, int64_t size) {
+    return (size + 2 * s.padding[i] - s.dilation[i] * (s.kernel[i] - 1) - 1) / s.stride[i] + 1;
+  }
+
+  Problem(const Shape& shape, int64_t threads)
+      : s(shape),
+        K(s.kernel[0] * s.kernel[1]),
+        out_h(out_size(s, 0, s.height)),
+        out_w(out_size(s, 1, s.width)),
+        first(out_h * out_w > 4 ? 3 : 0),
+        count(out_h * out_w - first - (out_h * out_w > 5 ? 1 : 0)),
+        pixel_stride(s.channels + 3),
+        pixels(s.height * s.width * s.channels),
+        image((s.height * s.width - 1) * pixel_stride + s.channels),
+        offset(2 * s.offset_groups * K * count),
+        mask(s.offset_groups * K * count) {
+    Random random{uint64_t(s.height * 131 + s.channels)};
+    for (int64_t p = 0; p < s.height * s.width; ++p)
+      for (int64_t c = 0; c < s.channels; ++c) {
+        pixels[p * s.channels + c] = random(2);
+        image[p * pixel_stride + c] = Storage<Type>::encode(pixels[p * s.channels + c]);
+      }
+    const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+    const double far[] = {nan, inf, -inf, 1e30, -1e30, 2147483648.0, -2147483648.0, 9.3e18, -9.3e18, 1e-40, -0.0};
+    for (int64_t i = 0; i < offset.size; ++i) offset[i] = T(i % 7 == 3 ? far[i / 7 % 11] : random(4));
+    for (int64_t i = 0; i < mask.size; ++i) mask[i] = T(0.5 + random(1) / 4);
+    tile = {s.height,
+            s.width,
+            pixel_stride,
+            s.channels,
+            s.channels / s.groups,
+            0,
+            s.channels / s.offset_groups,
+            out_w,
+            first,
+            count,
+            {s.kernel[0], s.kernel[1]},
+            {s.stride[0], s.stride[1]},
+            {s.padding[0], s.padding[1]},
+            {s.dilation[0], s.dilation[1]},
+            {count, 1},
+            {count, 1},
+            threads};
+  }
+
+  const void* mask_pointer() { return s.modulated ? mask.data() : nullptr; }
+  int64_t group(int64_t c) const { return c / (s.channels / s.offset_groups); }
+  double modulation(int64_t g, int64_t k, int64_t i) { return s.modulated ? double(mask[(g * K + k) * count + i]) : 1; }
+
+  // Coordinates of a sample; false where they are no numbers.
+  bool position(int64_t g, int64_t k, int64_t i, double& h, double& w) {
+    const int64_t out_y = (first + i) / out_w, out_x = (first + i) % out_w;
+    const double dy = offset[((g * K + k) * 2) * count + i], dx = offset[((g * K + k) * 2 + 1) * count + i];
+    h = double(out_y * s.stride[0] - s.padding[0] + k / s.kernel[1] * s.dilation[0]) + dy;
+    w = double(out_x * s.stride[1] - s.padding[1] + k % s.kernel[1] * s.dilation[1]) + dx;
+    return std::isfinite(h) && std::isfinite(w);
+  }
+
+  template <class Along, class Across>
+  double sum(int64_t c, double h, double w, Along along, Across across) const {
+    double total = 0;
+    for (int64_t y = 0; y < s.height; ++y)
+      for (int64_t x = 0; x < s.width; ++x)
+        total += along(y, h) * across(x, w) * pixels[(y * s.width + x) * s.channels + c];
+    return total;
+  }
+
+  double value(int64_t c, int64_t k, int64_t i) {
+    double h, w;
+    return position(group(c), k, i, h, w) ? sum(c, h, w, hat, hat) : 0;
+  }
+
+  int64_t column(int64_t c, int64_t k, int64_t i) const {  // index in (count, channels / run, K, run)
+    const int64_t run = s.channels / s.groups;
+    return ((i * s.groups + c / run) * K + k) * run + c % run;
+  }
+
+  template <class F>
+  void for_entries(F f) {
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t k = 0; k < K; ++k)
+        for (int64_t c = 0; c < s.channels; ++c) f(c, k, i);
+  }
+};
+
+template <class T>
+void check_near(T actual, double expected, const std::string& what) {
+  const double tolerance = (sizeof(T) == 8 ? 1e-12 : 2e-5) * (10 + std::fabs(expected));
+  if (!(std::fabs(double(actual) - expected) <= tolerance))  // also where `actual` is NaN
+    check(false, what + ": got " + std::to_string(double(actual)) + ", expected " + std::to_string(expected));
+}
+
+// What the upstream gradient gives to image, offset and mask: the sums of the equations in reference_backward.py.
+template <int Type, class Gradient>
+void check_gradients(Problem<Type>& p, Gradient upstream, Buffer<typename Storage<Type>::T>& grad_image, int64_t stride,
+                     Buffer<typename Storage<Type>::T>& grad_offset, Buffer<typename Storage<Type>::T>& grad_mask,
+                     double before, const std::string& what) {
+  std::vector<double> image(p.pixels.size(), before), offset(p.offset.size), mask(p.mask.size);
+  p.for_entries([&](int64_t c, int64_t k, int64_t i) {
+    double h, w;
+    const int64_t g = p.group(c), sample = g * p.K + k;
+    if (!p.position(g, k, i, h, w)) return;
+    const double u = upstream(c, k, i), m = p.modulation(g, k, i);
+    offset[2 * sample * p.count + i] += u * m * p.sum(c, h, w, slope, hat);
+    offset[(2 * sample + 1) * p.count + i] += u * m * p.sum(c, h, w, hat, slope);
+    mask[sample * p.count + i] += u * p.sum(c, h, w, hat, hat);
+    for (int64_t y = 0; y < p.s.height; ++y)
+      for (int64_t x = 0; x < p.s.width; ++x)
+        image[(y * p.s.width + x) * p.s.channels + c] += u * m * hat(y, h) * hat(x, w);
+  });
+  for (int64_t q = 0; q < p.s.height * p.s.width; ++q)
+    for (int64_t c = 0; c < p.s.channels; ++c)
+      check_near(grad_image[q * stride + c], image[q * p.s.channels + c], what + " gradient of the image");
+  for (int64_t i = 0; i < grad_offset.size; ++i)
+    check_near(grad_offset[i], offset[i], what + " gradient of the offset");
+  for (int64_t i = 0; i < grad_mask.size; ++i) check_near(grad_mask[i], mask[i], what + " gradient of the mask");
+  grad_image.check_guards(what + " grad_image");
+  grad_offset.check_guards(what + " grad_offset");
+  grad_mask.check_guards(what + " grad_mask");
+}
+
+}  // namespace
