@@ -3,3 +3,8 @@
 
 from pliant import nn as nn
 from pliant import ops as ops
+from pliant._version import __version__ as __version__
+from pliant.surgery import convert as convert
+from pliant.surgery import param_groups as param_groups
+from pliant.surgery import plan as plan
+from pliant.surgery import revert as revert

@@ -50,12 +50,26 @@ PLIANT_API int pliant_use_instruction_set(const char* name);
 typedef void (*pliant_parallel_region)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
 PLIANT_API void pliant_set_parallel_region(pliant_parallel_region region);
 
+// destination(c, r) = source(r, c) for a matrix of items of 2, 4 or 8 bytes; strides in items between lines.
+PLIANT_API void pliant_transpose(const void* source, int64_t rows, int64_t columns, int64_t source_stride,
+                                 void* destination, int64_t destination_stride, int64_t item_size, int64_t threads);
+
 // In what follows `offset` and `mask` point at the tile's first position, in arithmetic type, channel 0 of all groups;
 // `mask` may be null. Columns are (count, channels / run, K, run).
 
-// columns = x(p + p_k + dp_k) * dm_k. `column_type` is the arithmetic type, or bfloat16 for bfloat16 images.
-PLIANT_API void pliant_deform_sample(const pliant_tile* tile, int image_type, int column_type, const void* image,
-                                     const void* offset, const void* mask, void* columns);
+// The whole forward pass of a tile, sampled and multiplied block by block in cache: output(p, o) = sum over columns and
+// weights, plus bias (may be null), or plus what is there if `accumulate`. `weight` is in arithmetic type, packed as
+// (channels / run, panels, K * run, panel) where panels of `pliant_deform_conv_panel` outputs, padded with zeros, make up
+// the `outputs` of each weight group. `output` is of the image's type, with `output_stride` elements between positions
+// and between output channels. Returns 0, or -1 where there is no memory for the blocks.
+PLIANT_API int pliant_deform_conv(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                                  const void* mask, const void* weight, int64_t outputs, const void* bias,
+                                  void* output, const int64_t* output_stride, int accumulate);
+PLIANT_API int64_t pliant_deform_conv_panel(int image_type);
+
+// columns = x(p + p_k + dp_k) * dm_k, in arithmetic type.
+PLIANT_API void pliant_deform_sample(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                                     const void* mask, void* columns);
 
 // Given the gradient of the columns, in arithmetic type: adds to `grad_image` (arithmetic type, pixels
 // `grad_pixel_stride` apart), replaces the columns' gradient by the columns themselves, and writes to

@@ -15,7 +15,7 @@ ABI_VERSION = 1
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 PATH = Path(__file__).with_name(f"libpliant_cpu.{_SUFFIX}")
 
-_Pair = c_int64 * 2
+Pair = c_int64 * 2
 
 
 class Tile(ctypes.Structure):
@@ -32,12 +32,12 @@ class Tile(ctypes.Structure):
         ("out_width", c_int64),
         ("first", c_int64),
         ("count", c_int64),
-        ("kernel", _Pair),
-        ("stride", _Pair),
-        ("padding", _Pair),
-        ("dilation", _Pair),
-        ("offset_stride", _Pair),
-        ("mask_stride", _Pair),
+        ("kernel", Pair),
+        ("stride", Pair),
+        ("padding", Pair),
+        ("dilation", Pair),
+        ("offset_stride", Pair),
+        ("mask_stride", Pair),
         ("threads", c_int64),
     )
 
@@ -50,7 +50,10 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "pliant_instruction_set": (c_char_p, []),
     "pliant_use_instruction_set": (c_int, [c_char_p]),
     "pliant_set_parallel_region": (None, [c_void_p]),
-    "pliant_deform_sample": (None, [_TILE, c_int, c_int, *[c_void_p] * 4]),
+    "pliant_transpose": (None, [c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int64, c_int64]),
+    "pliant_deform_conv_panel": (c_int64, [c_int]),
+    "pliant_deform_conv": (c_int, [_TILE, c_int, *[c_void_p] * 4, c_int64, c_void_p, c_void_p, POINTER(Pair), c_int]),
+    "pliant_deform_sample": (None, [_TILE, c_int, *[c_void_p] * 4]),
     "pliant_deform_sample_backward": (None, [_TILE, c_int, *[c_void_p] * 5, c_int64, c_void_p, c_int64, c_int64]),
     "pliant_deform_depthwise": (None, [_TILE, c_int, *[c_void_p] * 6, c_int64]),
     "pliant_deform_depthwise_backward": (

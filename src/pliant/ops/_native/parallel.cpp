@@ -11,20 +11,21 @@ namespace {
 std::atomic<pliant_parallel_region> parallel_region{nullptr};
 
 struct Queue {
-  std::atomic<int64_t> next{0};
+  std::atomic<int64_t> next{0}, workers{0};
   int64_t tasks;
-  void (*body)(void*, int64_t);
+  void (*body)(void*, int64_t, int64_t);
   void* context;
 
   // Every thread of the team takes the next task until none is left, so a team of any size, even one, does all.
   void drain() {
-    for (int64_t task = next++; task < tasks; task = next++) body(context, task);
+    const int64_t worker = workers++;
+    for (int64_t task = next++; task < tasks; task = next++) body(context, task, worker);
   }
 };
 
 }  // namespace
 
-void parallel_tasks(int64_t tasks, int64_t threads, void (*body)(void*, int64_t), void* context) {
+void parallel_tasks(int64_t tasks, int64_t threads, void (*body)(void*, int64_t, int64_t), void* context) {
   Queue queue;
   queue.tasks = tasks;
   queue.body = body;

@@ -119,6 +119,22 @@ PLIANT_INLINE void store(bfloat16* p, vec<float, L> v, lanes<L> n) {
   store_bytes(p, convert<vec<uint16_t, L>>(result, n));
 }
 
+template <int L>
+PLIANT_INLINE void store(float16* p, vec<float, L> v, lanes<L> n) {
+  typedef vec<uint32_t, L> bits_type;
+  const auto bits = reinterpret<bits_type>(v);
+  const bits_type sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+  // Normal: move the bias from 127 to 15 and round the 13 lowest bits to nearest, ties to even.
+  const bits_type normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  // Subnormal: adding 0.5 leaves the result, rounded, in the lowest bits of the sum.
+  const bits_type subnormal = reinterpret<bits_type>(reinterpret<vec<float, L>>(magnitude) + 0.5f) - 0x3f000000u;
+  const bits_type zero = {};
+  bits_type result = magnitude < 0x38800000u ? subnormal : normal;
+  result = magnitude >= 0x477ff000u ? zero + 0x7c00u : result;  // too large, after rounding
+  result = magnitude > 0x7f800000u ? zero + 0x7e00u : result;   // NaN
+  store_bytes(p, convert<vec<uint16_t, L>>(result | sign, n));
+}
+
 // A sum over channels that is kept in full vectors until the end.
 template <class T, int Full>
 struct Sum {

@@ -7,6 +7,8 @@
 namespace pliant {
 
 struct DeformKernels {
+  decltype(&pliant_deform_conv) conv;
+  decltype(&pliant_deform_conv_panel) panel;
   decltype(&pliant_deform_sample) sample;
   decltype(&pliant_deform_sample_backward) sample_backward;
   decltype(&pliant_deform_depthwise) depthwise;

@@ -27,7 +27,7 @@ template <class T>
 void reduce(const T* partial, int64_t slices, int64_t count, int64_t samples, T* grad_offset, T* grad_mask,
             int64_t threads) {
   constexpr int64_t block = 64;
-  pliant::parallel_for((count + block - 1) / block, threads, [&](int64_t task) {
+  pliant::parallel_for((count + block - 1) / block, threads, [&](int64_t task, int64_t) {
     const int64_t end = (task + 1) * block < count ? (task + 1) * block : count;
     for (int64_t s = 0; s < samples; ++s) {
       for (int64_t p = task * block; p < end; ++p) {
@@ -44,9 +44,9 @@ void reduce(const T* partial, int64_t slices, int64_t count, int64_t samples, T*
 
 }  // namespace
 
-void pliant_deform_sample(const pliant_tile* tile, int image_type, int column_type, const void* image,
-                          const void* offset, const void* mask, void* columns) {
-  kernels().sample(tile, image_type, column_type, image, offset, mask, columns);
+void pliant_deform_sample(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                          const void* mask, void* columns) {
+  kernels().sample(tile, image_type, image, offset, mask, columns);
 }
 
 void pliant_deform_sample_backward(const pliant_tile* tile, int image_type, const void* image, const void* offset,
@@ -55,6 +55,14 @@ void pliant_deform_sample_backward(const pliant_tile* tile, int image_type, cons
   kernels().sample_backward(tile, image_type, image, offset, mask, columns, grad_image, grad_pixel_stride, partial,
                             slices, offset_groups);
 }
+
+int pliant_deform_conv(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
+                       const void* weight, int64_t outputs, const void* bias, void* output,
+                       const int64_t* output_stride, int accumulate) {
+  return kernels().conv(tile, image_type, image, offset, mask, weight, outputs, bias, output, output_stride, accumulate);
+}
+
+int64_t pliant_deform_conv_panel(int image_type) { return kernels().panel(image_type); }
 
 void pliant_deform_depthwise(const pliant_tile* tile, int image_type, const void* image, const void* offset,
                              const void* mask, const void* weight, const void* bias, void* output,

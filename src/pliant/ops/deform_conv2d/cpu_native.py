@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
-from pliant.ops._native.library import TYPES, Tile, load
+from pliant.ops._native.library import TYPES, Pair, Tile, load
 from pliant.ops.deform_conv2d.cpu_products import (
     add_outer,
-    multiplies_bfloat16,
-    multiply,
     multiply_transposed,
     reproducible,
 )
 
-IMAGE_BYTES = 24 << 20  # the channels-last copy of one slice of an image
-COLUMN_BYTES = 12 << 20  # the columns of one tile
-MAX_POSITIONS = 2048
+IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
+TILE_BYTES = 16 << 20  # of the columns of one tile in the backward pass
+MAX_POSITIONS = 2048  # of such a tile
+MAX_FUSED_POSITIONS = 1 << 16  # of one call where nothing but offset and mask grows with the number
 SLICE_CHANNELS = 64  # of a backward task under deterministic algorithms, whatever the number of threads
 
 
@@ -64,9 +63,12 @@ class Problem:
         assert functions is not None, "registered only where the library is loaded"
         self.native = functions.functions
 
-    def slices(self) -> list[Slice]:
-        """Return the slices of channels: one, unless the image must be copied and is large."""
-        limit = self.C if self.channels_last else max(16, IMAGE_BYTES // (self.H * self.W * 4))
+    def slices(self, *, copies: bool) -> list[Slice]:
+        """Return the slices of channels: one, unless the image or its gradient must be copied and is large."""
+        limit = self.C
+        if copies:
+            limit = max(1, IMAGE_BYTES // max(1, self.H * self.W * self.dtype.itemsize))
+            limit -= limit % 16 if limit > 16 else 0
         if limit >= self.per_group:
             step = limit // self.per_group * self.per_group
             return [Slice(c, min(self.C, c + step), self.per_group) for c in range(0, self.C, step)]
@@ -77,20 +79,34 @@ class Problem:
                 parts.append(Slice(c, end, end - c))
         return parts
 
-    def tiles(self, s: Slice) -> Iterator[tuple[int, int]]:
-        """Yield [first, last) runs of output positions whose columns fit `COLUMN_BYTES`."""
-        row = self.K * (max(s.width, self.G * 3 * 4)) * self.dtype.itemsize
-        step = max(1, min(MAX_POSITIONS, COLUMN_BYTES // row))
-        if step > 64:
-            step -= step % 64
+    def tiles(self, most: int) -> Iterator[tuple[int, int]]:
+        """Yield [first, last) runs of at most `most` output positions."""
         P = self.Ho * self.Wo
-        for first in range(0, P, step):
-            yield first, min(P, first + step)
+        for first in range(0, P, most):
+            yield first, min(P, first + most)
+
+    def backward_positions(self, s: Slice, shares: int) -> int:
+        """Return how many positions' columns, and shares of the gradients of offset and mask, fit `TILE_BYTES`."""
+        row = self.K * (s.width + 3 * self.G * shares) * self.dtype.itemsize
+        fitting = max(1, min(MAX_POSITIONS, TILE_BYTES // row))
+        return fitting - fitting % 64 if fitting > 64 else fitting
 
     def image(self, n: int, s: Slice) -> Tensor:
         """Return channels `s` of image n as (H, W, channels), in storage type; channels lie side by side."""
-        view = self.input[n, s.begin : s.end].permute(1, 2, 0)
-        return view if self.channels_last else view.contiguous()
+        if self.channels_last:
+            return self.input[n, s.begin : s.end].permute(1, 2, 0)
+        image = torch.empty(self.H, self.W, s.width, dtype=self.input.dtype)
+        self.transpose(self.input[n, s.begin : s.end].flatten(1), image.flatten(0, 1))
+        return image
+
+    def transpose(self, source: Tensor, target: Tensor) -> None:
+        """Set the (X, Y) `target` to the transpose of the (Y, X) `source`; lines of both are contiguous, or made so."""
+        if source.dtype != target.dtype:
+            target.copy_(source.T)
+            return
+        source = source if source.stride(1) == 1 else source.contiguous()
+        lines = (source.data_ptr(), *source.shape, source.stride(0), target.data_ptr(), target.stride(0))
+        self.native.pliant_transpose(*lines, source.itemsize, self.threads)
 
     def weight_rows(self, s: Slice, dtype: torch.dtype) -> Tensor:
         """Return the weights of slice `s` as (groups, O/groups, K*run), in the order of the columns."""
@@ -99,6 +115,12 @@ class Problem:
         inside = slice(s.begin % self.per_group, s.begin % self.per_group + s.run)
         w = self.weight[first * O_per_group : last * O_per_group, inside].permute(0, 2, 3, 1)
         return w.reshape(last - first, O_per_group, self.K * s.run).to(dtype).contiguous()
+
+    def packed_weight(self, s: Slice, panel: int) -> Tensor:
+        """Return the weights of slice `s` as (groups, panels, K*run, panel), with zeros for outputs past the last."""
+        rows = self.weight_rows(s, self.dtype)
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % panel))
+        return rows.unflatten(1, (-1, panel)).transpose(2, 3).contiguous()
 
     def outputs(self, s: Slice) -> slice:
         """Return the output channels that slice `s` contributes to."""
@@ -161,28 +183,39 @@ def deform_conv2d_cpu(
     problem = Problem(input, offset, weight, geometry, mask)
     shape = (problem.N, problem.O, problem.Ho, problem.Wo)
     output = torch.empty(shape, dtype=input.dtype, memory_format=memory_format(input))
-    run = _depthwise if problem.is_depthwise else _columns_times_weight
-    with reproducible():
-        for s in problem.slices():
-            run(problem, s, bias, output)
+    run = _depthwise if problem.is_depthwise else _convolve
+    for s in problem.slices(copies=not problem.channels_last):
+        run(problem, s, bias, output)
     return output
 
 
-def _columns_times_weight(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) -> None:
-    native_bf16 = problem.input.dtype == torch.bfloat16 and multiplies_bfloat16()
-    column_dtype = torch.bfloat16 if native_bf16 else problem.dtype
-    weight, outputs = problem.weight_rows(s, column_dtype), problem.outputs(s)
+def _convolve(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) -> None:
+    image_type = TYPES[output.dtype]
+    weight, outputs = problem.packed_weight(s, problem.native.pliant_deform_conv_panel(image_type)), problem.outputs(s)
     accumulate = s.begin % problem.per_group > 0
-    b = None if bias is None or accumulate else bias[outputs].to(column_dtype)
-    buffer = torch.empty(0, dtype=column_dtype)
+    b = None if bias is None or accumulate else bias[outputs].to(problem.dtype).contiguous()
+    stride = Pair(problem.O, 1) if problem.channels_last else Pair(1, problem.Ho * problem.Wo)
     for n in range(problem.N):
         image = problem.image(n, s)
         offset, mask = problem.maps(problem.offset, n), problem.maps(problem.mask, n)
         assert offset is not None
-        for first, last in problem.tiles(s):
-            columns = buffer.resize_(last - first, problem.K * s.width)
-            _sample(problem, problem.tile(s, image, first, last, offset, mask), image, columns)
-            multiply(columns, weight, b, _positions(output, n, outputs)[first:last], accumulate=accumulate)
+        for first, last in problem.tiles(MAX_FUSED_POSITIONS):
+            tile, o, m = problem.tile(s, image, first, last, offset, mask)
+            status = problem.native.pliant_deform_conv(
+                ctypes.byref(tile),
+                image_type,
+                image.data_ptr(),
+                o.data_ptr(),
+                _pointer(m),
+                weight.data_ptr(),
+                problem.O // problem.groups,
+                _pointer(b),
+                _positions(output, n, outputs)[first:last].data_ptr(),
+                ctypes.byref(stride),
+                accumulate,
+            )
+            if status:
+                raise MemoryError("pliant.ops.deform_conv2d: no memory for the blocks that are sampled into the cache")
 
 
 def _sample(problem: Problem, described: tuple[Tile, Tensor, Tensor | None], image: Tensor, columns: Tensor) -> None:
@@ -190,7 +223,6 @@ def _sample(problem: Problem, described: tuple[Tile, Tensor, Tensor | None], ima
     problem.native.pliant_deform_sample(
         ctypes.byref(tile),
         TYPES[image.dtype],
-        TYPES[columns.dtype],
         image.data_ptr(),
         offset.data_ptr(),
         _pointer(mask),
@@ -206,7 +238,7 @@ def _depthwise(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) 
         image = problem.image(n, s)
         offset, mask = problem.maps(problem.offset, n), problem.maps(problem.mask, n)
         assert offset is not None
-        for first, last in problem.tiles(s):
+        for first, last in problem.tiles(MAX_POSITIONS):
             target = _positions(output, n, slice(s.begin, s.end))[first:last]
             result = target if in_place else torch.empty(last - first, s.width, dtype=problem.dtype)
             tile, o, m = problem.tile(s, image, first, last, offset, mask)
@@ -244,12 +276,15 @@ class Gradients:
         self.offset = self._empty(problem.offset) if self.needs_offset else None
         self.mask = self._empty(problem.mask) if self.needs_mask and problem.mask is not None else None
         self.weight = problem.weight.new_empty(problem.weight.shape)
-        threads = problem.C // SLICE_CHANNELS if torch.are_deterministic_algorithms_enabled() else problem.threads
-        self.most_slices = max(1, threads)
+
+    def shares(self, s: Slice) -> int:
+        """Return in how many channel slices the backward kernel works, each adding up its own share."""
+        fixed = s.width // SLICE_CHANNELS if torch.are_deterministic_algorithms_enabled() else self.problem.threads
+        return max(1, min(fixed, s.width // 16))
 
     @staticmethod
     def _zeros(tensor: Tensor) -> Tensor:
-        return torch.zeros(tensor.shape, dtype=tensor.dtype).contiguous(memory_format=memory_format(tensor))
+        return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=memory_format(tensor)).zero_()
 
     @staticmethod
     def _empty(tensor: Tensor) -> Tensor:
@@ -284,7 +319,7 @@ def deform_conv2d_cpu_backward(
     run = _depthwise_backward if problem.is_depthwise else _columns_backward
     with reproducible():
         if gradients.needs_samples or gradients.needs_weight:
-            for s in problem.slices():
+            for s in problem.slices(copies=not problem.channels_last or input.dtype != problem.dtype):
                 run(problem, s, grad, gradients)
         bias = grad.sum((0, 2, 3), dtype=problem.dtype).to(weight.dtype) if gradients.needs_bias else None
     results = (gradients.input, gradients.offset, gradients.weight if gradients.needs_weight else None, bias)
@@ -295,25 +330,26 @@ def deform_conv2d_cpu_backward(
 def _columns_backward(problem: Problem, s: Slice, grad: Tensor, gradients: Gradients) -> None:
     weight, outputs = problem.weight_rows(s, problem.dtype), problem.outputs(s)
     grad_weight = torch.zeros_like(weight)
+    shares = gradients.shares(s)
     buffer = torch.empty(0, dtype=problem.dtype)
     for n in range(problem.N):
         image = problem.image(n, s)
         grad_image, in_place = gradients.image(n, s)
         offset, mask = problem.maps(problem.offset, n), problem.maps(problem.mask, n)
         assert offset is not None
-        for first, last in problem.tiles(s):
+        for first, last in problem.tiles(problem.backward_positions(s, shares)):
             u = _positions(grad, n, outputs)[first:last].to(problem.dtype)  # (T, O)
             columns = buffer.resize_(last - first, problem.K * s.width)
             described = problem.tile(s, image, first, last, offset, mask)
             if gradients.needs_samples:
                 multiply_transposed(u, weight, columns)
-                _spread(problem, described, image, columns, grad_image, gradients, n, None)
+                _spread(problem, described, image, columns, grad_image, gradients, n, shares, None)
             else:
                 _sample(problem, described, image, columns)
             if gradients.needs_weight:
                 add_outer(u, columns, grad_weight)
         if gradients.input is not None and not in_place:
-            gradients.input[n, s.begin : s.end] = grad_image.permute(2, 0, 1)
+            problem.transpose(grad_image.flatten(0, 1), gradients.input[n, s.begin : s.end].flatten(1))
     if gradients.needs_weight:
         _store_weight(problem, s, grad_weight, gradients.weight)
 
@@ -333,6 +369,7 @@ def _spread(
     grad_image: Tensor,
     gradients: Gradients,
     n: int,
+    shares: int,
     depthwise: tuple[Tensor, Tensor] | None,
 ) -> None:
     """Turn the columns' gradient into those of image, offset and mask, and the columns' gradient into the columns.
@@ -340,19 +377,18 @@ def _spread(
     For a depthwise convolution `columns` is the gradient of the output, and `depthwise` its weight and their gradient.
     """
     tile, offset, mask = described
-    slices = min(gradients.most_slices, max(1, tile.channels // 16))
     samples = problem.G * problem.K
-    partial = torch.empty(slices, tile.count, samples, 3, dtype=problem.dtype)
+    partial = torch.empty(shares, tile.count, samples, 3, dtype=problem.dtype)
     stride = grad_image.stride(1) if problem.W > 1 or grad_image.is_contiguous() else problem.C
     head = (ctypes.byref(tile), TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), _pointer(mask))
     if depthwise is None:
         problem.native.pliant_deform_sample_backward(
-            *head, columns.data_ptr(), grad_image.data_ptr(), stride, partial.data_ptr(), slices, problem.G
+            *head, columns.data_ptr(), grad_image.data_ptr(), stride, partial.data_ptr(), shares, problem.G
         )
     else:
         weight, grad_weight = (t.data_ptr() for t in depthwise)
         problem.native.pliant_deform_depthwise_backward(
-            *head, weight, columns.data_ptr(), grad_image.data_ptr(), stride, grad_weight, partial.data_ptr(), slices,
+            *head, weight, columns.data_ptr(), grad_image.data_ptr(), stride, grad_weight, partial.data_ptr(), shares,
             problem.G,
         )  # fmt: skip
     if not (gradients.needs_offset or gradients.needs_mask):
@@ -362,7 +398,7 @@ def _spread(
     problem.native.pliant_deform_reduce(
         partial.data_ptr(),
         int(problem.dtype == torch.float64),
-        slices,
+        shares,
         tile.count,
         samples,
         grad_offset.data_ptr(),
@@ -375,15 +411,16 @@ def _spread(
 def _depthwise_backward(problem: Problem, s: Slice, grad: Tensor, gradients: Gradients) -> None:
     weight = _depthwise_weight(problem, s)
     grad_weight = torch.zeros_like(weight)
+    shares = gradients.shares(s)
     for n in range(problem.N):
         image = problem.image(n, s)
         grad_image, in_place = gradients.image(n, s)
         offset, mask = problem.maps(problem.offset, n), problem.maps(problem.mask, n)
         assert offset is not None
-        for first, last in problem.tiles(s):
+        for first, last in problem.tiles(problem.backward_positions(s, shares)):
             u = _positions(grad, n, slice(s.begin, s.end))[first:last].to(problem.dtype).contiguous()
             described = problem.tile(s, image, first, last, offset, mask)
-            _spread(problem, described, image, u, grad_image, gradients, n, (weight, grad_weight))
+            _spread(problem, described, image, u, grad_image, gradients, n, shares, (weight, grad_weight))
         if gradients.input is not None and not in_place:
-            gradients.input[n, s.begin : s.end] = grad_image.permute(2, 0, 1)
+            problem.transpose(grad_image.flatten(0, 1), gradients.input[n, s.begin : s.end].flatten(1))
     gradients.weight[s.begin : s.end] = grad_weight.T.reshape(-1, 1, *problem.kernel).to(gradients.weight.dtype)

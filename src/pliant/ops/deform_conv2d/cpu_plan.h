@@ -47,9 +47,9 @@ PLIANT_INLINE Sample<T> sample_at(const pliant_tile& image, T h, T w, T modulati
     return s;
   }
   // h + 1 is not negative, so that truncation is floor.
-  const int32_t top = static_cast<int32_t>(h + 1) - 1, left = static_cast<int32_t>(w + 1) - 1;
+  const int64_t top = static_cast<int64_t>(h + 1) - 1, left = static_cast<int64_t>(w + 1) - 1;
   // (h + 1) can round up to the next integer in T; the fraction below must still be taken from h itself.
-  const int32_t y = top > h ? top - 1 : top, x = left > w ? left - 1 : left;
+  const int64_t y = top > h ? top - 1 : top, x = left > w ? left - 1 : left;
   const T fraction_y = h - static_cast<T>(y), fraction_x = w - static_cast<T>(x);
   const bool exists_y[2] = {y >= 0, y + 1 < image.height}, exists_x[2] = {x >= 0, x + 1 < image.width};
   const int64_t row[2] = {exists_y[0] ? y : 0, exists_y[1] ? y + 1 : y};
@@ -86,23 +86,28 @@ PLIANT_INLINE void make_plan(const pliant_tile& tile, const T* offset, const T* 
   }
 }
 
-// Calls body(plan, group, channel_begin, channel_end, position_begin) for all of output positions [begin, end), every
-// chunk of taps, and the channels of the slice [channel_begin, channel_end) that share an offset group.
+// Part of a tile: output positions, taps and channels of the slice, each as [begin, end).
+struct Block {
+  int64_t position_begin, position_end, tap_begin, tap_end, channel_begin, channel_end;
+};
+
+// Calls body(plan, group, channel_begin, channel_end, position_begin) for all of a block, split so that each plan is
+// small and each call's channels share an offset group.
 template <class T, class Body>
-PLIANT_INLINE void for_plans(const pliant_tile& tile, const T* offset, const T* mask, int64_t begin, int64_t end,
-                             int64_t channel_begin, int64_t channel_end, const Body& body) {
-  const int64_t taps = tile.kernel[0] * tile.kernel[1], per_group = tile.offset_group_channels;
+PLIANT_INLINE void for_plans(const pliant_tile& tile, const T* offset, const T* mask, const Block& block,
+                             const Body& body) {
+  const int64_t taps = block.tap_end - block.tap_begin, per_group = tile.offset_group_channels;
   const int64_t chunk = taps < kPlanSize ? taps : kPlanSize, positions = kPlanSize / chunk;
   Plan<T> plan;
-  for (int64_t p = begin; p < end; p += positions) {
-    plan.positions = end - p < positions ? end - p : positions;
-    for (int64_t c = channel_begin; c < channel_end;) {
+  for (int64_t p = block.position_begin; p < block.position_end; p += positions) {
+    plan.positions = block.position_end - p < positions ? block.position_end - p : positions;
+    for (int64_t c = block.channel_begin; c < block.channel_end;) {
       const int64_t group = (tile.channel_begin + c) / per_group;
       int64_t stop = (group + 1) * per_group - tile.channel_begin;
-      stop = stop < channel_end ? stop : channel_end;
-      for (int64_t k = 0; k < taps; k += chunk) {
+      stop = stop < block.channel_end ? stop : block.channel_end;
+      for (int64_t k = block.tap_begin; k < block.tap_end; k += chunk) {
         plan.tap_begin = k;
-        plan.tap_end = k + chunk < taps ? k + chunk : taps;
+        plan.tap_end = k + chunk < block.tap_end ? k + chunk : block.tap_end;
         make_plan(tile, offset, mask, group, p, plan);
         body(plan, group, c, stop, p);
       }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The matrix products of the CPU path, by whichever of PyTorch's libraries is fastest at them here.
+"""The matrix products of the CPU backward pass, by whichever of PyTorch's libraries is fastest at them here.
 
 On processors with AVX-512 oneDNN is (a 1x1 convolution over the columns), since MKL falls back to AVX2 on those that are
 not Intel's; elsewhere the two are equal and `torch.mm` writes into place. Under deterministic algorithms one thread
@@ -9,7 +9,6 @@ multiplies, because both libraries may divide a sum differently for another numb
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 
 import torch
@@ -31,52 +30,15 @@ def reproducible() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@functools.cache
-def multiplies_bfloat16() -> bool:
-    """Say whether this processor multiplies bfloat16 matrices itself (AVX512-BF16 or AMX)."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return torch.backends.mkldnn.is_available() and supported is not None and bool(supported())
-
-
 def _prefers_onednn(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.enabled or not torch.backends.mkldnn.is_available():
         return False
-    if dtype == torch.bfloat16:
-        return multiplies_bfloat16()
     return dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _as_image(rows: Tensor) -> Tensor:
     """View (T, X) rows as a channels_last image (1, X, 1, T)."""
     return rows.view(1, rows.shape[0], 1, rows.shape[1]).permute(0, 3, 1, 2)
-
-
-def multiply(columns: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *, accumulate: bool) -> None:
-    """Set `target` (T, O) to columns (T, groups*R) @ weight (groups, O/groups, R)^T + bias, or add to it."""
-    groups, per_group, R = weight.shape
-    if groups > 1:
-        product = torch.bmm(columns.view(-1, groups, R).transpose(0, 1), weight.mT)  # (groups, T, O/groups)
-        _store(product.transpose(0, 1).reshape(columns.shape[0], -1), bias, target, accumulate)
-    elif _prefers_onednn(columns.dtype):
-        image = conv2d(_as_image(columns), weight.view(per_group, R, 1, 1))  # (1, O, 1, T)
-        _store(image.permute(0, 2, 3, 1).reshape(-1, per_group), bias, target, accumulate)
-    elif target.dtype != columns.dtype:
-        _store(columns @ weight[0].T, bias, target, accumulate)
-    elif accumulate:
-        target.addmm_(columns, weight[0].T)
-    elif bias is not None:
-        torch.addmm(bias, columns, weight[0].T, out=target)
-    else:
-        torch.mm(columns, weight[0].T, out=target)
-
-
-def _store(product: Tensor, bias: Tensor | None, target: Tensor, accumulate: bool) -> None:
-    if bias is not None:
-        product = product + bias
-    if accumulate:
-        target.add_(product)
-    else:
-        target.copy_(product)
 
 
 def multiply_transposed(grad: Tensor, weight: Tensor, columns: Tensor) -> None:

@@ -36,16 +36,18 @@ class Samples(NamedTuple):
         return (1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the type of coordinates and interpolation: float32, or wider where the tensor is."""
-    return torch.promote_types(dtype, torch.float32)
+def compute_dtype(input: Tensor) -> torch.dtype:
+    """Return the type of coordinates and interpolation: float32, or wider where the image is."""
+    return torch.promote_types(input.dtype, torch.float32)
 
 
-def sampling_positions(offset: Tensor, kernel: tuple[int, int], geometry: ConvGeometry) -> tuple[Tensor, Tensor]:
-    """Return p + p_k + dp_k in pixels of the input, rows and columns, each (N, G, K, Ho, Wo)."""
+def sampling_positions(
+    offset: Tensor, kernel: tuple[int, int], geometry: ConvGeometry, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return p + p_k + dp_k in pixels of the input, rows and columns, each (N, G, K, Ho, Wo), in type `dtype`."""
     (kh, kw), (Ho, Wo) = kernel, offset.shape[-2:]
-    like = {"dtype": compute_dtype(offset.dtype), "device": offset.device}
-    dy, dx = offset.to(like["dtype"]).reshape(offset.shape[0], -1, kh * kw, 2, Ho, Wo).unbind(3)
+    like = {"dtype": dtype, "device": offset.device}
+    dy, dx = offset.to(dtype).reshape(offset.shape[0], -1, kh * kw, 2, Ho, Wo).unbind(3)
     tap_y = torch.arange(kh, **like).repeat_interleave(kw).view(-1, 1, 1) * geometry.dilation[0]
     tap_x = torch.arange(kw, **like).repeat(kh).view(-1, 1, 1) * geometry.dilation[1]
     base_y = torch.arange(Ho, **like).view(-1, 1) * geometry.stride[0] - geometry.padding[0]
@@ -86,7 +88,7 @@ def deform_conv2d_reference(
     K = kh * kw
     G = offset.shape[1] // (2 * K)
     x = input.reshape(N, G, C // G, *input.shape[2:])
-    samples = sample(x, *sampling_positions(offset, (kh, kw), geometry))
+    samples = sample(x, *sampling_positions(offset, (kh, kw), geometry, compute_dtype(input)))
     columns = sum(g * corner for g, corner in zip(samples.weights(), samples.corners, strict=True))
     assert isinstance(columns, Tensor)
     if mask is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
-from pliant.ops.deform_conv2d.reference import Samples, sample, sampling_positions
+from pliant.ops.deform_conv2d.reference import Samples, compute_dtype, sample, sampling_positions
 
 
 def deform_conv2d_reference_backward(
@@ -32,8 +32,9 @@ def deform_conv2d_reference_backward(
     K, P = kh * kw, Ho * Wo
     G = offset.shape[1] // (2 * K)
     groups = C // weight.shape[1]
-    samples = sample(input.reshape(N, G, C // G, H, W), *sampling_positions(offset, (kh, kw), geometry))
-    dtype = samples.fraction_y.dtype
+    dtype = compute_dtype(input)
+    positions = sampling_positions(offset, (kh, kw), geometry, dtype)
+    samples = sample(input.reshape(N, G, C // G, H, W), *positions)
     ones = torch.ones((), dtype=dtype, device=input.device)
     m = ones if mask is None else torch.where(samples.inside, mask.to(dtype).reshape(N, G, 1, K * P), ones * 0)
 

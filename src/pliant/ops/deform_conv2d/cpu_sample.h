@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reading an image at a plan's samples: columns, the left factor of the convolution's matrix product.
+#pragma once
+
+#include "../_native/parallel.h"
+#include "cpu_plan.h"
+
+namespace pliant {
+namespace PLIANT_ISA {
+namespace {
+
+constexpr int64_t kPositionsPerTask = 64;
+
+template <class T>
+constexpr int kLanes = kVectorBytes / int(sizeof(T));
+
+PLIANT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <class T, class S>
+struct Corners {
+  const S* pixel[4];
+  T weight[4];
+
+  Corners() = default;
+  PLIANT_MEMBER Corners(const S* image, int64_t pixel_stride, const Sample<T>& s) {
+    for (int i = 0; i < 4; ++i) {
+      pixel[i] = image + s.pixel[i] * pixel_stride;
+      weight[i] = s.weight(i);
+    }
+  }
+  PLIANT_MEMBER void scale(T factor) {
+    for (int i = 0; i < 4; ++i) weight[i] *= factor;
+  }
+  template <int L>
+  PLIANT_MEMBER vec<T, L> value(lanes<L> n, int64_t c) const {
+    return load(pixel[0] + c, n) * weight[0] + load(pixel[1] + c, n) * weight[1] + load(pixel[2] + c, n) * weight[2] +
+           load(pixel[3] + c, n) * weight[3];
+  }
+};
+
+// Writes the samples of a block: element (position, tap, c) goes to rows + position * row_stride + tap * tap_stride + c,
+// all counted from the block's begin.
+template <class T, class S>
+void sample_block(const pliant_tile& tile, const S* image, const T* offset, const T* mask, const Block& block, T* rows,
+                  int64_t row_stride, int64_t tap_stride) {
+  for_plans(tile, offset, mask, block, [&](const Plan<T>& plan, int64_t, int64_t c_begin, int64_t c_end, int64_t first) {
+    for (int64_t i = 0; i < plan.positions; ++i) {
+      T* row = rows + (first + i - block.position_begin) * row_stride - block.channel_begin;
+      for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
+        T* destination = row + (k - block.tap_begin) * tap_stride;
+        const Sample<T>& s = plan.at(i, k);
+        if (!s.is_inside()) {
+          __builtin_memset(destination + c_begin, 0, (c_end - c_begin) * sizeof(T));
+          continue;
+        }
+        Corners<T, S> corners(image, tile.pixel_stride, s);
+        corners.scale(s.modulation);
+        for_channels<kLanes<T>>(c_begin, c_end,
+                                [&](auto n, int64_t c) { store(destination + c, corners.value(n, c), n); });
+      }
+    }
+  });
+}
+
+template <class T, class S>
+void sample_columns(const pliant_tile& tile, const S* image, const T* offset, const T* mask, T* columns) {
+  const int64_t taps = tile.kernel[0] * tile.kernel[1], row = taps * tile.channels, run = tile.run;
+  const int64_t tasks = (tile.count + kPositionsPerTask - 1) / kPositionsPerTask;
+  parallel_for(tasks, tile.threads, [&](int64_t task, int64_t) {
+    const int64_t begin = task * kPositionsPerTask, end = smaller(tile.count, begin + kPositionsPerTask);
+    for (int64_t c = 0; c < tile.channels; c += run)
+      sample_block(tile, image, offset, mask, {begin, end, 0, taps, c, c + run}, columns + begin * row + c * taps, row, run);
+  });
+}
+
+}  // namespace
+}  // namespace PLIANT_ISA
+}  // namespace pliant
