@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checks import Implementation
 
+from helpers.checks import Implementation
 from pliant import _backends
 from pliant.ops import deform_conv2d
 

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+
 from helpers.budget import assert_within_budget
 from helpers.canary import BAND, guarded_memory
 from helpers.cases import BY_NAME, CASES, Case, expected
@@ -161,7 +162,9 @@ def test_hat_and_its_slope_from_the_right() -> None:
     assert oracle.hat_right_slope(pixels, 3.0).tolist() == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("h_and_value", [(-0.5, 5), (0, 10), (1.5, 25), (2, 30), (2.5, 15), (2.75, 7.5), (3, 0), (-1, 0)])
+@pytest.mark.parametrize(
+    "h_and_value", [(-0.5, 5), (0, 10), (1.5, 25), (2, 30), (2.5, 15), (2.75, 7.5), (3, 0), (-1, 0)]
+)
 def test_oracle_on_the_column_of_three(h_and_value: tuple[float, float]) -> None:
     h, value = h_and_value
     column, one = np.array([10.0, 20.0, 30.0]).reshape(1, 1, 3, 1), np.ones((1, 1, 1, 1))

@@ -59,10 +59,13 @@ def guarded_memory() -> Iterator[Guard]:
 
         return allocate
 
-    with mock.patch.multiple(
-        torch,
-        empty=guarded(torch.empty),
-        empty_like=guarded(torch.empty_like),
-        empty_strided=guarded(torch.empty_strided),
-    ), mock.patch.object(Tensor, "new_empty", guarded(Tensor.new_empty)):
+    with (
+        mock.patch.multiple(
+            torch,
+            empty=guarded(torch.empty),
+            empty_like=guarded(torch.empty_like),
+            empty_strided=guarded(torch.empty_strided),
+        ),
+        mock.patch.object(Tensor, "new_empty", guarded(Tensor.new_empty)),
+    ):
         yield guard

@@ -36,7 +36,9 @@ def check_gradients(gradients: dict[str, Tensor], case: Case, dtype: torch.dtype
 
 def run(implementation: Implementation, arguments: Arguments, upstream: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the output and, by name, the gradient of each tensor argument."""
-    leaves = {name: t.detach().requires_grad_() for name in DIFFERENTIABLE if (t := getattr(arguments, name)) is not None}
+    leaves = {
+        name: t.detach().requires_grad_() for name in DIFFERENTIABLE if (t := getattr(arguments, name)) is not None
+    }
     output = implementation(*arguments._replace(**leaves))
     gradients = torch.autograd.grad(output, list(leaves.values()), upstream)
     return output.detach(), dict(zip(leaves, gradients, strict=True))

@@ -12,7 +12,6 @@ from helpers.cases import Arguments
 from helpers.plain import CORNERS, PlainDeformConv2d, Samples
 
 
-
 class OffsetGradientNegated(PlainDeformConv2d):
     def join_offsets(self, d_y: Tensor, d_x: Tensor) -> Tensor:
         return super().join_offsets(-d_y, -d_x)

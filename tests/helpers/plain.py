@@ -131,7 +131,9 @@ class PlainDeformConv2d:
         return [((1 - l_y) if i == 0 else l_y) * ((1 - l_x) if j == 0 else l_x) for i, j in CORNERS]
 
     def values(self, s: Samples) -> Tensor:
-        return sum((c * w.unsqueeze(2) for c, w in zip(s.corners, self.corner_weights(s), strict=True)), torch.zeros(()))
+        return sum(
+            (c * w.unsqueeze(2) for c, w in zip(s.corners, self.corner_weights(s), strict=True)), torch.zeros(())
+        )
 
     # -- forward -------------------------------------------------------------------------------------------------
     def columns(self, s: Samples, a: Arguments) -> Tensor:

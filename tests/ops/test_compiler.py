@@ -7,11 +7,11 @@ import shutil
 
 import pytest
 import torch
-from helpers.cases import BY_NAME, Case
-from helpers.checks import DIFFERENTIABLE, Implementation, check_forward_backward, run
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from helpers.cases import BY_NAME, Case
+from helpers.checks import DIFFERENTIABLE, Implementation, check_forward_backward, run
 from pliant.ops import deform_conv2d
 
 OPERATOR, BACKWARD = torch.ops.pliant.deform_conv2d, torch.ops.pliant.deform_conv2d_backward

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from helpers.cases import BY_NAME, Arguments, Case
-from helpers.checks import DIFFERENTIABLE, Implementation
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
+from helpers.cases import BY_NAME, Arguments, Case
+from helpers.checks import DIFFERENTIABLE, Implementation
 from pliant import _backends
 from pliant.ops import deform_conv2d
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # PyTorch's own use of it
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script. is deprecated:FutureWarning"
+)  # PyTorch's own use of it
 
 # Small, since a numerical Jacobian costs a call for each number; between them: groups, offset groups, depthwise, v1, strides.
 SMALL = (
@@ -53,7 +55,9 @@ def test_gradgradcheck(implementation: Implementation, case: Case) -> None:
     assert gradgradcheck(lambda *tensors: implementation(*arguments(*tensors)), leaves)
 
 
-@pytest.mark.parametrize("name", ["asymmetric", "asymmetric_v1", "depthwise", "edges", "far", "channels_last", "strided"])
+@pytest.mark.parametrize(
+    "name", ["asymmetric", "asymmetric_v1", "depthwise", "edges", "far", "channels_last", "strided"]
+)
 def test_gradient_penalty_of_the_kernel_is_that_of_the_reference(
     native: Implementation, reference: Implementation, name: str
 ) -> None:
@@ -241,7 +245,8 @@ def test_vmap_equals_a_loop(impl: str, mapped: dict[str, int], request: pytest.F
     call = functools.partial(deform_conv2d, impl=impl)
     arguments = BY_NAME["asymmetric"].arguments()
     stacked = {
-        name: torch.stack([getattr(arguments, name) * s for s in (1.0, -0.5, 0.75)], dim) for name, dim in mapped.items()
+        name: torch.stack([getattr(arguments, name) * s for s in (1.0, -0.5, 0.75)], dim)
+        for name, dim in mapped.items()
     }
 
     def one(*tensors: Tensor) -> Tensor:

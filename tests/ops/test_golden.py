@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.cases import Arguments
-from helpers.checks import Implementation, run
 from torch import Tensor
 from torch.nn.functional import conv2d
+
+from helpers.cases import Arguments
+from helpers.checks import Implementation, run
 
 
 def tensor(values: object) -> Tensor:
@@ -86,7 +87,9 @@ def test_mmcv_v2_output_and_gradients(implementation: Implementation, ramp: Argu
     assert output[0, 0].tolist() == [edge, middle, middle, edge]
     assert gradients["input"][0, 0].tolist() == [[2.0] * 3] * 3
     assert gradients["weight"].flatten().tolist() == [9.0] * 4
-    assert gradients["mask"].sum((0, 2, 3)).tolist() == [18.0] * 4  # mmcv's 4.5 is this times the sigmoid's slope of 1/4
+    assert (
+        gradients["mask"].sum((0, 2, 3)).tolist() == [18.0] * 4
+    )  # mmcv's 4.5 is this times the sigmoid's slope of 1/4
 
 
 def test_offset_gradients_on_pixels_are_the_right_hand_slopes(implementation: Implementation, ramp: Arguments) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from helpers.cases import Arguments
-from helpers.checks import Implementation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
+
+from helpers.cases import Arguments
+from helpers.checks import Implementation
 
 laws = settings(
     max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -46,7 +47,10 @@ class Geometry:
     def size(self) -> tuple[int, int]:
         """The input size that gives the drawn output size."""
         height, width = (
-            max(1, (self.out[d] - 1) * self.stride[d] + self.dilation[d] * (self.kernel[d] - 1) + 1 - 2 * self.padding[d])
+            max(
+                1,
+                (self.out[d] - 1) * self.stride[d] + self.dilation[d] * (self.kernel[d] - 1) + 1 - 2 * self.padding[d],
+            )
             + min(self.slack[d], self.stride[d] - 1)
             for d in (0, 1)
         )
@@ -110,9 +114,7 @@ def test_equal_integer_offsets_shift_the_convolution(
 
 @laws
 @given(geometries, pairs(0, 3))
-def test_translation_equivariance(
-    implementation: Implementation, geometry: Geometry, steps: tuple[int, int]
-) -> None:
+def test_translation_equivariance(implementation: Implementation, geometry: Geometry, steps: tuple[int, int]) -> None:
     """Moving image, offsets and mask by whole strides moves the output, where the image stands free in zeros."""
     a = geometry.arguments()
     down, right = steps
@@ -201,7 +203,9 @@ def test_weight_groups_are_independent_convolutions(implementation: Implementati
     a = Geometry(**{**vars(geometry), "offset_groups": 1}).arguments()
     together = implementation(*a).unflatten(1, (geometry.groups, -1))
     assert a.bias is not None
-    pieces = zip(a.input.chunk(geometry.groups, 1), a.weight.chunk(geometry.groups), a.bias.chunk(geometry.groups), strict=True)
+    pieces = zip(
+        a.input.chunk(geometry.groups, 1), a.weight.chunk(geometry.groups), a.bias.chunk(geometry.groups), strict=True
+    )
     for i, (x, weight, bias) in enumerate(pieces):
         torch.testing.assert_close(implementation(x, a.offset, weight, bias, *a[4:]), together[:, i], **CLOSE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from helpers.cases import BY_NAME, Case, expected
 from helpers.checks import Implementation, check_forward_backward, check_gradients, run
 
@@ -16,7 +17,9 @@ def test_empty_batch(implementation: Implementation, name: str) -> None:
     case = BY_NAME[name]
     arguments = case.arguments()
     empty = arguments._replace(
-        input=arguments.input[:0], offset=arguments.offset[:0], mask=None if arguments.mask is None else arguments.mask[:0]
+        input=arguments.input[:0],
+        offset=arguments.offset[:0],
+        mask=None if arguments.mask is None else arguments.mask[:0],
     )
     output, gradients = run(implementation, empty, case.upstream()[:0])
     assert output.shape == (0, case.out_channels, *case.output_size)
@@ -50,7 +53,9 @@ def test_memory_format_of_the_result_is_that_of_the_input(
 
 @pytest.mark.parametrize("size", [(1, 6), (6, 1), (1, 1)])
 @pytest.mark.parametrize("channels", [1, 4])
-def test_channels_last_where_strides_are_ambiguous(implementation: Implementation, size: tuple[int, int], channels: int) -> None:
+def test_channels_last_where_strides_are_ambiguous(
+    implementation: Implementation, size: tuple[int, int], channels: int
+) -> None:
     case = Case(f"ambiguous_{size}_{channels}", 2, channels, size, 3, (3, 3), padding=(1, 1), layout="channels_last")
     check_forward_backward(implementation, case)
 

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
 from helpers.budget import assert_within_budget
 from helpers.canary import guarded_memory
 from helpers.cases import BY_NAME, CASES, Case
 from helpers.checks import Implementation, check_forward_backward, check_gradients, run
-
 from pliant import _backends
-from pliant.ops import deform_conv2d
 from pliant._geometry import ConvGeometry
+from pliant.ops import deform_conv2d
 from pliant.ops.deform_conv2d.reference_backward import deform_conv2d_reference_backward
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -123,8 +123,7 @@ def test_native_equals_reference_on_full_mantissas(native: Implementation, refer
 def test_auto_takes_the_native_kernel(native: Implementation, reference: Implementation) -> None:
     arguments = BY_NAME["channels_40"].arguments(torch.float32)
     auto, explicit, slow = (
-        run(f, arguments, BY_NAME["channels_40"].upstream(torch.float32))
-        for f in (deform_conv2d, native, reference)
+        run(f, arguments, BY_NAME["channels_40"].upstream(torch.float32)) for f in (deform_conv2d, native, reference)
     )
     assert torch.equal(auto[0], explicit[0])
     assert all(torch.equal(auto[1][name], explicit[1][name]) for name in auto[1])
