@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """An error budget in place of a tolerance: twice the error that the same precision costs plain PyTorch, plus a floor.
 
-A tolerance tuned by hand is loose where the problem is small and tight where it is large. The budget follows the problem: the
-same computation in plain PyTorch, in the same dtype, is compared with the float64 truth, and the code under test may be
-twice as far off. The floor is two units of rounding of the largest true value, and the plain computation must itself be
-sound, or the budget would be worth nothing.
+A tolerance tuned by hand is loose where the problem is small and tight where it is large. The budget follows the problem:
+the same computation in plain PyTorch, in the same dtype, is compared with the float64 truth, and the code under test may
+be twice as far off. The floor is two units of rounding of the largest true value, and the plain computation must itself
+be sound, or the budget would be worth nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ SOUND_IN_EPS = 16  # measured over all cases, dtypes and gradients: at most 3.2
 def assert_within_budget(actual: Tensor, low_precision: Tensor, truth: Tensor, what: str) -> None:
     """Assert that `actual` is as near to `truth` as `low_precision` is, element by element and row by row.
 
-    `actual` and `low_precision` have the dtype under test, `truth` is float64. A row is the last axis of the tensor (a single
-    gradient that was never written hides in the norm of the whole tensor, and not in that of its row).
+    `actual` and `low_precision` have the dtype under test, `truth` is float64. A row is the last axis of the tensor (a
+    single gradient that was never written hides in the norm of the whole tensor, and not in that of its row).
     """
     assert actual.shape == truth.shape, f"{what}: shape {tuple(actual.shape)}, expected {tuple(truth.shape)}"
     assert actual.dtype == low_precision.dtype, f"{what}: dtype {actual.dtype}, expected {low_precision.dtype}"

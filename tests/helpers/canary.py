@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory that tells: what is never written stays NaN, and what is written beside a tensor is seen.
 
-`guarded_memory` replaces the functions by which Python code gets uninitialised tensors. Each tensor then lies between two
-bands of a known pattern and is NaN inside. An output element that a kernel forgets is NaN at the end, and a store past either
-end of a buffer breaks a band.
+`guarded_memory` replaces the functions by which Python code gets uninitialised tensors. Each tensor then lies
+between two bands of a known pattern and is NaN inside. An output element that a kernel forgets is NaN at the end, and
+a store past either end of a buffer breaks a band.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ class TransposedMaskTaps(PlainDeformConv2d):
         return super().modulation(a).unflatten(2, tuple(a.weight.shape[2:])).transpose(2, 3).flatten(2, 3)
 
 
-# -- what a tiled, vectorised kernel leaves out --------------------------------------------------------------------------
+# -- what a tiled, vectorised kernel leaves out ------------------------------------------------------------------------
 
 
 class ImagesAfterTheChunkDropped(PlainDeformConv2d):

@@ -47,7 +47,7 @@ def plain(layer: DeformConv2d, x: Tensor, factor: float = 1.0) -> Tensor:
 def test_starts_as_the_plain_convolution_times_the_first_mask(
     arguments: dict[str, Any], options: dict[str, Any], factor: float
 ) -> None:
-    """Sigmoid starts at 1/2, so the paper's layer starts at half of the convolution, and the official code's at all of it."""
+    """Sigmoid starts at 1/2: the paper's layer is half of the convolution at first, the official code's all of it."""
     layer = DeformConv2d(6, 12, **arguments, **options).double()
     x = torch.randn(2, 6, 9, 8, dtype=torch.float64)
     assert layer.weight.std() > 0.01
@@ -84,7 +84,7 @@ def test_names_and_shapes_are_mmcvs(modulated: bool, maps: int) -> None:
 
 
 def test_channels_of_the_branch_are_all_offsets_then_all_masks() -> None:
-    """A checkpoint of mmcv's ModulatedDeformConv2dPack, and what its forward does: chunk in three, join two, sigmoid."""
+    """A checkpoint of mmcv's ModulatedDeformConv2dPack, whose forward chunks in three, joins two, takes a sigmoid."""
     G, K = 2, 6
     state = {
         "weight": torch.randn(5, 4, 3, 2),
@@ -116,7 +116,7 @@ def test_gradients_reach_every_parameter(arguments: dict[str, Any], modulated: b
 
 
 def test_the_branch_learns_a_shift() -> None:
-    """Targets are the image moved by (0.4, -0.3) pixels; a 1x1 layer of fixed weight 1 can only answer through its offsets."""
+    """The image moved by (0.4, -0.3) pixels; a 1x1 layer of fixed weight 1 can only answer through its offsets."""
     g = torch.Generator().manual_seed(1)
     rows, columns = torch.meshgrid(torch.arange(24.0), torch.arange(20.0), indexing="ij")
     phases = torch.rand(4, 2, 1, 1, generator=g) * 6
@@ -142,7 +142,8 @@ def test_the_branch_learns_a_shift() -> None:
         ((6, 4, 3), "6, 4, kernel_size=(3, 3), stride=(1, 1), mask_scale=1.0"),
         (
             (6, 4, (3, 2), (2, 1), (1, 0), (1, 2), 2, False),
-            "6, 4, kernel_size=(3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2, bias=False, mask_scale=1.0",
+            "6, 4, kernel_size=(3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2, "
+            "bias=False, mask_scale=1.0",
         ),
     ],
 )

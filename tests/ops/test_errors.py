@@ -58,7 +58,8 @@ MESSAGES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"offset": zeros(2, 18, 5, 4)}, ValueError,
      "offset: must have 2*G*6 channels for a 3x2 kernel and G offset groups; got 18 channels; use 12 for one group"),
     ({"offset": zeros(2, 48, 5, 4)}, ValueError,
-     "offset: implies 4 offset groups, which must divide the 6 channels of input; got 48 channels; use 12 for one group"),
+     "offset: implies 4 offset groups, which must divide the 6 channels of input; got 48 channels; "
+     "use 12 for one group"),
     ({"offset": zeros(2, 12, 4, 5)}, ValueError,
      f"offset: must be (2, 12, 5, 4) for this input, kernel and {GEOMETRY}; got (2, 12, 4, 5); {PREDICT}"),
     ({"offset": zeros(3, 12, 5, 4)}, ValueError,

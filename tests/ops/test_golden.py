@@ -31,7 +31,7 @@ COLUMN = tensor([10.0, 20.0, 30.0])
 def test_a_column_of_three(
     implementation: Implementation, axis: int, position: float, value: float, slope: float
 ) -> None:
-    """One sample at `position` on [10, 20, 30], along each axis: value, slope, and what flows back to mask and pixels."""
+    """One sample on [10, 20, 30], along each axis: value, slope, and what flows back to mask and pixels."""
     image = COLUMN.view((1, 1, 3, 1) if axis == 0 else (1, 1, 1, 3))
     offset = torch.zeros(1, 2, *image.shape[2:], dtype=torch.float64)
     offset[0, axis, 0, 0] = position
@@ -75,7 +75,7 @@ def test_mmcv_v1_output_tells_the_two_boundary_rules_apart(implementation: Imple
 
 @pytest.fixture
 def ramp() -> Arguments:
-    """mmcv's test_modulated_deform_conv.py: rows [1, 2, 3], a 2x2 kernel of ones, padding 1, zero offsets, masks of 1/2."""
+    """mmcv's test_modulated_deform_conv.py: rows [1, 2, 3], 2x2 kernel of ones, padding 1, zero offsets, masks 1/2."""
     image = tensor([[[[1.0, 2.0, 3.0]] * 3]])
     offset, mask = torch.zeros(1, 8, 4, 4, dtype=torch.float64), torch.full((1, 4, 4, 4), 0.5, dtype=torch.float64)
     return Arguments(image, offset, torch.ones(1, 1, 2, 2, dtype=torch.float64), None, (1, 1), (1, 1), (1, 1), mask)
@@ -95,8 +95,8 @@ def test_mmcv_v2_output_and_gradients(implementation: Implementation, ramp: Argu
 def test_offset_gradients_on_pixels_are_the_right_hand_slopes(implementation: Implementation, ramp: Arguments) -> None:
     """Every tap stands on a pixel or exactly on -1, as in each layer's first step.
 
-    mmcv publishes [-3, -1.5, -3, -1.5, -3, -1.5, -3, -1.5] for the sums below, since it gives a point on -1 no slope. To the right of
-    -1 the image rises from 0 to its first pixel, and that slope cancels the fall behind the last one.
+    mmcv publishes [-3, -1.5, -3, -1.5, -3, -1.5, -3, -1.5] for the sums below, since it gives a point on -1 no slope.
+    To the right of -1 the image rises from 0 to its first pixel, and that slope cancels the fall behind the last one.
     """
     _, gradients = run(implementation, ramp, torch.ones(1, 1, 4, 4, dtype=torch.float64))
     offset = gradients["offset"][0]

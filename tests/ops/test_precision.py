@@ -16,7 +16,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 
 def wide_image(width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a smooth image four rows high with offsets N(0, 2), and weights: what peers get wrong from column 64 on."""
+    """Return a smooth image four rows high, offsets N(0, 2), and weights: what peers get wrong from column 64 on."""
     columns = torch.linspace(0, width / 9, width, dtype=torch.float64)
     image = torch.sin(columns).expand(1, 3, 4, width) + torch.arange(3.0).view(3, 1, 1)
     return image, torch.randn(1, 18, 4, width, dtype=torch.float64) * 2, torch.randn(5, 3, 3, 3, dtype=torch.float64)

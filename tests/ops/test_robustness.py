@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must not happen in a long training run: a crash, another answer the second time, memory that grows, a second pool."""
+"""What must not happen in a long run: a crash, another answer the second time, memory that grows, a second pool."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ CRASHER = """
 import sys, torch
 from pliant.ops import deform_conv2d
 dtype = getattr(torch, sys.argv[1])
-far = [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 2.0**31, -2.0**31, 2.0**63, -2.0**63, 1e-40, 3.4e38, -1.0, 63.0]
+nan, inf = float("nan"), float("inf")
+far = [nan, inf, -inf, 1e30, -1e30, 2.0**31, -2.0**31, 2.0**63, -2.0**63, 1e-40, 3.4e38, -1.0, 63.0]
 for groups in (1, 4, 8):
     x = torch.randn(2, 8, 63, 65, dtype=dtype, requires_grad=True)
     w = torch.randn(8, 8 // groups, 3, 3, dtype=dtype, requires_grad=True)
@@ -60,7 +61,8 @@ import sys, torch
 from pathlib import Path
 from pliant.ops import deform_conv2d
 torch.set_num_threads(2)
-shape, train, layout, dtype = eval(sys.argv[1]), sys.argv[2] == "True", getattr(torch, sys.argv[3]), getattr(torch, sys.argv[4])
+shape, train = eval(sys.argv[1]), sys.argv[2] == "True"
+layout, dtype = getattr(torch, sys.argv[3]), getattr(torch, sys.argv[4])
 N, C, H, W, O, groups = shape
 x = torch.randn(N, C, H, W).to(dtype).contiguous(memory_format=layout).requires_grad_(train)
 w = torch.randn(O, C // groups, 3, 3).to(dtype).requires_grad_(train)
@@ -165,7 +167,8 @@ before = threads()
 for _ in range(3):
     deform_conv2d(x, torch.randn(2, 18, 40, 40), w, padding=1, impl="native").sum().backward()
 mapped = {line.split()[-1] for line in open("/proc/self/maps") if "/" in line}
-runtimes = sorted(p.rsplit("/", 1)[1] for p in mapped if any(n in p.rsplit("/", 1)[1] for n in ("libgomp", "libomp", "libiomp")))
+names = sorted(path.rsplit("/", 1)[1] for path in mapped)
+runtimes = [name for name in names if name.startswith(("libgomp", "libomp", "libiomp"))]
 print(len(runtimes), threads() - before, *runtimes)
 """
 

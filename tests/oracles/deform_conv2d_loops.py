@@ -5,8 +5,8 @@ DCNv1 (arXiv 1703.06211) writes a sample as a sum over *all* pixels q of the ima
 
     x(p) = sum_q G(q, p) x(q),    G(q, p) = g(q_y, p_y) g(q_x, p_x),    g(a, b) = max(0, 1 - |a - b|),
 
-and every gradient follows from G alone. So there is no floor, no corner, no boundary test and no column matrix here: what
-the kernels compute with four corners has to come out of a sum that knows of none of them.
+and every gradient follows from G alone. So there is no floor, no corner, no boundary test and no column matrix here:
+what the kernels compute with four corners has to come out of a sum that knows of none of them.
 """
 
 from __future__ import annotations
