@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The geometries that a deformable convolution has to get right, each with the reason for which it is here.
 
-All numbers of a case are exact in every dtype under test (offsets are multiples of 1/32, the others have eight
-significant bits), so one float64 oracle serves them all, and positions that fall on a pixel fall on it in every precision.
+All numbers of a case are exact in every dtype under test: offsets are multiples of 1/32, the others have eight
+significant bits. So one float64 oracle serves them all, and positions on a pixel are on it in every precision.
 """
 
 from __future__ import annotations
