@@ -52,7 +52,7 @@ TRITON_REASON = "this version of pliant holds no GPU kernels"
 
 
 def warn_reference(operator: str, device: torch.device) -> None:
-    """Say once for each kind of device that the readable, slower implementation serves it, and what would be faster."""
+    """Say once for each kind of device that the slower reference serves it, and what would be faster."""
     _warn_once(operator, device.type)
 
 

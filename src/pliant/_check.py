@@ -34,5 +34,5 @@ def require_package(module: str, extra: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise PliantError(
-            f'{purpose} needs the package {module.split(".")[0]!r}; got {error}; pip install "pliant[{extra}]"'
+            f'{purpose} needs the package {module.partition(".")[0]!r}; got {error}; pip install "pliant[{extra}]"'
         ) from error

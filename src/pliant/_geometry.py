@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
 from pliant._check import fail
 
@@ -34,7 +35,12 @@ def pair(argument: str, value: int | Sequence[int], *, minimum: int) -> Pair:
     """Return `value` as a (vertical, horizontal) pair of integers of at least `minimum`."""
     values = (value, value) if isinstance(value, int) else tuple(value)
     if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        fail(argument, "must be an integer or a pair of integers", repr(value), f"write {argument}={minimum}, for example")
+        fail(
+            argument,
+            "must be an integer or a pair of integers",
+            repr(value),
+            f"write {argument}={minimum}, for example",
+        )
     if min(values) < minimum:
         fail(argument, f"must be at least {minimum}", repr(value), f"use {minimum} or more")
     return values
@@ -42,5 +48,7 @@ def pair(argument: str, value: int | Sequence[int], *, minimum: int) -> Pair:
 
 def memory_format(input: Tensor) -> torch.memory_format:
     """Return channels_last where `input` is stored so and not also contiguous, else contiguous: what `conv2d` keeps."""
+    if functorch.is_batchedtensor(input):  # vmap cannot say how its tensors are stored
+        return torch.contiguous_format
     channels_last = input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format

@@ -53,10 +53,12 @@ class DeformConv2d(nn.Module):
         torch.Size([2, 6, 5, 7])
 
     References:
-        Deformable Convolutional Networks (arXiv 1703.06211), section 2.1; Deformable ConvNets v2 (arXiv 1811.11168), 3.2.
+        Deformable Convolutional Networks (arXiv 1703.06211), section 2.1;
+        Deformable ConvNets v2 (arXiv 1811.11168), section 3.2.
     """
 
     bias: nn.Parameter | None
+    conv_offset: nn.Conv2d
 
     def __init__(
         self,
@@ -124,8 +126,8 @@ class DeformConv2d(nn.Module):
         nn.init.zeros_(self.conv_offset.bias)
 
     def offset_and_mask(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return what the offset branch predicts: offset (N, 2*G*K, Ho, Wo) in pixels, mask (N, G*K, Ho, Wo) or None."""
-        prediction = self.conv_offset(input)
+        """Return the offset branch's offset (N, 2*G*K, Ho, Wo) in pixels, and mask (N, G*K, Ho, Wo) or None."""
+        prediction: Tensor = self.conv_offset(input)
         if not self.modulated:
             return prediction, None
         offset, mask = prediction.tensor_split([2 * prediction.shape[-3] // 3], dim=-3)
@@ -135,9 +137,7 @@ class DeformConv2d(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Return the deformable convolution of `input` at the positions that `conv_offset` predicts for it."""
         offset, mask = self.offset_and_mask(input)
-        return deform_conv2d(
-            input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask
-        )
+        return deform_conv2d(input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from the defaults, as `torch.nn.Conv2d` does."""

@@ -59,12 +59,12 @@ PLIANT_API void pliant_transpose(const void* source, int64_t rows, int64_t colum
 
 // The whole forward pass of a tile, sampled and multiplied block by block in cache: output(p, o) = sum over columns and
 // weights, plus bias (may be null), or plus what is there if `accumulate`. `weight` is in arithmetic type, packed as
-// (channels / run, panels, K * run, panel) where panels of `pliant_deform_conv_panel` outputs, padded with zeros, make up
-// the `outputs` of each weight group. `output` is of the image's type, with `output_stride` elements between positions
-// and between output channels. Returns 0, or -1 where there is no memory for the blocks.
+// (channels / run, panels, K * run, panel) where panels of `pliant_deform_conv_panel` outputs, padded with zeros, make
+// up the `outputs` of each weight group. `output` is of the image's type, with `output_stride` elements between
+// positions and between output channels. Returns 0, or -1 where there is no memory for the blocks.
 PLIANT_API int pliant_deform_conv(const pliant_tile* tile, int image_type, const void* image, const void* offset,
-                                  const void* mask, const void* weight, int64_t outputs, const void* bias,
-                                  void* output, const int64_t* output_stride, int accumulate);
+                                  const void* mask, const void* weight, int64_t outputs, const void* bias, void* output,
+                                  const int64_t* output_stride, int accumulate);
 PLIANT_API int64_t pliant_deform_conv_panel(int image_type);
 
 // columns = x(p + p_k + dp_k) * dm_k, in arithmetic type.
@@ -93,8 +93,8 @@ PLIANT_API void pliant_deform_depthwise_backward(const pliant_tile* tile, int im
                                                  int64_t offset_groups);
 
 // Adds the slices of `partial` in order to grad_offset (2*G*K, count) and grad_mask (G*K, count; may be null).
-PLIANT_API void pliant_deform_reduce(const void* partial, int is_double, int64_t slices, int64_t count,
-                                     int64_t samples, void* grad_offset, void* grad_mask, int64_t threads);
+PLIANT_API void pliant_deform_reduce(const void* partial, int is_double, int64_t slices, int64_t count, int64_t samples,
+                                     void* grad_offset, void* grad_mask, int64_t threads);
 
 #ifdef __cplusplus
 }

@@ -12,6 +12,7 @@ from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
 from pliant import _backends
+from pliant._check import fail
 from pliant._geometry import ConvGeometry, pair
 from pliant.ops.deform_conv2d import contract
 from pliant.ops.deform_conv2d.checks import check_arguments, check_impl
@@ -32,7 +33,7 @@ def deform_conv2d(
     *,
     impl: Impl = "auto",
 ) -> Tensor:
-    r"""Convolve with taps that each look where a learned offset sends them (v1), and weigh what they see (v2).
+    r"""Convolve with taps that each look where a learned offset sends them (v1), and weigh it (v2).
 
     .. math:: y(p) = \sum_{k=1}^{K} w_k \cdot x(p + p_k + \Delta p_k) \cdot \Delta m_k
 
@@ -57,9 +58,9 @@ def deform_conv2d(
         (N, O, Ho, Wo), or (O, Ho, Wo) for one image, of input's type; channels_last where input is channels_last.
 
     Note:
-        First derivatives come from the same kernel as the forward. Second derivatives, and forward-mode derivatives,
-        are computed through the reference, which keeps all samples in memory. On a CPU results are deterministic: the same
-        bits for the same number of threads, and under `torch.use_deterministic_algorithms(True)` for any number.
+        First derivatives come from kernels, as the forward does. Second derivatives, and forward-mode derivatives, are
+        computed through the reference, which keeps all samples in memory. On a CPU results are deterministic: the
+        same bits for the same number of threads, and under `torch.use_deterministic_algorithms(True)` for any.
 
     Raises:
         TypeError: an argument is no tensor, or its dtype is not one of the above.
@@ -98,8 +99,14 @@ def _run(
     mask: Tensor | None,
     impl: Impl,
 ) -> Tensor:
-    check_impl(impl, get_args(Impl), input.device)
-    if impl == "reference" or (impl == "auto" and _is_transformed(input, offset, weight, bias, mask)):
+    check_impl(impl, get_args(Impl), input.device, has_native=contract.HAS_NATIVE)
+    transformed = impl != "reference" and _is_transformed(input, offset, weight, bias, mask)
+    if transformed and impl != "auto":
+        rule = f"'{impl}' cannot carry forward-mode or torch.func derivatives"
+        fail("impl", rule, "a tensor with such a derivative", "use 'reference'", kind=RuntimeError)
+    if transformed and not torch.compiler.is_compiling():
+        _backends.warn_transform("deform_conv2d")
+    if transformed or impl == "reference":
         tensors = contract.cast_for_autocast(input, weight, bias, mask)
         with torch.autocast(input.device.type, enabled=False):
             return deform_conv2d_reference(tensors[0], offset, tensors[1], tensors[2], geometry, tensors[3])
@@ -109,12 +116,10 @@ def _run(
 
 def _is_transformed(*tensors: Tensor | None) -> bool:
     """Say whether forward-mode or `torch.func` derivatives are being taken, which only the reference can carry."""
-    if torch.compiler.is_compiling():
-        return False
-    found = any(t is not None and (_has_tangent(t) or _is_tracked_by_func(t)) for t in tensors)
-    if found:
-        _backends.warn_transform("deform_conv2d")
-    return found
+    present = [t for t in tensors if t is not None]
+    if torch.compiler.is_compiling():  # which can trace the first question, not the second
+        return any(_has_tangent(t) for t in present)
+    return any(_has_tangent(t) or _is_tracked_by_func(t) for t in present)
 
 
 def _has_tangent(tensor: Tensor) -> bool:

@@ -29,22 +29,30 @@ def check_arguments(
     _check_dim("weight", weight, (4,), "(O, C/groups, kh, kw)")
     for name in ("offset", "mask"):
         if name in present:
-            _check_dim(name, present[name], (input.dim(),), "(N, channels, Ho, Wo)" if batched else "(channels, Ho, Wo)")
+            _check_dim(
+                name, present[name], (input.dim(),), "(N, channels, Ho, Wo)" if batched else "(channels, Ho, Wo)"
+            )
     _check_groups(input.shape[-3], weight)
     _check_maps(input, offset, weight, geometry, mask)
     if bias is not None and bias.shape != (weight.shape[0],):
         fail("bias", "must have one value for each output channel", _shape(bias), f"make it ({weight.shape[0]},)")
 
 
-def check_impl(impl: str, known: Sequence[str], device: torch.device) -> None:
+def check_impl(impl: str, known: Sequence[str], device: torch.device, *, has_native: bool) -> None:
     """Raise unless `impl` is a known name and, where it is explicit, can run on `device`."""
     if impl not in known:
         names = ", ".join(repr(name) for name in known)
         fail("impl", f"must be one of {names}", repr(impl), f"leave it at 'auto'.{suggest(str(impl), known)}")
     if impl == "native":
         if device.type != "cpu":
-            fail("impl", "'native' serves CPU tensors", f"tensors on {device}", "use 'auto' or 'reference'", kind=RuntimeError)
-        if _backends.native_library() is None:
+            fail(
+                "impl",
+                "'native' serves CPU tensors",
+                f"tensors on {device}",
+                "use 'auto' or 'reference'",
+                kind=RuntimeError,
+            )
+        if not has_native:
             fail("impl", "'native' needs the compiled library", _backends.why_no_native(), _FIX, kind=RuntimeError)
     if impl == "triton":
         fail("impl", "'triton' cannot run", _backends.TRITON_REASON, "use 'auto' or 'reference'", kind=RuntimeError)
@@ -68,7 +76,13 @@ def _check_same_dtype(input: Tensor, others: dict[str, Tensor]) -> None:
         return
     for name, tensor in others.items():
         if tensor.dtype != input.dtype:
-            fail(name, f"must have input's dtype {input.dtype}", tensor.dtype, f"pass {name}.to(input.dtype)", kind=TypeError)
+            fail(
+                name,
+                f"must have input's dtype {input.dtype}",
+                tensor.dtype,
+                f"pass {name}.to(input.dtype)",
+                kind=TypeError,
+            )
 
 
 def _check_dim(name: str, tensor: Tensor, allowed: Sequence[int], layout: str) -> None:
@@ -79,7 +93,9 @@ def _check_dim(name: str, tensor: Tensor, allowed: Sequence[int], layout: str) -
 def _check_groups(channels: int, weight: Tensor) -> None:
     O, per_group, kh, kw = weight.shape
     if min(weight.shape) < 1:
-        fail("weight", "must have at least one element in each dimension", _shape(weight), "use a kernel of 1x1 or more")
+        fail(
+            "weight", "must have at least one element in each dimension", _shape(weight), "use a kernel of 1x1 or more"
+        )
     if channels % per_group:
         rule = f"dimension 1 must divide the {channels} channels of input"
         fail("weight", rule, _shape(weight), f"use ({O}, {channels}, {kh}, {kw}) for groups=1")
@@ -89,9 +105,7 @@ def _check_groups(channels: int, weight: Tensor) -> None:
         fail("weight", rule, _shape(weight), f"use a multiple of {groups} output channels")
 
 
-def _check_maps(
-    input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeometry, mask: Tensor | None
-) -> None:
+def _check_maps(input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeometry, mask: Tensor | None) -> None:
     """Check offset and mask against the output size and against the channels they are for."""
     K = weight.shape[2] * weight.shape[3]
     channels = offset.shape[-3]

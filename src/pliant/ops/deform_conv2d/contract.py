@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator `pliant::deform_conv2d` for the dispatcher: schema, fake, autograd, autocast, vmap, and who serves which device.
+"""The operator `pliant::deform_conv2d`: schema, fake, autograd, autocast, vmap, and who serves which device.
 
 Each device's function is registered here and nowhere else; availability is registration.
 """
@@ -42,7 +42,6 @@ def _geometry(stride: Ints, padding: Ints, dilation: Ints) -> ConvGeometry:
 # --- any device: the reference -------------------------------------------------------------------------------------
 
 
-@torch.library.impl(FORWARD, "CompositeExplicitAutograd")
 def forward_reference(
     input: Tensor,
     offset: Tensor,
@@ -53,11 +52,11 @@ def forward_reference(
     dilation: Ints,
     mask: Tensor | None,
 ) -> Tensor:
+    """Serve the forward of any device by the reference."""
     _backends.warn_reference("deform_conv2d", input.device)
     return deform_conv2d_reference(input, offset, weight, bias, _geometry(stride, padding, dilation), mask)
 
 
-@torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
 def backward_reference(
     grad: Tensor,
     input: Tensor,
@@ -69,9 +68,14 @@ def backward_reference(
     mask: Tensor | None,
     needed: Sequence[bool],
 ) -> Gradients:
+    """Serve the backward of any device in closed form."""
     geometry = _geometry(stride, padding, dilation)
     gradients = deform_conv2d_reference_backward(grad, input, offset, weight, mask, geometry)
     return _only_needed(gradients, needed)
+
+
+torch.library.impl(FORWARD, "CompositeExplicitAutograd")(forward_reference)
+torch.library.impl(BACKWARD, "CompositeExplicitAutograd")(backward_reference)
 
 
 def _only_needed(gradients: Sequence[Tensor], needed: Sequence[bool]) -> Gradients:
@@ -81,10 +85,12 @@ def _only_needed(gradients: Sequence[Tensor], needed: Sequence[bool]) -> Gradien
 
 # --- CPU: the native library, where it was built -------------------------------------------------------------------
 
-if _backends.native_library() is not None:
-    from pliant.ops.deform_conv2d.cpu_native import deform_conv2d_cpu, deform_conv2d_cpu_backward
+HAS_NATIVE = _backends.native_library() is not None
 
-    @torch.library.impl(FORWARD, "CPU")
+if HAS_NATIVE:
+    from pliant.ops.deform_conv2d.cpu_native import deform_conv2d_cpu
+    from pliant.ops.deform_conv2d.cpu_native_backward import deform_conv2d_cpu_backward
+
     def forward_cpu(
         input: Tensor,
         offset: Tensor,
@@ -95,9 +101,9 @@ if _backends.native_library() is not None:
         dilation: Ints,
         mask: Tensor | None,
     ) -> Tensor:
+        """Serve the forward of the CPU natively."""
         return deform_conv2d_cpu(input, offset, weight, bias, _geometry(stride, padding, dilation), mask)
 
-    @torch.library.impl(BACKWARD, "CPU")
     def backward_cpu(
         grad: Tensor,
         input: Tensor,
@@ -109,8 +115,12 @@ if _backends.native_library() is not None:
         mask: Tensor | None,
         needed: Sequence[bool],
     ) -> Gradients:
+        """Serve the backward of the CPU natively."""
         geometry = _geometry(stride, padding, dilation)
         return deform_conv2d_cpu_backward(grad, input, offset, weight, mask, geometry, needed)
+
+    torch.library.impl(FORWARD, "CPU")(forward_cpu)
+    torch.library.impl(BACKWARD, "CPU")(backward_cpu)
 
 
 # --- shapes without data -------------------------------------------------------------------------------------------
@@ -127,6 +137,7 @@ def forward_fake(
     dilation: Ints,
     mask: Tensor | None,
 ) -> Tensor:
+    """Return an empty tensor of the forward's shape, type and memory format."""
     shape = (input.shape[0], weight.shape[0], *offset.shape[2:])
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
 
@@ -143,6 +154,7 @@ def backward_fake(
     mask: Tensor | None,
     needed: Sequence[bool],
 ) -> Gradients:
+    """Return empty tensors of the gradients' shapes, types and memory formats."""
     gradients = (
         torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input)),
         offset.new_empty(offset.shape),
@@ -225,8 +237,8 @@ def cast_for_autocast(
     if not torch.is_autocast_enabled(device_type) or input.dtype == torch.float64:
         return input, weight, bias, mask
     dtype = torch.get_autocast_dtype(device_type)
-    optional = (None if t is None else t.to(dtype) for t in (bias, mask))
-    return input.to(dtype), weight.to(dtype), *optional
+    b, m = (None if t is None else t.to(dtype) for t in (bias, mask))
+    return input.to(dtype), weight.to(dtype), b, m
 
 
 def _autocast_rule(device_type: str) -> Callable[..., Tensor]:

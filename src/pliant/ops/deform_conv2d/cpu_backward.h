@@ -31,11 +31,11 @@ struct Dots {
   }
 };
 
-// One sample's share of all gradients, for the channels at j. `g` is the gradient of the column. The pixels of one sample
-// can coincide at the border, so each is read, added to and written before the next. Returns x(q) * dm.
+// One sample's share of all gradients, for the channels at j. `g` is the gradient of the column. The pixels of one
+// sample can coincide at the border, so each is read, added to and written before the next. Returns x(q) * dm.
 template <class T, class S, int L>
-PLIANT_INLINE vec<T, L> spread(const Corners<T, S>& corners, T modulation, T* const grad_pixel[4], lanes<L> n, int64_t j,
-                               vec<T, L> g, Dots<T>& dots) {
+PLIANT_INLINE vec<T, L> spread(const Corners<T, S>& corners, T modulation, T* const grad_pixel[4], lanes<L> n,
+                               int64_t j, vec<T, L> g, Dots<T>& dots) {
   vec<T, L> value = {};
   const vec<T, L> scaled = g * modulation;
   for (int i = 0; i < 4; ++i) {
@@ -58,14 +58,16 @@ struct Backward {
   T* partial;
   int64_t slices, offset_groups;
 
-  // Calls body(sample, position, tap, c_begin, c_end, result) for each sample of each channel slice, in parallel over slices.
+  // Calls body(sample, position, tap, c_begin, c_end, result) for each sample of each channel slice, in parallel over
+  // slices.
   template <class Body>
   void for_samples(const Body& body) const {
     const int64_t taps = tile.kernel[0] * tile.kernel[1], per_position = offset_groups * taps * 3;
     parallel_for(slices, tile.threads, [&](int64_t slice, int64_t) {
       T* share = partial + slice * tile.count * per_position;
       __builtin_memset(share, 0, tile.count * per_position * sizeof(T));
-      const int64_t from = slice_begin(tile.channels, slice, slices), to = slice_begin(tile.channels, slice + 1, slices);
+      const int64_t from = slice_begin(tile.channels, slice, slices),
+                    to = slice_begin(tile.channels, slice + 1, slices);
       for_plans(tile, offset, mask, {0, tile.count, 0, taps, from, to},
                 [&](const Plan<T>& plan, int64_t group, int64_t c_begin, int64_t c_end, int64_t first) {
                   for (int64_t i = 0; i < plan.positions; ++i)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fused forward pass: a block of positions is sampled into the cache and multiplied there by packed weights.
 //
-// The inner product is the usual one of optimised matrix multiplication: kRows positions times one panel of two vectors of
-// output channels are kept in registers while a run of columns passes by; the run is short enough for the weights' panel
-// to stay in the first-level cache, and the block small enough for its columns to stay in the second.
+// The inner product is the usual one of optimised matrix multiplication: kRows positions times one panel of two vectors
+// of output channels are kept in registers while a run of columns passes by; the run is short enough for the weights'
+// panel to stay in the first-level cache, and the block small enough for its columns to stay in the second.
 #pragma once
 
 #include "cpu_sample.h"

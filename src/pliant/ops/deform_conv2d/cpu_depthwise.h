@@ -34,7 +34,8 @@ void depthwise(const pliant_tile& tile, const S* image, const T* offset, const T
                   T* out = output + (first + i) * output_stride;
                   for_channels<kLanes<T>>(c_begin, c_end, [&](auto n, int64_t c) {
                     auto sum = plan.tap_begin ? load(out + c, n) : bias ? load(bias + c, n) : decltype(load(out, n)){};
-                    for (int64_t k = 0; k < count; ++k) sum += inside[k].corners.value(n, c) * load(inside[k].weight + c, n);
+                    for (int64_t k = 0; k < count; ++k)
+                      sum += inside[k].corners.value(n, c) * load(inside[k].weight + c, n);
                     store(out + c, sum, n);
                   });
                 }

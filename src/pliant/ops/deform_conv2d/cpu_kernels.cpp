@@ -45,8 +45,8 @@ int conv(const pliant_tile* tile, int image_type, const void* image, const void*
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    const Convolution<T, S> pass = {*tile,      as<S>(image), as<T>(offset), as<T>(mask),   as<T>(weight),
-                                    outputs,    as<T>(bias),  as<S>(output), output_stride, accumulate != 0};
+    const Convolution<T, S> pass = {*tile,   as<S>(image), as<T>(offset), as<T>(mask),   as<T>(weight),
+                                    outputs, as<T>(bias),  as<S>(output), output_stride, accumulate != 0};
     result = pass.run();
   });
   return result;
@@ -69,8 +69,9 @@ void sample_backward(const pliant_tile* tile, int image_type, const void* image,
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    const Backward<T, S> pass = {*tile,          as<S>(image), as<T>(offset), as<T>(mask), as<T>(grad_image),
-                                 grad_pixel_stride, as<T>(partial), slices, offset_groups};
+    const Backward<T, S> pass = {
+        *tile,          as<S>(image), as<T>(offset), as<T>(mask), as<T>(grad_image), grad_pixel_stride,
+        as<T>(partial), slices,       offset_groups};
     sample_columns_backward(pass, as<T>(columns));
   });
 }
@@ -92,8 +93,9 @@ void depthwise_backward_any(const pliant_tile* tile, int image_type, const void*
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    const Backward<T, S> pass = {*tile,          as<S>(image), as<T>(offset), as<T>(mask), as<T>(grad_image),
-                                 grad_pixel_stride, as<T>(partial), slices, offset_groups};
+    const Backward<T, S> pass = {
+        *tile,          as<S>(image), as<T>(offset), as<T>(mask), as<T>(grad_image), grad_pixel_stride,
+        as<T>(partial), slices,       offset_groups};
     depthwise_backward(pass, as<T>(weight), as<T>(grad), as<T>(grad_weight));
   });
 }

@@ -59,7 +59,8 @@ void pliant_deform_sample_backward(const pliant_tile* tile, int image_type, cons
 int pliant_deform_conv(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
                        const void* weight, int64_t outputs, const void* bias, void* output,
                        const int64_t* output_stride, int accumulate) {
-  return kernels().conv(tile, image_type, image, offset, mask, weight, outputs, bias, output, output_stride, accumulate);
+  return kernels().conv(tile, image_type, image, offset, mask, weight, outputs, bias, output, output_stride,
+                        accumulate);
 }
 
 int64_t pliant_deform_conv_panel(int image_type) { return kernels().panel(image_type); }

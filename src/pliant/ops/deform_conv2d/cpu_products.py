@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The matrix products of the CPU backward pass, by whichever of PyTorch's libraries is fastest at them here.
 
-On processors with AVX-512 oneDNN is (a 1x1 convolution over the columns), since MKL falls back to AVX2 on those that are
-not Intel's; elsewhere the two are equal and `torch.mm` writes into place. Under deterministic algorithms one thread
+On processors with AVX-512 oneDNN is (a 1x1 convolution over the columns), since MKL falls back to AVX2 on those that
+are not Intel's; elsewhere the two are equal and `torch.mm` writes into place. Under deterministic algorithms one thread
 multiplies, because both libraries may divide a sum differently for another number of threads.
 """
 
@@ -31,7 +31,7 @@ def reproducible() -> Iterator[None]:
 
 
 def _prefers_onednn(dtype: torch.dtype) -> bool:
-    if not torch.backends.mkldnn.enabled or not torch.backends.mkldnn.is_available():
+    if not torch._C._get_mkldnn_enabled() or not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX512"
 

@@ -38,28 +38,29 @@ struct Corners {
   }
 };
 
-// Writes the samples of a block: element (position, tap, c) goes to rows + position * row_stride + tap * tap_stride + c,
-// all counted from the block's begin.
+// Writes the samples of a block: element (position, tap, c) goes to rows + position * row_stride + tap * tap_stride +
+// c, all counted from the block's begin.
 template <class T, class S>
 void sample_block(const pliant_tile& tile, const S* image, const T* offset, const T* mask, const Block& block, T* rows,
                   int64_t row_stride, int64_t tap_stride) {
-  for_plans(tile, offset, mask, block, [&](const Plan<T>& plan, int64_t, int64_t c_begin, int64_t c_end, int64_t first) {
-    for (int64_t i = 0; i < plan.positions; ++i) {
-      T* row = rows + (first + i - block.position_begin) * row_stride - block.channel_begin;
-      for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
-        T* destination = row + (k - block.tap_begin) * tap_stride;
-        const Sample<T>& s = plan.at(i, k);
-        if (!s.is_inside()) {
-          __builtin_memset(destination + c_begin, 0, (c_end - c_begin) * sizeof(T));
-          continue;
-        }
-        Corners<T, S> corners(image, tile.pixel_stride, s);
-        corners.scale(s.modulation);
-        for_channels<kLanes<T>>(c_begin, c_end,
-                                [&](auto n, int64_t c) { store(destination + c, corners.value(n, c), n); });
-      }
-    }
-  });
+  for_plans(tile, offset, mask, block,
+            [&](const Plan<T>& plan, int64_t, int64_t c_begin, int64_t c_end, int64_t first) {
+              for (int64_t i = 0; i < plan.positions; ++i) {
+                T* row = rows + (first + i - block.position_begin) * row_stride - block.channel_begin;
+                for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
+                  T* destination = row + (k - block.tap_begin) * tap_stride;
+                  const Sample<T>& s = plan.at(i, k);
+                  if (!s.is_inside()) {
+                    __builtin_memset(destination + c_begin, 0, (c_end - c_begin) * sizeof(T));
+                    continue;
+                  }
+                  Corners<T, S> corners(image, tile.pixel_stride, s);
+                  corners.scale(s.modulation);
+                  for_channels<kLanes<T>>(c_begin, c_end,
+                                          [&](auto n, int64_t c) { store(destination + c, corners.value(n, c), n); });
+                }
+              }
+            });
 }
 
 template <class T, class S>
@@ -69,7 +70,8 @@ void sample_columns(const pliant_tile& tile, const S* image, const T* offset, co
   parallel_for(tasks, tile.threads, [&](int64_t task, int64_t) {
     const int64_t begin = task * kPositionsPerTask, end = smaller(tile.count, begin + kPositionsPerTask);
     for (int64_t c = 0; c < tile.channels; c += run)
-      sample_block(tile, image, offset, mask, {begin, end, 0, taps, c, c + run}, columns + begin * row + c * taps, row, run);
+      sample_block(tile, image, offset, mask, {begin, end, 0, taps, c, c + run}, columns + begin * row + c * taps, row,
+                   run);
   });
 }
 

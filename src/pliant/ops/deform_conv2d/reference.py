@@ -46,19 +46,20 @@ def sampling_positions(
 ) -> tuple[Tensor, Tensor]:
     """Return p + p_k + dp_k in pixels of the input, rows and columns, each (N, G, K, Ho, Wo), in type `dtype`."""
     (kh, kw), (Ho, Wo) = kernel, offset.shape[-2:]
-    like = {"dtype": dtype, "device": offset.device}
-    dy, dx = offset.to(dtype).reshape(offset.shape[0], -1, kh * kw, 2, Ho, Wo).unbind(3)
-    tap_y = torch.arange(kh, **like).repeat_interleave(kw).view(-1, 1, 1) * geometry.dilation[0]
-    tap_x = torch.arange(kw, **like).repeat(kh).view(-1, 1, 1) * geometry.dilation[1]
-    base_y = torch.arange(Ho, **like).view(-1, 1) * geometry.stride[0] - geometry.padding[0]
-    base_x = torch.arange(Wo, **like).view(1, -1) * geometry.stride[1] - geometry.padding[1]
+    G = offset.shape[1] // (2 * kh * kw)
+    device = offset.device
+    dy, dx = offset.to(dtype).reshape(offset.shape[0], G, kh * kw, 2, Ho, Wo).unbind(3)
+    tap_y = torch.arange(kh, dtype=dtype, device=device).repeat_interleave(kw).view(-1, 1, 1) * geometry.dilation[0]
+    tap_x = torch.arange(kw, dtype=dtype, device=device).repeat(kh).view(-1, 1, 1) * geometry.dilation[1]
+    base_y = torch.arange(Ho, dtype=dtype, device=device).view(-1, 1) * geometry.stride[0] - geometry.padding[0]
+    base_x = torch.arange(Wo, dtype=dtype, device=device).view(1, -1) * geometry.stride[1] - geometry.padding[1]
     return base_y + tap_y + dy, base_x + tap_x + dx
 
 
 def sample(x: Tensor, y_pos: Tensor, x_pos: Tensor) -> Samples:
     """Read the corners around each position; x is (N, G, C/G, H, W), the positions (N, G, K, Ho, Wo)."""
-    N, G, _, H, W = x.shape
-    y_pos, x_pos = y_pos.reshape(N, G, 1, -1), x_pos.reshape(N, G, 1, -1)
+    H, W = x.shape[3:]
+    y_pos, x_pos = y_pos.flatten(2).unsqueeze(2), x_pos.flatten(2).unsqueeze(2)
     # -1 is inside: the value there is 0 either way, and the slope is the right-hand one, as at every integer.
     inside = (y_pos >= -1) & (y_pos < H) & (x_pos >= -1) & (x_pos < W)  # false for NaN
     y_pos, x_pos = (torch.where(inside, p, p.new_zeros(())) for p in (y_pos, x_pos))
@@ -89,12 +90,11 @@ def deform_conv2d_reference(
     G = offset.shape[1] // (2 * K)
     x = input.reshape(N, G, C // G, *input.shape[2:])
     samples = sample(x, *sampling_positions(offset, (kh, kw), geometry, compute_dtype(input)))
-    columns = sum(g * corner for g, corner in zip(samples.weights(), samples.corners, strict=True))
-    assert isinstance(columns, Tensor)
+    columns = torch.stack([g * v for g, v in zip(samples.weights(), samples.corners, strict=True)]).sum(0)
     if mask is not None:
-        m = mask.to(columns.dtype).reshape(N, G, 1, -1)
+        m = mask.to(columns.dtype).reshape(N, G, 1, K * Ho * Wo)
         columns = columns * torch.where(samples.inside, m, m.new_zeros(()))
-    y = multiply(weight, columns.to(input.dtype).reshape(N, C, K, Ho * Wo)).reshape(N, -1, Ho, Wo)
+    y: Tensor = multiply(weight, columns.to(input.dtype).reshape(N, C, K, Ho * Wo)).reshape(N, weight.shape[0], Ho, Wo)
     if bias is not None:
         y = y + bias.view(1, -1, 1, 1)
     return y.contiguous(memory_format=memory_format(input))
@@ -103,6 +103,7 @@ def deform_conv2d_reference(
 def multiply(weight: Tensor, columns: Tensor) -> Tensor:
     """Return W (O, C/groups, kh, kw) times columns (N, C, K, P) within each weight group, as (N, O, P)."""
     N, C, K, P = columns.shape
-    groups = C // weight.shape[1]
-    w = weight.reshape(groups, -1, weight.shape[1] * K)  # (groups, O/groups, C/groups*K)
-    return torch.matmul(w, columns.reshape(N, groups, -1, P)).reshape(N, weight.shape[0], P)
+    O, per_group = weight.shape[:2]
+    groups = C // per_group
+    w = weight.reshape(groups, O // groups, per_group * K)  # (groups, O/groups, C/groups*K)
+    return torch.matmul(w, columns.reshape(N, groups, per_group * K, P)).reshape(N, O, P)

@@ -39,11 +39,11 @@ def deform_conv2d_reference_backward(
     m = ones if mask is None else torch.where(samples.inside, mask.to(dtype).reshape(N, G, 1, K * P), ones * 0)
 
     u = grad.to(dtype).reshape(N, groups, O // groups, P)
-    w = weight.to(dtype).reshape(groups, O // groups, -1)  # (groups, O/groups, C/groups*K)
+    w = weight.to(dtype).reshape(groups, O // groups, C // groups * K)  # (groups, O/groups, C/groups*K)
     c = torch.matmul(w.mT, u).reshape(N, G, C // G, K * P)
     values = torch.stack([g * v for g, v in zip(samples.weights(), samples.corners, strict=True)]).sum(0)
 
-    columns = (m * values).reshape(N, groups, -1, P)
+    columns = (m * values).reshape(N, groups, C // groups * K, P)
     grad_weight = torch.matmul(u, columns.mT).sum(0).reshape(weight.shape)
     grad_mask = (c * values).sum(2).reshape(N, G * K, Ho, Wo)
     slope_y, slope_x = _slopes(samples)

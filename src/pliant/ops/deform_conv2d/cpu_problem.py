@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One call of the CPU path, cut into images, slices of channels and tiles of output positions.
+
+Images are channels-last inside, so that the kernels run over channels. An image too large to be copied so at once is
+taken in slices of channels, whose products add up. That bounds the memory beyond the result at any image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pliant._geometry import ConvGeometry, memory_format
+from pliant.ops._native.library import Tile, load
+
+IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
+TILE_BYTES = 16 << 20  # of the columns of one tile in the backward pass
+MAX_POSITIONS = 2048  # of such a tile
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Channels [begin, end) of the image: whole weight groups, or a part of one."""
+
+    begin: int
+    end: int
+    run: int  # channels of one weight group inside the slice
+
+    @property
+    def width(self) -> int:
+        """Return the number of channels."""
+        return self.end - self.begin
+
+
+class Problem:
+    """One call's tensors, cut into images, slices of channels and tiles of output positions."""
+
+    def __init__(
+        self, input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeometry, mask: Tensor | None
+    ) -> None:
+        self.input, self.offset, self.weight, self.geometry, self.mask = input, offset, weight, geometry, mask
+        self.N, self.C, self.H, self.W = input.shape
+        self.O, self.per_group, *self.kernel = weight.shape
+        self.K = weight.shape[2] * weight.shape[3]
+        self.Ho, self.Wo = offset.shape[2:]
+        self.G = offset.shape[1] // (2 * self.K)
+        self.groups = self.C // self.per_group
+        self.dtype = torch.float64 if input.dtype == torch.float64 else torch.float32  # of all arithmetic
+        self.is_depthwise = self.per_group == 1 and self.C == self.O and self.C > 1
+        self.threads = torch.get_num_threads()
+        self.channels_last = memory_format(input) == torch.channels_last
+        library = load()
+        assert library is not None, "registered only where the library is loaded"
+        self.native: Any = library.functions
+
+    def slices(self, *, copies: bool) -> list[Slice]:
+        """Return the slices of channels: one, unless the image or its gradient must be copied and is large."""
+        limit = self.C
+        if copies:
+            limit = max(1, IMAGE_BYTES // max(1, self.H * self.W * self.dtype.itemsize))
+            limit -= limit % 16 if limit > 16 else 0
+        if limit >= self.per_group:
+            step = limit // self.per_group * self.per_group
+            return [Slice(c, min(self.C, c + step), self.per_group) for c in range(0, self.C, step)]
+        parts = []
+        for group in range(0, self.C, self.per_group):
+            for c in range(group, group + self.per_group, limit):
+                end = min(group + self.per_group, c + limit)
+                parts.append(Slice(c, end, end - c))
+        return parts
+
+    def tiles(self, most: int) -> Iterator[tuple[int, int]]:
+        """Yield [first, last) runs of at most `most` output positions."""
+        P = self.Ho * self.Wo
+        for first in range(0, P, most):
+            yield first, min(P, first + most)
+
+    def backward_positions(self, s: Slice, shares: int) -> int:
+        """Return how many positions' columns, and shares of the gradients of offset and mask, fit `TILE_BYTES`."""
+        row = self.K * (s.width + 3 * self.G * shares) * self.dtype.itemsize
+        fitting = max(1, min(MAX_POSITIONS, TILE_BYTES // row))
+        return fitting - fitting % 64 if fitting > 64 else fitting
+
+    def image(self, n: int, s: Slice) -> Tensor:
+        """Return channels `s` of image n as (H, W, channels), in storage type; channels lie side by side."""
+        if self.channels_last:
+            return self.input[n, s.begin : s.end].permute(1, 2, 0)
+        image = torch.empty(self.H, self.W, s.width, dtype=self.input.dtype)
+        self.transpose(self.input[n, s.begin : s.end].flatten(1), image.flatten(0, 1))
+        return image
+
+    def transpose(self, source: Tensor, target: Tensor) -> None:
+        """Set the (X, Y) `target` to the transpose of the (Y, X) `source`; lines of both are contiguous, or made so."""
+        if source.dtype != target.dtype:
+            target.copy_(source.T)
+            return
+        source = source if source.stride(1) == 1 else source.contiguous()
+        lines = (source.data_ptr(), *source.shape, source.stride(0), target.data_ptr(), target.stride(0))
+        self.native.pliant_transpose(*lines, source.itemsize, self.threads)
+
+    def weight_rows(self, s: Slice, dtype: torch.dtype) -> Tensor:
+        """Return the weights of slice `s` as (groups, O/groups, K*run), in the order of the columns."""
+        O_per_group = self.O // self.groups
+        first, last = s.begin // self.per_group, (s.end - 1) // self.per_group + 1
+        inside = slice(s.begin % self.per_group, s.begin % self.per_group + s.run)
+        w = self.weight[first * O_per_group : last * O_per_group, inside].permute(0, 2, 3, 1)
+        rows: Tensor = w.reshape(last - first, O_per_group, self.K * s.run).to(dtype)
+        return rows.contiguous()
+
+    def packed_weight(self, s: Slice, panel: int) -> Tensor:
+        """Return the weights of slice `s` as (groups, panels, K*run, panel), with zeros for outputs past the last."""
+        rows = self.weight_rows(s, self.dtype)
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % panel))
+        return rows.unflatten(1, (-1, panel)).transpose(2, 3).contiguous()
+
+    def depthwise_weight(self, s: Slice) -> Tensor:
+        """Return (K, channels) weights of a depthwise convolution, in arithmetic type."""
+        return self.weight[s.begin : s.end].flatten(1).T.to(self.dtype).contiguous()
+
+    def outputs(self, s: Slice) -> slice:
+        """Return the output channels that slice `s` contributes to."""
+        per = self.O // self.groups
+        return slice(s.begin // self.per_group * per, ((s.end - 1) // self.per_group + 1) * per)
+
+    def maps(self, tensor: Tensor | None, n: int) -> Tensor | None:
+        """Return the maps of image n as (channels, Ho*Wo)."""
+        return None if tensor is None else tensor[n].flatten(1)
+
+    def tile(
+        self, s: Slice, image: Tensor, first: int, last: int, offset: Tensor, mask: Tensor | None
+    ) -> tuple[Tile, Tensor, Tensor | None]:
+        """Return the C struct of a tile, and offset and mask of its positions in arithmetic type."""
+        o = offset[:, first:last].to(self.dtype)
+        m = None if mask is None else mask[:, first:last].to(self.dtype)
+        tile = Tile(
+            height=self.H,
+            width=self.W,
+            pixel_stride=image.stride(1) if self.W > 1 or not self.channels_last else self.C,
+            channels=s.width,
+            run=s.run,
+            channel_begin=s.begin,
+            offset_group_channels=self.C // self.G,
+            out_width=self.Wo,
+            first=first,
+            count=last - first,
+            kernel=tuple(self.kernel),
+            stride=self.geometry.stride,
+            padding=self.geometry.padding,
+            dilation=self.geometry.dilation,
+            offset_stride=o.stride(),
+            mask_stride=(0, 0) if m is None else m.stride(),
+            threads=self.threads,
+        )
+        return tile, o, m
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Return the address of a tensor's data, or None for none."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def positions(tensor: Tensor, n: int, channels: slice) -> Tensor:
+    """View `channels` of image n of a (N, X, Ho, Wo) tensor as (Ho*Wo, channels)."""
+    return tensor[n, channels].flatten(1).T
