@@ -82,7 +82,7 @@ def why_no_native() -> str:
 def warn_transform(operator: str) -> None:
     """Say once that forward-mode and `torch.func` derivatives run through the reference."""
     warnings.warn(
-        f"pliant.ops.{operator}: forward-mode and torch.func derivatives run through the slow reference implementation; "
+        f"pliant.ops.{operator}: forward-mode and torch.func derivatives run through the slow reference; "
         "pass impl='reference' to accept it without this warning",
         RuntimeWarning,
         stacklevel=4,

@@ -37,9 +37,9 @@ def deform_conv2d(
 
     .. math:: y(p) = \sum_{k=1}^{K} w_k \cdot x(p + p_k + \Delta p_k) \cdot \Delta m_k
 
-    `x` at a fractional position is bilinear between the four pixels around it. Everything outside the image is zero, so a
-    sample less than one pixel outside fades out and a sample further away reads 0. A NaN or infinite position reads 0
-    and gets zero gradients. At integer positions, -1 included, the offset's gradient is the right-hand derivative.
+    `x` at a fractional position is bilinear between the four pixels around it. Everything outside the image is zero, so
+    a sample less than one pixel outside fades out and a sample further away reads 0. A NaN or infinite position reads
+    0 and gets zero gradients. At integer positions, -1 included, the offset's gradient is the right-hand derivative.
 
     Args:
         input: (N, C, H, W), or (C, H, W) for one image; float16, bfloat16, float32 or float64.

@@ -108,8 +108,7 @@ class Problem:
         first, last = s.begin // self.per_group, (s.end - 1) // self.per_group + 1
         inside = slice(s.begin % self.per_group, s.begin % self.per_group + s.run)
         w = self.weight[first * O_per_group : last * O_per_group, inside].permute(0, 2, 3, 1)
-        rows: Tensor = w.reshape(last - first, O_per_group, self.K * s.run).to(dtype)
-        return rows.contiguous()
+        return w.reshape(last - first, O_per_group, self.K * s.run).to(dtype).contiguous()
 
     def packed_weight(self, s: Slice, panel: int) -> Tensor:
         """Return the weights of slice `s` as (groups, panels, K*run, panel), with zeros for outputs past the last."""
