@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is timed: plain convolution, pliant, and the other libraries that have the operator, where they are installed."""
+"""What is timed: plain convolution, pliant, and the other libraries that are installed and have the operator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Run = Callable[[], object]
 
 @dataclass
 class Case:
-    """One layer: a 3x3 modulated deformable convolution of stride 1 and padding 1, offsets normal with `sigma` pixels."""
+    """One layer: a 3x3 modulated deformable convolution, stride 1, padding 1, normal offsets of `sigma` pixels."""
 
     N: int
     C: int
