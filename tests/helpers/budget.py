@@ -2,7 +2,7 @@
 """An error budget in place of a tolerance: twice the error that the same precision costs plain PyTorch, plus a floor.
 
 A tolerance tuned by hand is loose where the problem is small and tight where it is large. The budget follows the
-problem: the same computation in plain PyTorch, in the same dtype, is compared with the float64 truth, and the code under
+problem: the same computation in plain PyTorch, in the same dtype, is compared with the float64 truth; the code under
 test may be twice as far off. The floor is two units of rounding of the largest true value, and the plain computation
 must itself be sound, or the budget would be worth nothing.
 """
