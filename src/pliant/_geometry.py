@@ -33,7 +33,7 @@ class ConvGeometry(NamedTuple):
 
 def pair(argument: str, value: int | Sequence[int], *, minimum: int) -> Pair:
     """Return `value` as a (vertical, horizontal) pair of integers of at least `minimum`."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         fail(
             argument,

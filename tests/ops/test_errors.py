@@ -111,8 +111,9 @@ def test_native_refuses_tensors_that_are_not_on_the_cpu() -> None:
 
 def test_native_without_its_library_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     from pliant import _backends
+    from pliant.ops.deform_conv2d import contract
 
-    monkeypatch.setattr(_backends, "native_library", lambda: None)
+    monkeypatch.setattr(contract, "HAS_NATIVE", False)
     monkeypatch.setattr(_backends, "why_no_native", lambda: "no file")
     with pytest.raises(RuntimeError) as caught:
         deform_conv2d(**arguments(), impl="native")

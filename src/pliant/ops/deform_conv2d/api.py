@@ -108,7 +108,7 @@ def _run(
         _backends.warn_transform("deform_conv2d")
     if transformed or impl == "reference":
         tensors = contract.cast_for_autocast(input, weight, bias, mask)
-        with torch.autocast(input.device.type, enabled=False):
+        with contract.without_autocast(input.device.type):
             return deform_conv2d_reference(tensors[0], offset, tensors[1], tensors[2], geometry, tensors[3])
     result: Tensor = torch.ops.pliant.deform_conv2d(input, offset, weight, bias, *geometry, mask)
     return result

@@ -11,6 +11,7 @@ from torch import Tensor
 from pliant import _backends
 from pliant._check import fail, suggest
 from pliant._geometry import ConvGeometry
+from pliant.ops.deform_conv2d.contract import autocast_is_on
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -72,7 +73,7 @@ def _check_tensor(name: str, tensor: Tensor, input: Tensor) -> None:
 
 
 def _check_same_dtype(input: Tensor, others: dict[str, Tensor]) -> None:
-    if torch.is_autocast_enabled(input.device.type):
+    if autocast_is_on(input.device.type):
         return
     for name, tensor in others.items():
         if tensor.dtype != input.dtype:

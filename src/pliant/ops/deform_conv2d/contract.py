@@ -7,6 +7,7 @@ Each device's function is registered here and nowhere else; availability is regi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -226,6 +227,16 @@ torch.library.register_autograd(BACKWARD, _backward_vjp, setup_context=_save_bac
 # --- autocast ------------------------------------------------------------------------------------------------------
 
 
+def autocast_is_on(device_type: str) -> bool:
+    """Say whether autocast is on for a kind of device, some of which have none."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Return a context in which autocast is off for a kind of device."""
+    return torch.autocast(device_type, enabled=False) if autocast_is_on(device_type) else nullcontext()
+
+
 def cast_for_autocast(
     input: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -234,7 +245,7 @@ def cast_for_autocast(
     A coordinate in half precision has lost its fraction at column 2048.
     """
     device_type = input.device.type
-    if not torch.is_autocast_enabled(device_type) or input.dtype == torch.float64:
+    if not autocast_is_on(device_type) or input.dtype == torch.float64:
         return input, weight, bias, mask
     dtype = torch.get_autocast_dtype(device_type)
     b, m = (None if t is None else t.to(dtype) for t in (bias, mask))
@@ -255,7 +266,7 @@ def _autocast_rule(device_type: str) -> Callable[..., Tensor]:
         mask: Tensor | None,
     ) -> Tensor:
         x, w, b, m = cast_for_autocast(input, weight, bias, mask)
-        with torch.autocast(device_type, enabled=False):
+        with without_autocast(device_type):
             result: Tensor = torch.ops.pliant.deform_conv2d(x, offset, w, b, stride, padding, dilation, m)
         return result
 

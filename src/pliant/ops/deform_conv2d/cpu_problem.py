@@ -114,7 +114,7 @@ class Problem:
         """Return the weights of slice `s` as (groups, panels, K*run, panel), with zeros for outputs past the last."""
         rows = self.weight_rows(s, self.dtype)
         padded: Tensor = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % panel))
-        return padded.unflatten(1, (-1, panel)).transpose(2, 3).contiguous()
+        return padded.view(len(rows), -1, panel, rows.shape[2]).transpose(2, 3).contiguous()
 
     def depthwise_weight(self, s: Slice) -> Tensor:
         """Return (K, channels) weights of a depthwise convolution, in arithmetic type."""
