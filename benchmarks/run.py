@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.contenders import Case, Run, contenders
-from pliant import _backends
-from pliant.ops import deform_conv2d
+from pliant.ops import _backends, deform_conv2d
 
 SHAPES = [
     (1, 256, 64, 64, 256),

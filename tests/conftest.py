@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from helpers.checks import Implementation
-from pliant import _backends
-from pliant.ops import deform_conv2d
+from pliant.ops import _backends, deform_conv2d
 
 
 @pytest.fixture(autouse=True)

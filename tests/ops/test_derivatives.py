@@ -14,8 +14,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from helpers.cases import BY_NAME, Arguments, Case
 from helpers.checks import DIFFERENTIABLE, Implementation
-from pliant import _backends
-from pliant.ops import deform_conv2d
+from pliant.ops import _backends, deform_conv2d
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.torch.jit.script. is deprecated:FutureWarning"

@@ -13,9 +13,8 @@ from helpers.budget import assert_within_budget
 from helpers.canary import guarded_memory
 from helpers.cases import BY_NAME, CASES, Case
 from helpers.checks import Implementation, check_forward_backward, check_gradients, run
-from pliant import _backends
 from pliant._geometry import ConvGeometry
-from pliant.ops import deform_conv2d
+from pliant.ops import _backends, deform_conv2d
 from pliant.ops.deform_conv2d.reference_backward import deform_conv2d_reference_backward
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -66,18 +65,19 @@ def test_unknown_instruction_set_is_refused(native: Implementation) -> None:
     assert library.instruction_set() == before
 
 
-@pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every case span many tiles and, from 17 channels on, several slices of channels."""
-    from pliant.ops.deform_conv2d import cpu_native
-
-    monkeypatch.setattr(cpu_native, "MAX_POSITIONS", 5)
-    monkeypatch.setattr(cpu_native, "IMAGE_BYTES", 1)
-
-
 @pytest.mark.parametrize("case", [c for c in CASES if "tile" not in c.name and c.name != "wide_image"])
-def test_tiles_and_slices_of_channels(native: Implementation, small_tiles: None, threads: int, case: Case) -> None:
-    check_forward_backward(native, case, torch.float32 if threads == 1 else torch.float64)
+@pytest.mark.parametrize("channels", [1, 7])
+def test_tiles_and_slices_of_channels(
+    native: Implementation, monkeypatch: pytest.MonkeyPatch, threads: int, channels: int, case: Case
+) -> None:
+    """Tiles of five positions and images in slices of 1 or 7 channels: every case crosses many borders of both."""
+    from pliant.ops.deform_conv2d import cpu_native, cpu_problem
+
+    dtype = torch.float32 if threads == 1 else torch.float64
+    monkeypatch.setattr(cpu_native, "MAX_POSITIONS", 5)
+    monkeypatch.setattr(cpu_problem, "MAX_POSITIONS", 5)
+    monkeypatch.setattr(cpu_problem, "IMAGE_BYTES", channels * case.size[0] * case.size[1] * dtype.itemsize)
+    check_forward_backward(native, case, dtype)
 
 
 @pytest.mark.parametrize("case", CASES)

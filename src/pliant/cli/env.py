@@ -21,7 +21,7 @@ def add(commands: Commands[Parser]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     import torch
 
-    from pliant._backends import describe
+    from pliant.ops._backends import describe
 
     devices = ["cpu"] + [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     print(f"python {platform.python_version()} on {platform.platform()}")

@@ -20,7 +20,7 @@ bool can_run(InstructionSet set) {
 #endif
 #if defined(PLIANT_HAS_avx2)
     case InstructionSet::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 #endif
     default:
       return set == InstructionSet::baseline;

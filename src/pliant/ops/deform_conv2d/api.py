@@ -11,9 +11,9 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
-from pliant import _backends
 from pliant._check import fail
 from pliant._geometry import ConvGeometry, pair
+from pliant.ops import _backends
 from pliant.ops.deform_conv2d import contract
 from pliant.ops.deform_conv2d.checks import check_arguments, check_impl
 from pliant.ops.deform_conv2d.reference import deform_conv2d_reference

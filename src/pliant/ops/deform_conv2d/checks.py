@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pliant import _backends
 from pliant._check import fail, suggest
 from pliant._geometry import ConvGeometry
+from pliant.ops import _backends
 from pliant.ops.deform_conv2d.contract import autocast_is_on
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pliant import _backends
 from pliant._geometry import ConvGeometry, memory_format
+from pliant.ops import _backends
 from pliant.ops.deform_conv2d.reference import deform_conv2d_reference
 from pliant.ops.deform_conv2d.reference_backward import deform_conv2d_reference_backward
 

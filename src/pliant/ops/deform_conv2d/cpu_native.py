@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
@@ -46,7 +44,7 @@ def _convolve(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) -
         for first, last in problem.tiles(MAX_FUSED_POSITIONS):
             tile, o, m = problem.tile(s, image, first, last, offset, mask)
             status = problem.native.pliant_deform_conv(
-                ctypes.byref(tile),
+                tile,
                 image_type,
                 image.data_ptr(),
                 o.data_ptr(),
@@ -55,7 +53,7 @@ def _convolve(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) -
                 problem.O // problem.groups,
                 pointer(b),
                 positions(output, n, outputs)[first:last].data_ptr(),
-                ctypes.byref(stride),
+                stride,
                 accumulate,
             )
             if status:
@@ -75,7 +73,7 @@ def _depthwise(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) 
             result = target if in_place else torch.empty(last - first, s.width, dtype=problem.dtype)
             tile, o, m = problem.tile(s, image, first, last, offset, mask)
             problem.native.pliant_deform_depthwise(
-                ctypes.byref(tile),
+                tile,
                 TYPES[image.dtype],
                 image.data_ptr(),
                 o.data_ptr(),

@@ -7,9 +7,6 @@ themselves, which take the place of their gradient and are then multiplied for t
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -86,7 +83,7 @@ def deform_conv2d_cpu_backward(
 def _sample(problem: Problem, described: tuple[Tile, Tensor, Tensor | None], image: Tensor, columns: Tensor) -> None:
     tile, offset, mask = described
     problem.native.pliant_deform_sample(
-        ctypes.byref(tile),
+        tile,
         TYPES[image.dtype],
         image.data_ptr(),
         offset.data_ptr(),
@@ -148,7 +145,7 @@ def _spread(
     samples = problem.G * problem.K
     partial = torch.empty(shares, tile.count, samples, 3, dtype=problem.dtype)
     stride = grad_image.stride(1) if problem.W > 1 or grad_image.is_contiguous() else problem.C
-    head = (ctypes.byref(tile), TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask))
+    head = (tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask))
     if depthwise is None:
         problem.native.pliant_deform_sample_backward(
             *head, columns.data_ptr(), grad_image.data_ptr(), stride, partial.data_ptr(), shares, problem.G
