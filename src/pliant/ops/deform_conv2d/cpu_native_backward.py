@@ -7,6 +7,8 @@ themselves, which take the place of their gradient and are then multiplied for t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
