@@ -82,7 +82,7 @@ struct Convolution {
   // A little more than a power of two between rows, so that they do not compete for the same cache sets.
   int64_t column_stride = pieces.taps * pieces.channels + 16, sum_stride = panels * kPanel<T>;
 
-  int64_t scratch_size() const { return kBlockPositions * (column_stride + sum_stride); }
+  int64_t scratch_size() const { return kBlockPositions * (column_stride + 2 * sum_stride); }
 
   void block(int64_t begin, int64_t end, T* columns) const {
     T* sums = columns + kBlockPositions * column_stride;
@@ -109,32 +109,46 @@ struct Convolution {
     }
   }
 
-  void write(int64_t begin, int64_t end, int64_t group, const T* sums) const {
+  void write(int64_t begin, int64_t end, int64_t group, T* sums) const {
     const T* b = bias ? bias + group * outputs : nullptr;
     S* to = output + group * outputs * output_stride[1];
     if (output_stride[1] == 1) {
       for (int64_t p = begin; p < end; ++p) {
         const T* sum = sums + (p - begin) * sum_stride;
-        for_channels<kLanes<T>>(0, outputs,
-                                [&](auto n, int64_t o) { add_to(to + p * output_stride[0] + o, sum, b, n, o); });
+        for_channels<kLanes<T>>(0, outputs, [&](auto n, int64_t o) {
+          auto total = load(sum + o, n);
+          if (b) total += load(b + o, n);
+          put(to + p * output_stride[0] + o, total, n);
+        });
       }
       return;
     }
-    // Positions lie side by side: sixteen of them at a time, so that whole cache lines are written.
-    for (int64_t first = begin; first < end; first += 16) {
-      const int64_t last = smaller(end, first + 16);
-      for (int64_t o = 0; o < outputs; ++o)
-        for (int64_t p = first; p < last; ++p)
-          add_to(to + o * output_stride[1] + p, sums + (p - begin) * sum_stride, b, lanes<1>{}, o);
+    // Positions lie side by side: turn the block over in cache, so that memory is written in long runs.
+    T* turned = sums + kBlockPositions * sum_stride;
+    turn(sums, turned);
+    for (int64_t o = 0; o < outputs; ++o) {
+      const T* sum = turned + o * kBlockPositions;
+      for_channels<kLanes<T>>(0, end - begin, [&](auto n, int64_t p) {
+        auto total = load(sum + p, n);
+        if (b) total += b[o];
+        put(to + o * output_stride[1] + begin + p, total, n);
+      });
     }
   }
 
-  template <int L>
-  PLIANT_MEMBER void add_to(S* to, const T* sum, const T* b, lanes<L> n, int64_t o) const {
-    auto total = load(sum + o, n);
-    if (b) total += load(b + o, n);
+  template <class V, int L>
+  PLIANT_MEMBER void put(S* to, V total, lanes<L> n) const {
     if (accumulate) total += load(to, n);
     store(to, total, n);
+  }
+
+  // turned (outputs, kBlockPositions) = sums (kBlockPositions, sum_stride) transposed.
+  void turn(const T* sums, T* turned) const {
+    constexpr int64_t step = 16;
+    for (int64_t top = 0; top < kBlockPositions; top += step)
+      for (int64_t first = 0; first < outputs; first += step)
+        for (int64_t o = first; o < smaller(outputs, first + step); ++o)
+          for (int64_t p = top; p < top + step; ++p) turned[o * kBlockPositions + p] = sums[p * sum_stride + o];
   }
 
   int run() const {
