@@ -42,14 +42,18 @@ def test_opcheck_forward(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("needed", [(True,) * 5, (False, True, False, False, True)], ids=["all", "offset_and_mask"])
-def test_opcheck_backward(case: Case, needed: tuple[bool, ...]) -> None:
+@pytest.mark.parametrize("differentiable", [False, True], ids=["first_order", "second_order"])
+def test_opcheck_backward(case: Case, needed: tuple[bool, ...], differentiable: bool) -> None:
+    """With unknown sizes for the kernel alone: tracing the second order so takes PyTorch minutes for each case."""
     x, offset, weight, _, *geometry, mask = case.arguments()
     wanted = [*needed[:3], case.bias and needed[3], case.modulated and needed[4]]
-    tensors = [t.detach().requires_grad_() for t in (case.upstream(), x, offset, weight)]
-    m = None if mask is None else mask.detach().requires_grad_()
-    found = torch.library.opcheck(BACKWARD.default, (*tensors, *geometry, m, wanted))
-    assert set(found.values()) == {"SUCCESS"}
-    assert len(found) >= 4
+    tensors = [t.detach().requires_grad_(differentiable) for t in (case.upstream(), x, offset, weight)]
+    m = None if mask is None else mask.detach().requires_grad_(differentiable)
+    checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    if not differentiable:
+        checks.append("test_aot_dispatch_dynamic")
+    found = torch.library.opcheck(BACKWARD.default, (*tensors, *geometry, m, wanted), test_utils=checks)
+    assert found == dict.fromkeys(checks, "SUCCESS")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -78,12 +82,13 @@ def test_compiles_to_one_graph_of_unknown_size(native: Implementation, name: str
 
 
 def test_dynamic_shapes_compile_once() -> None:
+    """No two sizes of the first call are equal by chance, or PyTorch takes them for the same size for ever."""
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(deform_conv2d, fullgraph=True, backend=counter, dynamic=True)
     for case in (
-        Case("dynamic_1", 2, 4, (7, 6), 3, (3, 2), padding=(1, 1)),
-        Case("dynamic_2", 3, 4, (9, 11), 3, (3, 2), padding=(1, 1)),
-        Case("dynamic_3", 5, 4, (5, 13), 3, (3, 2), padding=(1, 1)),
+        Case("dynamic_1", 5, 4, (7, 10), 3, (3, 2), padding=(1, 1)),
+        Case("dynamic_2", 6, 4, (9, 13), 3, (3, 2), padding=(1, 1)),
+        Case("dynamic_3", 2, 4, (5, 8), 3, (3, 2), padding=(1, 1)),
     ):
         check_forward_backward(compiled, case)
     assert counter.frame_count == 1
