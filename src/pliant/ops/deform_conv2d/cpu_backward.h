@@ -31,20 +31,25 @@ struct Dots {
   }
 };
 
-// One sample's share of all gradients, for the channels at j. `g` is the gradient of the column. The pixels of one
-// sample can coincide at the border, so each is read, added to and written before the next. Returns x(q) * dm.
+// One sample's share of all gradients, for the channels at j. `g` is the gradient of the column. Returns x(q) * dm.
+//
+// Everything is read before anything is written: rows of an image often lie a multiple of 4 KiB apart, where a
+// processor takes a read for one of what was just written, and waits. A pixel outside the image has no gradient to
+// write, and the pixel inside that stands for it must not be written back over its own sum.
 template <class T, class S, int L>
-PLIANT_INLINE vec<T, L> spread(const Corners<T, S>& corners, T modulation, T* const grad_pixel[4], lanes<L> n,
+PLIANT_INLINE vec<T, L> spread(const Corners<T, S>& corners, const Sample<T>& s, T* const grad_pixel[4], lanes<L> n,
                                int64_t j, vec<T, L> g, Dots<T>& dots) {
-  vec<T, L> value = {};
-  const vec<T, L> scaled = g * modulation;
+  vec<T, L> value = {}, grad[4];
+  const vec<T, L> scaled = g * s.modulation;
   for (int i = 0; i < 4; ++i) {
     const vec<T, L> pixel = load(corners.pixel[i] + j, n);
     dots.corner[i].add(g * pixel, n);
     value += pixel * corners.weight[i];
-    store(grad_pixel[i] + j, load(grad_pixel[i] + j, n) + scaled * corners.weight[i], n);
+    grad[i] = load(grad_pixel[i] + j, n) + scaled * corners.weight[i];
   }
-  return value * modulation;
+  for (int i = 0; i < 4; ++i)
+    if (s.row_exists[i >> 1] * s.column_exists[i & 1] != 0) store(grad_pixel[i] + j, grad[i], n);
+  return value * s.modulation;
 }
 
 // The parts of a backward pass that all its loops share.
@@ -99,7 +104,7 @@ void sample_columns_backward(const Backward<T, S>& pass, T* columns) {
         T* pixels[4];
         pass.grad_pixels(s, pixels);
         for_channels<kLanes<T>>(c, stop, [&](auto n, int64_t j) {
-          store(column + j, spread(corners, s.modulation, pixels, n, j, load(column + j, n), dots), n);
+          store(column + j, spread(corners, s, pixels, n, j, load(column + j, n), dots), n);
         });
       }
       c = stop;

@@ -56,7 +56,7 @@ void depthwise_backward(const Backward<T, S>& pass, const T* weight, const T* gr
     T* gw = grad_weight + k * channels;
     for_channels<kLanes<T>>(c_begin, c_end, [&](auto n, int64_t c) {
       const auto out = load(u + c, n);
-      const auto value = spread(corners, s.modulation, pixels, n, c, out * load(w + c, n), dots);
+      const auto value = spread(corners, s, pixels, n, c, out * load(w + c, n), dots);
       store(gw + c, load(gw + c, n) + out * value, n);
     });
     dots.write(s, result);

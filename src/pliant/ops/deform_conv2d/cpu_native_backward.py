@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._native.library import TYPES, Tile
-from pliant.ops.deform_conv2d.cpu_problem import Problem, Slice, pointer, positions
+from pliant.ops.deform_conv2d.cpu_problem import Problem, Slice, pointer, positions, reused_memory
 from pliant.ops.deform_conv2d.cpu_products import add_outer, multiply_transposed, reproducible
 
 SLICE_CHANNELS = 64  # of a share of the work under deterministic algorithms, whatever the number of threads
@@ -49,7 +49,8 @@ class Gradients:
         """Return (H, W, channels) to add the image's gradient to, and whether it already is the result."""
         if self.input is not None and self.problem.channels_last and self.input.dtype == self.problem.dtype:
             return self.input[n, s.begin : s.end].permute(1, 2, 0), True
-        return torch.zeros(self.problem.H, self.problem.W, s.width, dtype=self.problem.dtype), False
+        shape = (self.problem.H, self.problem.W, s.width)
+        return reused_memory("grad_image", shape, self.problem.dtype).zero_(), False
 
     def add_maps(self, n: int, first: int, last: int, offset: Tensor, mask: Tensor | None, accumulate: bool) -> None:
         """Store a tile's gradients of offset and mask, (channels, positions), or add them to the slices before."""
@@ -98,7 +99,6 @@ def _columns_backward(problem: Problem, s: Slice, grad: Tensor, gradients: Gradi
     weight, outputs = problem.weight_rows(s, problem.dtype), problem.outputs(s)
     grad_weight = torch.zeros_like(weight)
     shares = gradients.shares(s)
-    buffer = torch.empty(0, dtype=problem.dtype)
     for n in range(problem.N):
         image = problem.image(n, s)
         grad_image, in_place = gradients.image(n, s)
@@ -106,7 +106,7 @@ def _columns_backward(problem: Problem, s: Slice, grad: Tensor, gradients: Gradi
         assert offset is not None
         for first, last in problem.tiles(problem.backward_positions(s, shares)):
             u = positions(grad, n, outputs)[first:last].to(problem.dtype)  # (T, O)
-            columns = buffer.resize_(last - first, problem.K * s.width)
+            columns = reused_memory("columns", (last - first, problem.K * s.width), problem.dtype)
             described = problem.tile(s, image, first, last, offset, mask)
             if gradients.needs_samples:
                 multiply_transposed(u, weight, columns)

@@ -52,14 +52,14 @@ PLIANT_INLINE Sample<T> sample_at(const pliant_tile& image, T h, T w, T modulati
   const int64_t y = top > h ? top - 1 : top, x = left > w ? left - 1 : left;
   const T fraction_y = h - static_cast<T>(y), fraction_x = w - static_cast<T>(x);
   const bool exists_y[2] = {y >= 0, y + 1 < image.height}, exists_x[2] = {x >= 0, x + 1 < image.width};
-  const int64_t nearest = (exists_y[0] ? y : 0) * image.width + (exists_x[0] ? x : 0);
-  const int64_t below = exists_y[0] && exists_y[1] ? image.width : 0, right = exists_x[0] && exists_x[1] ? 1 : 0;
+  const int64_t row[2] = {exists_y[0] ? y : 0, exists_y[1] ? y + 1 : y};
+  const int64_t column[2] = {exists_x[0] ? x : 0, exists_x[1] ? x + 1 : x};
   for (int i = 0; i < 2; ++i) {
     s.row_exists[i] = exists_y[i];
     s.column_exists[i] = exists_x[i];
     s.row_weight[i] = exists_y[i] ? (i ? fraction_y : 1 - fraction_y) : 0;
     s.column_weight[i] = exists_x[i] ? (i ? fraction_x : 1 - fraction_x) : 0;
-    for (int j = 0; j < 2; ++j) s.pixel[2 * i + j] = nearest + i * below + j * right;
+    for (int j = 0; j < 2; ++j) s.pixel[2 * i + j] = row[i] * image.width + column[j];
   }
   return s;
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from pliant.ops._native.library import Tile, load
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
 TILE_BYTES = 16 << 20  # of the columns of one tile in the backward pass
+KEPT_BYTES = 16 << 20  # of such memory, that a thread keeps for its next call
 MAX_POSITIONS = 2048  # of such a tile
 
 
@@ -41,19 +42,19 @@ class Slice:
 _kept = threading.local()
 
 
-def _reused_memory(shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """Return memory for the copy of an image, at most `IMAGE_BYTES`, which the thread keeps from call to call.
+def reused_memory(purpose: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return memory whose contents do not matter, which the thread keeps for the same purpose in its next call.
 
     Memory fresh from the system costs a page fault every 4 KiB, which for a small convolution is a tenth of its time.
     """
     size = math.prod(shape) * dtype.itemsize
-    memory: Tensor | None = getattr(_kept, "memory", None)
+    memory: Tensor | None = getattr(_kept, purpose, None)
     if memory is None or memory.numel() < size:
         with torch.inference_mode(False):
             memory = torch.empty(size, dtype=torch.uint8)
-        if size <= IMAGE_BYTES:
-            _kept.memory = memory
-    return memory[:size].view(dtype).view(shape)
+        if size <= KEPT_BYTES:
+            setattr(_kept, purpose, memory)
+    return memory[:size].view(dtype).view(*shape)
 
 
 class Problem:
@@ -109,7 +110,7 @@ class Problem:
         """Return channels `s` of image n as (H, W, channels), in storage type; channels lie side by side."""
         if self.channels_last:
             return self.input[n, s.begin : s.end].permute(1, 2, 0)
-        image = _reused_memory((self.H, self.W, s.width), self.input.dtype)
+        image = reused_memory("image", (self.H, self.W, s.width), self.input.dtype)
         self.transpose(self.input[n, s.begin : s.end].flatten(1), image.flatten(0, 1))
         return image
 
@@ -132,9 +133,13 @@ class Problem:
 
     def packed_weight(self, s: Slice, panel: int) -> Tensor:
         """Return the weights of slice `s` as (groups, panels, K*run, panel), with zeros for outputs past the last."""
-        rows = self.weight_rows(s, self.dtype)
-        padded: Tensor = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % panel))
-        return padded.view(len(rows), -1, panel, rows.shape[2]).transpose(2, 3).contiguous()
+        groups, per = s.width // s.run, self.O // self.groups
+        inside = slice(s.begin % self.per_group, s.begin % self.per_group + s.run)
+        w = self.weight[self.outputs(s), inside].reshape(groups, per, s.run, self.K).to(self.dtype)
+        if per % panel:
+            w = torch.cat([w, w.new_zeros(groups, -per % panel, s.run, self.K)], 1)
+        w = w.view(groups, -1, panel, s.run, self.K).permute(0, 1, 4, 3, 2)  # (groups, panels, K, run, panel)
+        return w.reshape(groups, -1, self.K * s.run, panel).contiguous()
 
     def depthwise_weight(self, s: Slice) -> Tensor:
         """Return (K, channels) weights of a depthwise convolution, in arithmetic type."""
