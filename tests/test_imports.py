@@ -59,7 +59,9 @@ SOURCE = Path(__file__).resolve().parent.parent / "src"
 
 def run(code: str, *arguments: str, source: Path = SOURCE) -> str:
     """Run `code` in a fresh interpreter that finds pliant in `source`; return what it printed."""
+    # An editable install may find pliant by a finder of its own, which comes before every path.
     start = f"import sys; sys.path.insert(0, {str(source)!r})\n"
+    start += "sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswith('_editable')]\n"
     done = subprocess.run(
         [sys.executable, "-c", start + code, *arguments], capture_output=True, text=True, timeout=120, check=False
     )
