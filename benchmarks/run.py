@@ -98,12 +98,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = []
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for case in cases():
         check(case)
         results += [measure(case, arguments.rounds, training=training) for training in (False, True)]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {"machine": machine(), "rounds": arguments.rounds, "results": results}
-    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+        record = {"machine": machine(), "rounds": arguments.rounds, "results": results}
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")  # after each case, so that none is lost
     print(f"written to {arguments.out}")
 
 
