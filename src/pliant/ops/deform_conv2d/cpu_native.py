@@ -39,8 +39,7 @@ def _convolve(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) -
     stride = Pair(problem.O, 1) if problem.channels_last else Pair(1, problem.Ho * problem.Wo)
     for n in range(problem.N):
         image = problem.image(n, s)
-        offset, mask = problem.maps(problem.offset, n), problem.maps(problem.mask, n)
-        assert offset is not None
+        offset, mask = problem.maps(n)
         for first, last in problem.tiles(MAX_FUSED_POSITIONS):
             tile, o, m = problem.tile(s, image, first, last, offset, mask)
             status = problem.native.pliant_deform_conv(
@@ -66,8 +65,7 @@ def _depthwise(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) 
     in_place = problem.channels_last and output.dtype == problem.dtype
     for n in range(problem.N):
         image = problem.image(n, s)
-        offset, mask = problem.maps(problem.offset, n), problem.maps(problem.mask, n)
-        assert offset is not None
+        offset, mask = problem.maps(n)
         for first, last in problem.tiles(MAX_POSITIONS):
             target = positions(output, n, slice(s.begin, s.end))[first:last]
             result = target if in_place else torch.empty(last - first, s.width, dtype=problem.dtype)

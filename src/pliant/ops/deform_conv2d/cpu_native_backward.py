@@ -52,6 +52,11 @@ class Gradients:
         shape = (self.problem.H, self.problem.W, s.width)
         return reused_memory("grad_image", shape, self.problem.dtype).zero_(), False
 
+    def store_image(self, n: int, s: Slice, grad_image: Tensor) -> None:
+        """Write an image's gradient that was added up in memory of its own, where it is needed."""
+        if self.input is not None:
+            self.problem.transpose(grad_image.flatten(0, 1), self.input[n, s.begin : s.end].flatten(1))
+
     def add_maps(self, n: int, first: int, last: int, offset: Tensor, mask: Tensor | None, accumulate: bool) -> None:
         """Store a tile's gradients of offset and mask, (channels, positions), or add them to the slices before."""
         for result, part in ((self.offset, offset), (self.mask, mask)):
@@ -102,8 +107,7 @@ def _columns_backward(problem: Problem, s: Slice, grad: Tensor, gradients: Gradi
     for n in range(problem.N):
         image = problem.image(n, s)
         grad_image, in_place = gradients.image(n, s)
-        offset, mask = problem.maps(problem.offset, n), problem.maps(problem.mask, n)
-        assert offset is not None
+        offset, mask = problem.maps(n)
         for first, last in problem.tiles(problem.backward_positions(s, shares)):
             u = positions(grad, n, outputs)[first:last].to(problem.dtype)  # (T, O)
             columns = reused_memory("columns", (last - first, problem.K * s.width), problem.dtype)
@@ -115,8 +119,8 @@ def _columns_backward(problem: Problem, s: Slice, grad: Tensor, gradients: Gradi
                 _sample(problem, described, image, columns)
             if gradients.needs_weight:
                 add_outer(u, columns, grad_weight)
-        if gradients.input is not None and not in_place:
-            problem.transpose(grad_image.flatten(0, 1), gradients.input[n, s.begin : s.end].flatten(1))
+        if not in_place:
+            gradients.store_image(n, s, grad_image)
     if gradients.needs_weight:
         _store_weight(problem, s, grad_weight, gradients.weight)
 
@@ -182,12 +186,11 @@ def _depthwise_backward(problem: Problem, s: Slice, grad: Tensor, gradients: Gra
     for n in range(problem.N):
         image = problem.image(n, s)
         grad_image, in_place = gradients.image(n, s)
-        offset, mask = problem.maps(problem.offset, n), problem.maps(problem.mask, n)
-        assert offset is not None
+        offset, mask = problem.maps(n)
         for first, last in problem.tiles(problem.backward_positions(s, shares)):
             u = positions(grad, n, slice(s.begin, s.end))[first:last].to(problem.dtype).contiguous()
             described = problem.tile(s, image, first, last, offset, mask)
             _spread(problem, described, image, u, grad_image, gradients, n, shares, (weight, grad_weight))
-        if gradients.input is not None and not in_place:
-            problem.transpose(grad_image.flatten(0, 1), gradients.input[n, s.begin : s.end].flatten(1))
+        if not in_place:
+            gradients.store_image(n, s, grad_image)
     gradients.weight[s.begin : s.end] = grad_weight.T.reshape(-1, 1, *problem.kernel).to(gradients.weight.dtype)

@@ -150,9 +150,9 @@ class Problem:
         per = self.O // self.groups
         return slice(s.begin // self.per_group * per, ((s.end - 1) // self.per_group + 1) * per)
 
-    def maps(self, tensor: Tensor | None, n: int) -> Tensor | None:
-        """Return the maps of image n as (channels, Ho*Wo)."""
-        return None if tensor is None else tensor[n].flatten(1)
+    def maps(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """Return offset and mask of image n as (channels, Ho*Wo)."""
+        return self.offset[n].flatten(1), None if self.mask is None else self.mask[n].flatten(1)
 
     def tile(
         self, s: Slice, image: Tensor, first: int, last: int, offset: Tensor, mask: Tensor | None
