@@ -95,21 +95,21 @@ def load_categories(run: Path) -> tuple[Category, ...]:
         raise PliantError(f"run: must hold {CATEGORIES_FILE}; got {run} ({error}); train first") from error
 
 
+def load_config(run: Path, argument: str) -> TrainConfig:
+    """Read the settings of a run folder that was given as `argument`."""
+    if not (run / CONFIG_FILE).is_file():
+        rule = f"must be a run folder with {CONFIG_FILE}"
+        fail(argument, rule, str(run), "give the --out of a training", kind=PliantError)
+    return TrainConfig.load(run / CONFIG_FILE)
+
+
 def load_run(run: Path) -> tuple[FasterRCNN, tuple[Category, ...], TrainConfig]:
     """Return the trained detector of a run folder (in evaluation mode, on the CPU), its categories and its config.
 
     Raises:
         PliantError: not a run folder, or one whose weights were not written yet.
     """
-    if not (run / CONFIG_FILE).is_file():
-        fail(
-            "run",
-            f"must be a run folder with {CONFIG_FILE}",
-            str(run),
-            "give the --out of a training",
-            kind=PliantError,
-        )
-    config = TrainConfig.load(run / CONFIG_FILE)
+    config = load_config(run, "run")
     categories = load_categories(run)
     model = build_model(config, len(categories), pretrained=False)
     load_weights(run / WEIGHTS_FILE, model)

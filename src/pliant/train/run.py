@@ -28,7 +28,7 @@ from .batches import epoch_batches, training_loader
 from .checkpoint import load_checkpoint, random_state, save_checkpoint, save_weights, set_random_state, write_atomically
 from .config import TrainConfig
 from .engine import evaluate, train_one_epoch
-from .model import CONFIG_FILE, WEIGHTS_FILE, build_model, load_categories, resolve, save_categories
+from .model import CONFIG_FILE, WEIGHTS_FILE, build_model, load_categories, load_config, resolve, save_categories
 from .progress import RunReporter, drop_metrics_after
 from .schedule import build_optimizer, build_scheduler
 
@@ -84,15 +84,7 @@ def resume(out: Path) -> bool:
     Raises:
         PliantError: not a run folder, or its data or checkpoint are not usable.
     """
-    if not (out / CONFIG_FILE).is_file():
-        fail(
-            "resume",
-            f"must be a run folder with {CONFIG_FILE}",
-            str(out),
-            "give the --out of a training",
-            kind=PliantError,
-        )
-    config = TrainConfig.load(out / CONFIG_FILE)
+    config = load_config(out, "resume")
     datasets = _open_datasets(config, out)
     torch.manual_seed(config.seed)
     checkpoint = load_checkpoint(out / CHECKPOINT_FILE) if (out / CHECKPOINT_FILE).is_file() else None
