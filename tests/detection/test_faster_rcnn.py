@@ -13,7 +13,8 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from pliant._check import PliantError
-from pliant.detection import backbone_names, faster_rcnn, pyramid_backbone
+from pliant.backbones import backbone_names
+from pliant.detection import faster_rcnn, pyramid_backbone
 from pliant.nn import DeformConv2d
 
 # Without the compiled library the reference serves, and says so once.

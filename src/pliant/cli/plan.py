@@ -22,7 +22,7 @@ def add(commands: Commands[Parser]) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     require_package("torchvision", "train", "pliant plan")
-    from pliant.detection import classification_network
+    from pliant.backbones import classification_network
     from pliant.surgery import plan
 
     print(plan(classification_network(arguments.model), arguments.deform))

@@ -12,7 +12,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from pliant._check import PliantError, fail
 
-from .backbones import PyramidBackbone, pyramid_backbone
+from .pyramid import PyramidBackbone, pyramid_backbone
 
 ROI_BINS = 7
 

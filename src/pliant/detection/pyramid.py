@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from pliant._check import PliantError, fail
+from pliant.backbones import Trunk, is_stage_selector, prepared_trunk
 from pliant.nn import DeformConv2d
 from pliant.surgery import convert
-
-from .trunks import TORCHVISION_NAMES, Trunk, freeze_batch_norm, is_stage_selector, trunk
 
 
 class PyramidBackbone(nn.Module):
@@ -37,11 +32,6 @@ class PyramidBackbone(nn.Module):
         """Return the maps, the finest first."""
         maps: dict[str, Tensor] = self.fpn(self.body(images))
         return maps
-
-
-def backbone_names() -> tuple[str, ...]:
-    """Return the backbones that torchvision gives; any convolutional timm network is `timm:NAME`."""
-    return tuple(TORCHVISION_NAMES)
 
 
 def pyramid_backbone(
@@ -86,18 +76,17 @@ def pyramid_backbone(
         >>> [tuple(m.shape) for m in backbone(torch.zeros(1, 3, 64, 96)).values()]
         [(1, 64, 8, 12), (1, 64, 4, 6), (1, 64, 2, 3), (1, 64, 1, 2)]
     """
-    if norm not in ("auto", "frozen", "batch"):
-        fail("norm", "must be 'auto', 'frozen' or 'batch'", repr(norm), "use 'auto'", kind=PliantError)
-    built = trunk(name, pretrained=weights == "default")
+    built = prepared_trunk(
+        name,
+        deform=deform,
+        modulated=modulated,
+        offset_groups=offset_groups,
+        mask_scale=mask_scale,
+        weights=weights,
+        norm=norm,
+        frozen_stages=frozen_stages,
+    )
     _check_strides(strides, built, name)
-    if weights not in (None, "default"):
-        load_trunk_weights(built.network, str(weights))
-    if norm == "frozen" or (norm == "auto" and weights is not None):
-        built.network = freeze_batch_norm(built.network)
-    built.freeze(frozen_stages if frozen_stages is not None else (2 if weights is not None else 0))
-    deformed = functools.partial(convert, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
-    if deform is not None and is_stage_selector(deform):
-        built.network = deformed(built.network, deform)
     channels = [built.channels[built.strides.index(stride)] for stride in strides]
     wanted = _deformable(built.network)
     backbone = PyramidBackbone(built.body(strides), channels, strides, out_channels)
@@ -105,7 +94,7 @@ def pyramid_backbone(
         rule = f"must choose convolutions that the maps at strides {tuple(strides)} are made by"
         fail("deform", rule, repr(deform), "choose earlier stages, or add strides", kind=PliantError)
     if deform is not None and not is_stage_selector(deform):
-        deformed(backbone, deform)
+        convert(backbone, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
     return backbone
 
 
@@ -118,38 +107,3 @@ def _check_strides(strides: Sequence[int], built: Trunk, name: str) -> None:
     if unknown or list(strides) != sorted(set(strides)) or not strides:
         rule = f"must be rising strides of {name}'s stages {built.strides}"
         fail("strides", rule, tuple(strides), "use e.g. (4, 8, 16, 32)", kind=PliantError)
-
-
-def load_trunk_weights(network: nn.Module, path: str) -> None:
-    """Load a classification checkpoint into `network`; only the classifier itself may be missing or of another size.
-
-    Raises:
-        PliantError: no such file, not a file of tensors alone, or names that do not fit.
-    """
-    given = read_tensors(Path(path))
-    own = network.state_dict()
-    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    missing = [k for k in own if k not in fitting and not k.endswith("num_batches_tracked")]
-    body = [k for k in missing if not k.startswith(("fc.", "classifier.", "head.", "conv_head.", "bn2."))]
-    if body:
-        names = ", ".join(body[:3]) + (", ..." if len(body) > 3 else "")
-        fix = "give a checkpoint of this very backbone"
-        rule = f"must hold every weight of the backbone; {len(body)} of {len(own)} are absent or of another shape"
-        fail("weights", rule, f"{path} without {names}", fix, kind=PliantError)
-    network.load_state_dict(fitting, strict=False)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a `.safetensors` or a PyTorch file, without running any code from it."""
-    if not path.is_file():
-        fail("weights", "must be a file", str(path), "check the path", kind=PliantError)
-    if path.suffix == ".safetensors":
-        tensors: dict[str, Tensor] = load_file(path)
-        return tensors
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        fail("weights", "must hold a state dict", type(content).__name__, "save model.state_dict()", kind=PliantError)
-    return {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}

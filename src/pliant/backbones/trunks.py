@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classification networks as trunks of detectors: where their stages end, and how feature maps are taken from them."""
+"""Classification networks as trunks: where their stages end, and how feature maps are taken from them."""
 
 from __future__ import annotations
 
@@ -91,6 +91,11 @@ class _TimmBody(nn.Module):
         run = self.network.forward_intermediates
         maps = run(images, indices=self.levels, stop_early=True, intermediates_only=True)  # type: ignore[operator]
         return OrderedDict((str(k), feature) for k, feature in enumerate(maps))
+
+
+def backbone_names() -> tuple[str, ...]:
+    """Return the backbones that torchvision gives; any convolutional timm network is `timm:NAME`."""
+    return tuple(TORCHVISION_NAMES)
 
 
 def trunk(name: str, *, pretrained: bool = False) -> Trunk:

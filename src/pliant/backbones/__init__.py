@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classification networks of torchvision and timm as trunks of detectors and segmenters."""
+
+from __future__ import annotations
+
+from .prepare import prepared_trunk as prepared_trunk
+from .trunks import Trunk as Trunk
+from .trunks import backbone_names as backbone_names
+from .trunks import classification_network as classification_network
+from .trunks import freeze_batch_norm as freeze_batch_norm
+from .trunks import is_stage_selector as is_stage_selector
+from .trunks import trunk as trunk
+from .weights import load_trunk_weights as load_trunk_weights
+from .weights import read_tensors as read_tensors

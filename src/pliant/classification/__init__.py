@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classification networks with deformable layers, in training form."""
