@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from .dilate import dilate as dilate
 from .prepare import prepared_trunk as prepared_trunk
 from .trunks import Trunk as Trunk
 from .trunks import backbone_names as backbone_names

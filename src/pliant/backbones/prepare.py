@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
-from pliant._check import PliantError, fail
-from pliant.surgery import convert
+from collections.abc import Callable
 
+from torch import nn
+
+from pliant._check import PliantError, fail
+from pliant.surgery import convert, plan
+
+from .dilate import dilate
 from .trunks import Trunk, freeze_batch_norm, is_stage_selector, trunk
 from .weights import load_trunk_weights
 
@@ -22,6 +27,7 @@ def prepared_trunk(
     weights: str | None = None,
     norm: str = "auto",
     frozen_stages: int | None = None,
+    output_stride: int | None = None,
 ) -> Trunk:
     """Build the trunk `name` with what a system asks of it.
 
@@ -36,9 +42,11 @@ def prepared_trunk(
             or timm download, or None for random ones.
         norm: `frozen` batch statistics, `batch` for trained ones, `auto`: frozen where there are weights.
         frozen_stages: how many first stages are not trained; None: 2 (C1 and C2) where there are weights, else 0.
+        output_stride: the coarsest stride in input pixels, coarser stages being dilated instead (see `dilate`): 16 is
+            the papers' conv5; None leaves the network's own strides.
 
     Raises:
-        PliantError: an unknown name or norm, or a checkpoint which does not fit.
+        PliantError: an unknown name or norm, a checkpoint which does not fit, or a stride that cannot be had.
 
     Example:
         >>> prepared_trunk("resnet18", deform="c5").strides
@@ -52,9 +60,18 @@ def prepared_trunk(
     if norm == "frozen" or (norm == "auto" and weights is not None):
         built.network = freeze_batch_norm(built.network)
     built.freeze(frozen_stages if frozen_stages is not None else (2 if weights is not None else 0))
+    chosen = None
     if deform is not None and is_stage_selector(deform):
-        network = built.network
-        built.network = convert(
-            network, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale
-        )
+        # Chosen before dilation: stages without names of their own are known by their strides.
+        planned = plan(built.network, deform, modulated=modulated, offset_groups=offset_groups)
+        chosen = {row.name for row in planned.rows} | {row.name for row in planned.skipped}
+    if output_stride is not None:
+        built = dilate(built, output_stride)
+    if chosen is not None:
+        where = _among(chosen)
+        convert(built.network, where, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
     return built
+
+
+def _among(names: set[str]) -> Callable[[str, nn.Module], bool]:
+    return lambda name, _: name in names

@@ -38,7 +38,7 @@ class Trunk:
         network: the whole network, classifier included, so that checkpoints load under their own names.
         stage_ends: name of the last module of each stage, C1 (stride 2) first.
         channels: channels of each stage's output.
-        strides: input pixels per cell of each stage's output.
+        strides: input pixels per cell of each stage's output; two stages share one where the last is dilated.
     """
 
     network: nn.Module
@@ -65,8 +65,18 @@ class Trunk:
                 parameter.requires_grad_(False)
 
     def body(self, strides: Sequence[int]) -> nn.Module:
-        """Return the module that maps images (N, 3, H, W) to an ordered dict of the maps at `strides`."""
-        levels = [self.strides.index(stride) for stride in strides]
+        """Return the module that maps images (N, 3, H, W) to an ordered dict of the maps at `strides`.
+
+        Where several stages have a stride, it is the last of them that is meant.
+        """
+        return self.maps([max(n for n, s in enumerate(self.strides, 1) if s == stride) for stride in strides])
+
+    def maps(self, stages: Sequence[int]) -> nn.Module:
+        """Return the module that maps images (N, 3, H, W) to an ordered dict of the outputs of `stages`.
+
+        `stages` are the papers' rising numbers: 1 is C1 (stride 2), 4 is C4, 5 is C5; the dict's keys are "0", "1", ...
+        """
+        levels = [stage - 1 for stage in stages]
         if hasattr(self.network, "forward_intermediates"):
             return _TimmBody(self.network, levels)
         ends = [self.stage_ends[level] for level in levels]
@@ -113,7 +123,7 @@ def trunk(name: str, *, pretrained: bool = False) -> Trunk:
         ends = _ends_by_stride(network)
     else:
         ends = ("relu", "layer1", "layer2", "layer3", "layer4")
-    outputs = _outputs(network, ends)
+    outputs = outputs_of(network, ends)
     return Trunk(network, ends, tuple(c for c, _ in outputs), tuple(s for _, s in outputs))
 
 
@@ -146,12 +156,12 @@ def _timm_trunk(name: str, pretrained: bool) -> Trunk:
 def _ends_by_stride(network: nn.Module) -> tuple[str, ...]:
     """The last block of each stride in `network.features`: 2, 4, 8, 16, 32."""
     names = [f"features.{k}" for k, _ in network.get_submodule("features").named_children()]
-    last = {stride: name for name, (_, stride) in zip(names, _outputs(network, names), strict=True)}
+    last = {stride: name for name, (_, stride) in zip(names, outputs_of(network, names), strict=True)}
     return tuple(last.values())
 
 
-def _outputs(network: nn.Module, names: Sequence[str]) -> list[tuple[int, int]]:
-    """(channels, stride) of the outputs of the modules called `names`, seen on one black image."""
+def outputs_of(network: nn.Module, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Return (channels, stride) of the outputs of the modules called `names`, seen on one black image."""
     seen: dict[str, tuple[int, int]] = {}
 
     def watch(name: str) -> torch.utils.hooks.RemovableHandle:
