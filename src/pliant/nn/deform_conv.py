@@ -130,7 +130,8 @@ class DeformConv2d(nn.Module):
         prediction: Tensor = self.conv_offset(input)
         if not self.modulated:
             return prediction, None
-        offset, mask = prediction.tensor_split([2 * prediction.shape[-3] // 3], dim=-3)
+        samples = self.conv_offset.out_channels // 3  # a number of the layer, so that exporters see no shape computed
+        offset, mask = prediction.split([2 * samples, samples], dim=-3)
         mask = mask.sigmoid()
         return offset, mask if self.mask_scale == 1.0 else mask * self.mask_scale
 

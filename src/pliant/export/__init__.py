@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models with deformable layers as ONNX files, in the operators of the standard."""
+
+from __future__ import annotations
+
+from .onnx import MIN_OPSET as MIN_OPSET
+from .onnx import compare_with_onnx as compare_with_onnx
+from .onnx import export_onnx as export_onnx

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exported files, run by ONNX Runtime, against the models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pliant._check import PliantError
+from pliant.detection import faster_rcnn
+from pliant.export import compare_with_onnx, export_onnx
+from pliant.nn import DeformConv2d
+from pliant.ops import deform_ps_roi_pool, deform_roi_pool
+
+pytest.importorskip("onnxruntime")
+# Without the compiled library the reference serves, and says so once.
+pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
+
+RANDOM = torch.Generator().manual_seed(3)
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=RANDOM)
+
+
+def _wild(layer: nn.Module) -> None:
+    for module in layer.modules():
+        if isinstance(module, DeformConv2d):
+            module.conv_offset.weight.data = _random(*module.conv_offset.weight.shape) * 0.3
+            module.conv_offset.bias.data = _random(*module.conv_offset.bias.shape)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_with_all_its_options(tmp_path: Path, modulated: bool, bias: bool) -> None:
+    layer = DeformConv2d(
+        12, 8, (3, 5), (2, 1), (1, 3), (2, 1), groups=4, bias=bias, offset_groups=3, modulated=modulated
+    ).eval()
+    _wild(layer)
+    inputs = {"x": _random(2, 12, 9, 11)}
+    path = tmp_path / "layer.onnx"
+    export_onnx(layer, (inputs["x"],), path, input_names=["x"], output_names=["y"])
+    assert compare_with_onnx(path, inputs, {"y": layer(inputs["x"]).detach()})["y"] < 1e-5
+    other = {"y": layer(inputs["x"]).detach() * torch.linspace(1, 1.1, 8).view(-1, 1, 1)}
+    assert compare_with_onnx(path, inputs, other)["y"] > 1e-3  # the comparison can fail
+
+
+def test_batch_and_size_may_vary(tmp_path: Path) -> None:
+    layer = DeformConv2d(3, 4, 3, padding=1).eval()
+    _wild(layer)
+    path = tmp_path / "layer.onnx"
+    axes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    export_onnx(layer, (_random(2, 3, 6, 7),), path, input_names=["x"], output_names=["y"], dynamic_axes=axes)
+    inputs = {"x": _random(3, 3, 10, 5)}
+    assert compare_with_onnx(path, inputs, {"y": layer(inputs["x"]).detach()})["y"] < 1e-5
+
+
+class _Pool(nn.Module):
+    def __init__(self, sampling_ratio: int) -> None:
+        super().__init__()
+        self.sampling_ratio = sampling_ratio
+
+    def forward(self, x: Tensor, rois: Tensor, offset: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        return deform_roi_pool(x, rois, (3, 4), offset, mask, 0.25, self.sampling_ratio, 0.2)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+@pytest.mark.parametrize("names", [["x", "rois"], ["x", "rois", "offset"], ["x", "rois", "offset", "mask"]])
+def test_roi_pooling_becomes_roi_align_over_bins(tmp_path: Path, names: list[str], sampling_ratio: int) -> None:
+    rois = torch.tensor([[1.0, 2.3, 5.1, 33.7, 40.2], [0.0, -6.0, 3.0, 20.5, 31.0], [1.0, 30.0, 10.2, 47.0, 60.0]])
+    values = {"x": _random(2, 5, 13, 12), "rois": rois, "offset": _random(3, 2, 3, 4), "mask": _random(3, 1, 3, 4)}
+    inputs = {name: values[name] for name in names}
+    path, pool = tmp_path / "pool.onnx", _Pool(sampling_ratio).eval()
+    export_onnx(pool, tuple(inputs.values()), path, input_names=names, output_names=["y"])
+    assert compare_with_onnx(path, inputs, {"y": pool(*inputs.values())})["y"] < 1e-5
+
+
+def test_a_detector(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = faster_rcnn(3, "resnet18", deform="c4-c5", min_size=96, max_size=128, proposals=20, fpn_channels=32).eval()
+    _wild(model)
+    image = torch.rand(3, 100, 120)
+    with torch.no_grad():
+        expected = model([image])[0]
+    assert len(expected["boxes"])
+    export_onnx(model, ([image],), tmp_path / "d.onnx", input_names=["image"], output_names=list(expected))
+    differences = compare_with_onnx(tmp_path / "d.onnx", {"image": image}, expected)
+    assert set(differences) == {"boxes", "labels", "scores"}
+    assert max(differences.values()) < 1e-3
+
+
+class _Scores(nn.Module):
+    def forward(self, x: Tensor, rois: Tensor) -> Tensor:
+        return deform_ps_roi_pool(x, rois, 2, 1, group_size=2)
+
+
+def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path: Path) -> None:
+    layer = DeformConv2d(3, 4, 3)
+    names = {"input_names": ["x"], "output_names": ["y"]}
+    with pytest.raises(
+        PliantError, match=r"model: must be in evaluation mode; got training mode; call model\.eval\(\)"
+    ):
+        export_onnx(layer, (_random(1, 3, 6, 7),), tmp_path / "a", **names)
+    with pytest.raises(ValueError, match=r"opset: must be at least 19, the first with DeformConv; got 18; leave it"):
+        export_onnx(layer.eval(), (_random(1, 3, 6, 7),), tmp_path / "a", opset=18, **names)
+    pooled = (_random(1, 4, 6, 7), torch.tensor([[0.0, 1, 1, 4, 4]]))
+    with pytest.raises(PliantError, match=r"model: must be made of operators that ONNX has; got .*deform_ps_roi_pool"):
+        export_onnx(_Scores().eval(), pooled, tmp_path / "b", input_names=["x", "rois"], output_names=["y"])
