@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pliant.data import Problem, UnreadableImageError, collate, open_dataset, read_image
-from pliant.data.dataset import PixelCache
+from pliant.data.image_dataset import PixelCache
 
 from .conftest import HEIGHT, WIDTH, cut
 from .test_coco import Make

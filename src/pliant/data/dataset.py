@@ -3,50 +3,22 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Image
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from pliant.data.checks import BoxTable, CheckedImage
-from pliant.data.images import UnreadableImageError, read_image
-from pliant.data.records import Category, ImageInfo
-from pliant.data.report import DataReport, Problem
+from pliant.data.image_dataset import ImageDataset
+from pliant.data.records import Category
+from pliant.data.report import DataReport
 from pliant.data.transforms import Transform
 
-_log = logging.getLogger(__name__)
 
-
-class PixelCache:
-    """Decoded images, kept until `budget` bytes are used; each process has its own.
-
-    Nothing is thrown out for a newcomer: an epoch visits every image once, in another order each time, where the
-    usual "forget the oldest" would find nothing of a data set larger than the budget.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self._images: dict[int, Tensor] = {}
-
-    def get(self, index: int) -> Tensor | None:
-        """Return a copy of image `index` if it is kept; a transform may write into what it is given."""
-        kept = self._images.get(index)
-        return None if kept is None else kept.clone()
-
-    def put(self, index: int, image: Tensor) -> None:
-        """Keep a copy of `image` if the budget allows."""
-        if image.nbytes <= self.budget:
-            self.budget -= image.nbytes
-            self._images[index] = image.clone()
-
-
-class DetectionDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+class DetectionDataset(ImageDataset):
     """Images with boxes, for torchvision's detectors; made by `open_dataset`.
 
     `dataset[i]` is an image, uint8 RGB (3, H, W), and its target:
@@ -57,8 +29,7 @@ class DetectionDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     - `image_id` scalar int64; `area` (L,) float32, square pixels; `iscrowd` (L,) uint8, 1 for COCO's crowds and VOC's
       difficult objects.
 
-    An image found broken only when it is decoded is named once in the log, counted in `report`, and replaced by the
-    next one that can be read, always the same; with `strict` it is an error.
+    `ImageDataset` says what happens to images that are found broken only when they are decoded.
     """
 
     def __init__(
@@ -74,51 +45,10 @@ class DetectionDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         strict: bool = False,
         cache_bytes: int = 0,
     ) -> None:
-        self.root = root
-        self.split = split
-        self.categories = tuple(categories)
-        self.transforms = transforms
-        self.strict = strict
-        self._images = list(images)
+        super().__init__(
+            root, split, categories, images, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
+        )
         self._boxes = boxes
-        self._report = report
-        self._cache = PixelCache(cache_bytes)
-        # In shared memory: what a worker process finds broken, the process that reports knows too.
-        self._broken: Tensor = torch.zeros(len(images), dtype=torch.uint8)
-        self._broken.share_memory_()
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index: must be from {-len(self)} to {len(self) - 1}; got {index}")
-        image, used = self._readable(index % len(self))
-        target = self._target(used)
-        return self.transforms(Image(image), target) if self.transforms else (image, target)
-
-    @property
-    def report(self) -> DataReport:
-        """What was found wrong with the data until now, in this process and in its workers."""
-        report = copy.deepcopy(self._report)
-        for index in self._broken.nonzero().flatten().tolist():
-            report.add(Problem.BROKEN_PIXELS, self.image_info(index).file_name)
-        return report
-
-    @property
-    def class_names(self) -> list[str]:
-        """The names of labels 1..C, in order."""
-        return [category.name for category in self.categories]
-
-    def image_info(self, index: int) -> ImageInfo:
-        """Return what is known of image `index` without reading its pixels."""
-        return self._images[index].info
-
-    def with_transforms(self, transforms: Transform | None) -> DetectionDataset:
-        """Return the same data with other transforms; images, cache and report are shared."""
-        other = copy.copy(self)
-        other.transforms = transforms
-        return other
 
     def coco_ground_truth(self) -> dict[str, Any]:
         """Return the split as a COCO dictionary: `images`, `annotations` and `categories` with the source's ids.
@@ -160,26 +90,3 @@ class DetectionDataset(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             "area": self._boxes.areas[rows].float(),
             "iscrowd": self._boxes.crowd[rows].clone(),
         }
-
-    def _readable(self, index: int) -> tuple[Tensor, int]:
-        """Return the pixels of image `index`, or of the next one that can be read, and which one it is."""
-        for used in (*range(index, len(self)), *range(index)):
-            if not self._broken[used] and (image := self._pixels(used)) is not None:
-                return image, used
-        raise UnreadableImageError(f"{self.root}: must have an image that can be read; got none; copy them again")
-
-    def _pixels(self, index: int) -> Tensor | None:
-        kept = self._cache.get(index)
-        if kept is not None:
-            return kept
-        image = self._images[index]
-        try:
-            pixels = read_image(image.info.path, apply_exif=image.apply_exif)
-        except UnreadableImageError as error:
-            if self.strict:
-                raise
-            self._broken[index] = 1
-            _log.warning("%s: %s; the next image takes its place", image.info.file_name, error)
-            return None
-        self._cache.put(index, pixels)
-        return pixels

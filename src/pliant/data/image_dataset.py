@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every data set of images shares: decoding, the cache, and what happens when an image turns out to be broken."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.tv_tensors import Image
+
+from pliant.data.checks import CheckedImage
+from pliant.data.images import UnreadableImageError, read_image
+from pliant.data.records import Category, ImageInfo
+from pliant.data.report import DataReport, Problem
+from pliant.data.transforms import Target, Transform
+
+_log = logging.getLogger(__name__)
+
+
+class PixelCache:
+    """Decoded images, kept until `budget` bytes are used; each process has its own.
+
+    Nothing is thrown out for a newcomer: an epoch visits every image once, in another order each time, where the
+    usual "forget the oldest" would find nothing of a data set larger than the budget.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._images: dict[int, Tensor] = {}
+
+    def get(self, index: int) -> Tensor | None:
+        """Return a copy of image `index` if it is kept; a transform may write into what it is given."""
+        kept = self._images.get(index)
+        return None if kept is None else kept.clone()
+
+    def put(self, index: int, image: Tensor) -> None:
+        """Keep a copy of `image` if the budget allows."""
+        if image.nbytes <= self.budget:
+            self.budget -= image.nbytes
+            self._images[index] = image.clone()
+
+
+class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
+    """Images and a target for each; what a target holds is the subclass's affair.
+
+    An image found broken only when it is decoded is named once in the log, counted in `report`, and replaced by the
+    next one that can be read, always the same; with `strict` it is an error.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        categories: Sequence[Category],
+        images: Sequence[CheckedImage],
+        report: DataReport,
+        *,
+        transforms: Transform | None = None,
+        strict: bool = False,
+        cache_bytes: int = 0,
+    ) -> None:
+        self.root = root
+        self.split = split
+        self.categories = tuple(categories)
+        self.transforms = transforms
+        self.strict = strict
+        self._images = list(images)
+        self._report = report
+        self._cache = PixelCache(cache_bytes)
+        # In shared memory: what a worker process finds broken, the process that reports knows too.
+        self._broken: Tensor = torch.zeros(len(images), dtype=torch.uint8)
+        self._broken.share_memory_()
+
+    @abstractmethod
+    def _target(self, index: int) -> Target:
+        """Return the target of image `index`; `UnreadableImageError` if it lies in a file that is broken."""
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index: must be from {-len(self)} to {len(self) - 1}; got {index}")
+        image, target = self._readable(index % len(self))
+        return self.transforms(Image(image), target) if self.transforms else (image, target)
+
+    @property
+    def report(self) -> DataReport:
+        """What was found wrong with the data until now, in this process and in its workers."""
+        report = copy.deepcopy(self._report)
+        for index in self._broken.nonzero().flatten().tolist():
+            report.add(Problem.BROKEN_PIXELS, self.image_info(index).file_name)
+        return report
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the categories, in the order of their labels."""
+        return [category.name for category in self.categories]
+
+    def image_info(self, index: int) -> ImageInfo:
+        """Return what is known of image `index` without reading its pixels."""
+        return self._images[index].info
+
+    def with_transforms(self, transforms: Transform | None) -> Self:
+        """Return the same data with other transforms; images, cache and report are shared."""
+        other = copy.copy(self)
+        other.transforms = transforms
+        return other
+
+    def _readable(self, index: int) -> tuple[Tensor, Target]:
+        """Return the pixels and the target of image `index`, or of the next one that can be read."""
+        for used in (*range(index, len(self)), *range(index)):
+            if self._broken[used]:
+                continue
+            try:
+                return self._pixels(used), self._target(used)
+            except UnreadableImageError as error:
+                if self.strict:
+                    raise
+                self._broken[used] = 1
+                _log.warning("%s: %s; the next image takes its place", self.image_info(used).file_name, error)
+        raise UnreadableImageError(f"{self.root}: must have an image that can be read; got none; copy them again")
+
+    def _pixels(self, index: int) -> Tensor:
+        kept = self._cache.get(index)
+        if kept is not None:
+            return kept
+        image = self._images[index]
+        pixels = read_image(image.info.path, apply_exif=image.apply_exif)
+        self._cache.put(index, pixels)
+        return pixels
