@@ -53,7 +53,7 @@ def check_source(
     """Check every image and box of `source`; what is left is returned, what is not is in `report`."""
     images = []
     for done, image in enumerate(source.images, 1):
-        checked = _checked_image(image, report, verify)
+        checked = checked_image(image, report, verify)
         if checked:
             images.append(checked)
         if progress:
@@ -63,7 +63,8 @@ def check_source(
     return images, table
 
 
-def _checked_image(image: SourceImage, report: DataReport, verify: Verify) -> CheckedImage | None:
+def checked_image(image: SourceImage, report: DataReport, verify: Verify) -> CheckedImage | None:
+    """Open an image and settle its size; None, and an entry in `report`, if it cannot be used."""
     if not image.path.is_file():
         report.add(Problem.MISSING_IMAGE, image.file_name)
         return None

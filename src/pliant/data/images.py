@@ -69,7 +69,7 @@ def read_header(path: Path | str) -> ImageHeader:
         UnreadableImageError: the file is not there or is no image of a known format.
         HugeImageError: it has more than 178,956,970 pixels.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         return ImageHeader(image.size, _orientation(image))
 
 
@@ -99,7 +99,7 @@ def read_image(path: Path | str, *, apply_exif: bool = True) -> Tensor:
         >>> tuple(image.shape), image[:, 0, 0].tolist()
         ((3, 2, 4), [255, 0, 0])
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         orientation = _orientation(image)
         pixels = _to_rgb(image)
         if apply_exif and orientation in _UPRIGHT:
@@ -109,8 +109,8 @@ def read_image(path: Path | str, *, apply_exif: bool = True) -> Tensor:
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[Image.Image]:
-    """Open an image, and word everything that goes wrong until it is closed."""
+def opened(path: Path | str, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
+    """Open an image of one of `formats`, and word everything that goes wrong until it is closed."""
     path = Path(path)
     if not path.is_file():
         fail("image", "must be an image file", path, "no such file is there", kind=UnreadableImageError)
@@ -119,7 +119,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
             # Pillow warns of large images from half of the limit on, and of damage beside the pixels.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(path, formats=formats) as image:
                 _check_pixels(path, image.size)
                 yield image
     except Image.DecompressionBombError as error:
@@ -127,7 +127,7 @@ def _opened(path: Path | str) -> Iterator[Image.Image]:
     except PliantError:
         raise
     except UnidentifiedImageError as error:
-        known = ", ".join(_FORMATS)
+        known = ", ".join(formats)
         raise UnreadableImageError(f"image: must be one of {known}; got {path}; it is none, or is broken") from error
     except _BROKEN as error:
         raise UnreadableImageError(f"image: must be whole; got {path}; it is broken: {error}") from error

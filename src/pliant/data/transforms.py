@@ -58,7 +58,7 @@ class RandomCrop:
         height, width = (min(self.size, side) for side in shape)
         top, left = 0, 0
         for _ in range(_DRAWS if len(boxes) else 1):
-            top, left = (_randint(side - length + 1) for side, length in zip(shape, (height, width), strict=True))
+            top, left = (randint(side - length + 1) for side, length in zip(shape, (height, width), strict=True))
             if (visible_fraction(boxes, left, top, width, height) >= self.min_visible).any():
                 break
         return top, left, height, width
@@ -69,7 +69,7 @@ class RandomRotate90:
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         """Return image and target, turned together."""
-        return rotate90(image, target, _randint(4))
+        return rotate90(image, target, randint(4))
 
 
 def rotate90(image: Tensor, target: Target, turns: int) -> tuple[Tensor, Target]:
@@ -131,7 +131,7 @@ def train_transforms(
     steps += [v2.RandomVerticalFlip(vertical_flip)] if vertical_flip else []
     steps += [RandomRotate90()] if rotate90 else []
     steps += [v2.RandomPhotometricDistort(p=0.5)] if photometric else []
-    return _Chain([*steps, _ToFloat()])
+    return Chain([*steps, ToFloat()])
 
 
 def eval_transforms() -> Transform:
@@ -143,7 +143,7 @@ def eval_transforms() -> Transform:
         >>> image.dtype, image.max().item()
         (torch.float32, 1.0)
     """
-    return _ToFloat()
+    return ToFloat()
 
 
 def collate(batch: Sequence[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
@@ -158,7 +158,7 @@ def collate(batch: Sequence[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[
     return [image for image, _ in batch], [target for _, target in batch]
 
 
-class _Chain:
+class Chain:
     """Apply one transform after the other. A class, so that loaders can send it to spawned workers."""
 
     def __init__(self, steps: Sequence[Transform]) -> None:
@@ -170,7 +170,9 @@ class _Chain:
         return image, target
 
 
-class _ToFloat:
+class ToFloat:
+    """uint8 image to float32 in [0, 1]; the target stays as it is."""
+
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         return F.to_dtype(image, torch.float32, scale=True).as_subclass(Tensor), target
 
@@ -187,5 +189,6 @@ def _boxes(corners: Tensor, canvas: tuple[int, int]) -> Tensor:
     return boxes
 
 
-def _randint(stop: int) -> int:
+def randint(stop: int) -> int:
+    """Return a random integer from 0 to stop - 1."""
     return int(torch.randint(stop, ()))

@@ -63,13 +63,14 @@ def _with_image_sets(home: Path) -> VocLayout:
     for name in ("Annotations", "JPEGImages"):
         if not (home / name).is_dir():
             fail(str(home), f"must hold the folder {name} beside ImageSets", "none", "put it there", kind=PliantError)
-    lists = {path.stem: _lines(path) for path in sorted((home / "ImageSets" / "Main").glob("*.txt"))}
+    lists = {path.stem: lines_of(path) for path in sorted((home / "ImageSets" / "Main").glob("*.txt"))}
     splits = {name: lines for name, lines in lists.items() if not _is_per_class(lines)}
     annotations = home / "Annotations"
     return VocLayout(annotations, home / "JPEGImages", splits, sorted(annotations.glob("*.xml")))
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a list of images, without blanks."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
@@ -95,15 +96,14 @@ def read_voc(layout: VocLayout, split: str, report: DataReport, *, needs_all_nam
         names |= _all_names(layout, {layout.annotations / f"{stem}.xml" for stem in annotations})
     categories = [Category(i, name) for i, name in enumerate(sorted(names), 1)]
     source = Source(categories, listed=len(set(layout.splits[split])))
-    _fill(source, annotations, _files_by_stem(layout.images), layout.images, report)
+    _fill(source, annotations, files_by_stem(layout.images), layout.images, report)
     return source
 
 
 def _read_annotations(layout: VocLayout, split: str, report: DataReport) -> dict[str, _Annotation]:
     annotations: dict[str, _Annotation] = {}
     for stem in layout.splits[split]:
-        if "/" in stem or "\\" in stem or "\0" in stem:
-            fail(f"split {split!r}", "must list names without a folder", repr(stem), "correct it", kind=PliantError)
+        check_stem(stem, split)
         path = layout.annotations / f"{stem}.xml"
         if stem in annotations:
             report.add(Problem.REPEATED_IMAGE, stem)
@@ -115,6 +115,12 @@ def _read_annotations(layout: VocLayout, split: str, report: DataReport) -> dict
             except PliantError as error:
                 report.add(Problem.UNREADABLE_ANNOTATION, f"{path.name}: {error}")
     return annotations
+
+
+def check_stem(stem: str, split: str) -> None:
+    """Refuse a listed name that could lead out of its folder."""
+    if "/" in stem or "\\" in stem or "\0" in stem:
+        fail(f"split {split!r}", "must list names without a folder", repr(stem), "correct it", kind=PliantError)
 
 
 def _all_names(layout: VocLayout, known: set[Path]) -> set[str]:
@@ -129,7 +135,8 @@ def _all_names(layout: VocLayout, known: set[Path]) -> set[str]:
     return names
 
 
-def _files_by_stem(folder: Path) -> dict[str, list[str]]:
+def files_by_stem(folder: Path) -> dict[str, list[str]]:
+    """Return the images in `folder`: their names without suffix, each with the file names that have it."""
     files: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else ():
         if path.suffix.lower() in EXTENSIONS:
