@@ -85,5 +85,5 @@ def warn_transform(operator: str) -> None:
         f"pliant.ops.{operator}: forward-mode and torch.func derivatives run through the slow reference; "
         "pass impl='reference' to accept it without this warning",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -4,21 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch._C import _functorch as functorch
-from torch.autograd import forward_ad
 
-from pliant._check import fail
 from pliant._geometry import ConvGeometry, pair
-from pliant.ops import _backends
+from pliant.ops._dispatch import Impl, check_impl, takes_reference, without_autocast
 from pliant.ops.deform_conv2d import contract
-from pliant.ops.deform_conv2d.checks import check_arguments, check_impl
+from pliant.ops.deform_conv2d.checks import check_arguments
 from pliant.ops.deform_conv2d.reference import deform_conv2d_reference
-
-Impl = Literal["auto", "reference", "native", "triton"]
 
 
 def deform_conv2d(
@@ -99,37 +93,10 @@ def _run(
     mask: Tensor | None,
     impl: Impl,
 ) -> Tensor:
-    check_impl(impl, get_args(Impl), input.device, has_native=contract.HAS_NATIVE)
-    transformed = impl != "reference" and _is_transformed(input, offset, weight, bias, mask)
-    if transformed and impl != "auto":
-        rule = f"'{impl}' cannot carry forward-mode or torch.func derivatives"
-        fail("impl", rule, "a tensor with such a derivative", "use 'reference'", kind=RuntimeError)
-    if transformed and not torch.compiler.is_compiling():
-        _backends.warn_transform("deform_conv2d")
-    if transformed or impl == "reference":
+    check_impl(impl, input.device, has_native=contract.HAS_NATIVE)
+    if takes_reference("deform_conv2d", impl, (input, offset, weight, bias, mask)):
         tensors = contract.cast_for_autocast(input, weight, bias, mask)
-        with contract.without_autocast(input.device.type):
+        with without_autocast(input.device.type):
             return deform_conv2d_reference(tensors[0], offset, tensors[1], tensors[2], geometry, tensors[3])
     result: Tensor = torch.ops.pliant.deform_conv2d(input, offset, weight, bias, *geometry, mask)
     return result
-
-
-def _is_transformed(*tensors: Tensor | None) -> bool:
-    """Say whether forward-mode or `torch.func` derivatives are being taken, which only the reference can carry."""
-    present = [t for t in tensors if t is not None]
-    if torch.compiler.is_compiling():  # which can trace the first question, not the second
-        return any(_has_tangent(t) for t in present)
-    return any(_has_tangent(t) or _is_tracked_by_func(t) for t in present)
-
-
-def _has_tangent(tensor: Tensor) -> bool:
-    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
-
-
-def _is_tracked_by_func(tensor: Tensor) -> bool:
-    """Look for `torch.func.grad` or `jvp` among the transforms that wrap `tensor`; `vmap` alone does not count."""
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_gradtrackingtensor(tensor):
-            return True
-        tensor = functorch.get_unwrapped(tensor)
-    return False

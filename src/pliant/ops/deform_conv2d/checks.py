@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
-from pliant._check import fail, suggest
+from pliant._check import fail
 from pliant._geometry import ConvGeometry
-from pliant.ops import _backends
-from pliant.ops.deform_conv2d.contract import autocast_is_on
-
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from pliant.ops._checks import check_dim, check_tensor, shape_text
+from pliant.ops._dispatch import autocast_is_on
 
 
 def check_arguments(
@@ -23,53 +18,23 @@ def check_arguments(
     tensors = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
     present = {name: t for name, t in tensors.items() if t is not None}
     for name, tensor in present.items():
-        _check_tensor(name, tensor, input)
+        check_tensor(name, tensor, input)
     _check_same_dtype(input, {n: present[n] for n in ("weight", "bias") if n in present})
     batched = input.dim() == 4
-    _check_dim("input", input, (3, 4), "(N, C, H, W) or (C, H, W)")
-    _check_dim("weight", weight, (4,), "(O, C/groups, kh, kw)")
+    check_dim("input", input, (3, 4), "(N, C, H, W) or (C, H, W)")
+    check_dim("weight", weight, (4,), "(O, C/groups, kh, kw)")
     for name in ("offset", "mask"):
         if name in present:
-            _check_dim(
-                name, present[name], (input.dim(),), "(N, channels, Ho, Wo)" if batched else "(channels, Ho, Wo)"
-            )
+            check_dim(name, present[name], (input.dim(),), "(N, channels, Ho, Wo)" if batched else "(channels, Ho, Wo)")
     _check_groups(input.shape[-3], weight)
     _check_maps(input, offset, weight, geometry, mask)
     if bias is not None and bias.shape != (weight.shape[0],):
-        fail("bias", "must have one value for each output channel", _shape(bias), f"make it ({weight.shape[0]},)")
-
-
-def check_impl(impl: str, known: Sequence[str], device: torch.device, *, has_native: bool) -> None:
-    """Raise unless `impl` is a known name and, where it is explicit, can run on `device`."""
-    if impl not in known:
-        names = ", ".join(repr(name) for name in known)
-        fail("impl", f"must be one of {names}", repr(impl), f"leave it at 'auto'.{suggest(str(impl), known)}")
-    if impl == "native":
-        if device.type != "cpu":
-            fail(
-                "impl",
-                "'native' serves CPU tensors",
-                f"tensors on {device}",
-                "use 'auto' or 'reference'",
-                kind=RuntimeError,
-            )
-        if not has_native:
-            fail("impl", "'native' needs the compiled library", _backends.why_no_native(), _FIX, kind=RuntimeError)
-    if impl == "triton":
-        fail("impl", "'triton' cannot run", _backends.TRITON_REASON, "use 'auto' or 'reference'", kind=RuntimeError)
-
-
-_FIX = "reinstall pliant with a C++17 compiler, or use 'auto' or 'reference'"
-
-
-def _check_tensor(name: str, tensor: Tensor, input: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        fail(name, "must be a torch.Tensor", type(tensor).__name__, f"pass torch.as_tensor({name})", kind=TypeError)
-    if tensor.dtype not in FLOATING:
-        rule = "must be float16, bfloat16, float32 or float64"
-        fail(name, rule, tensor.dtype, f"pass {name}.float()", kind=TypeError)
-    if tensor.device != input.device:
-        fail(name, f"must be on input's device {input.device}", tensor.device, f"pass {name}.to(input.device)")
+        fail(
+            "bias",
+            "must have one value for each output channel",
+            shape_text(bias.shape),
+            f"make it ({weight.shape[0]},)",
+        )
 
 
 def _check_same_dtype(input: Tensor, others: dict[str, Tensor]) -> None:
@@ -86,24 +51,22 @@ def _check_same_dtype(input: Tensor, others: dict[str, Tensor]) -> None:
             )
 
 
-def _check_dim(name: str, tensor: Tensor, allowed: Sequence[int], layout: str) -> None:
-    if tensor.dim() not in allowed:
-        fail(name, f"must be {layout}", f"{tensor.dim()} dimensions {_shape(tensor)}", "reshape it")
-
-
 def _check_groups(channels: int, weight: Tensor) -> None:
     O, per_group, kh, kw = weight.shape
     if min(weight.shape) < 1:
         fail(
-            "weight", "must have at least one element in each dimension", _shape(weight), "use a kernel of 1x1 or more"
+            "weight",
+            "must have at least one element in each dimension",
+            shape_text(weight.shape),
+            "use a kernel of 1x1 or more",
         )
     if channels % per_group:
         rule = f"dimension 1 must divide the {channels} channels of input"
-        fail("weight", rule, _shape(weight), f"use ({O}, {channels}, {kh}, {kw}) for groups=1")
+        fail("weight", rule, shape_text(weight.shape), f"use ({O}, {channels}, {kh}, {kw}) for groups=1")
     groups = channels // per_group
     if O % max(groups, 1):
         rule = f"dimension 0 must be a multiple of the {groups} groups that dimension 1 implies"
-        fail("weight", rule, _shape(weight), f"use a multiple of {groups} output channels")
+        fail("weight", rule, shape_text(weight.shape), f"use a multiple of {groups} output channels")
 
 
 def _check_maps(input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeometry, mask: Tensor | None) -> None:
@@ -120,18 +83,12 @@ def _check_maps(input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeo
         fail("offset", rule, f"{channels} channels", f"use {2 * K} for one group")
     size = geometry.output_size(input.shape[-2:], weight.shape[2:])
     if min(size) < 1:
-        got = f"output size {tuple(size)} from input {_shape(input)}, kernel {tuple(weight.shape[2:])}, {geometry}"
+        kernel = tuple(weight.shape[2:])
+        got = f"output size {tuple(size)} from input {shape_text(input.shape)}, kernel {kernel}, {geometry}"
         fail("input", "must be at least as large as the dilated kernel, padding included", got, "increase padding")
     wanted = {"offset": (*input.shape[:-3], channels, *size), "mask": (*input.shape[:-3], G * K, *size)}
     for name, tensor in (("offset", offset), ("mask", mask)):
         if tensor is not None and tensor.shape != wanted[name]:
-            fail(name, f"must be {_text(wanted[name])} for this input, kernel and {geometry}", _shape(tensor),
-                 "predict it with a convolution of the same kernel, stride, padding and dilation")  # fmt: skip
-
-
-def _shape(tensor: Tensor) -> str:
-    return _text(tensor.shape)
-
-
-def _text(shape: Sequence[int]) -> str:
-    return f"({', '.join(str(s) for s in shape)})"
+            rule = f"must be {shape_text(wanted[name])} for this input, kernel and {geometry}"
+            fix = "predict it with a convolution of the same kernel, stride, padding and dilation"
+            fail(name, rule, shape_text(tensor.shape), fix)

@@ -7,7 +7,6 @@ Each device's function is registered here and nowhere else; availability is regi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops import _backends
+from pliant.ops._dispatch import autocast_is_on, only_needed, second_derivatives, vmap_by_element, without_autocast
 from pliant.ops.deform_conv2d.reference import deform_conv2d_reference
 from pliant.ops.deform_conv2d.reference_backward import deform_conv2d_reference_backward
 
@@ -80,7 +80,7 @@ torch.library.impl(BACKWARD, "CompositeExplicitAutograd")(backward_reference)
 
 
 def _only_needed(gradients: Sequence[Tensor], needed: Sequence[bool]) -> Gradients:
-    a, b, c, d, e = (g if need else g.new_empty(0) for g, need in zip(gradients, needed, strict=True))
+    a, b, c, d, e = only_needed(gradients, needed)
     return a, b, c, d, e
 
 
@@ -191,33 +191,15 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None
 def _backward_vjp(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     """Differentiate the backward through the reference, whose gradients PyTorch itself can differentiate."""
     grad, input, offset, weight, mask = ctx.saved_tensors
-    with torch.enable_grad():
-        tracked = [_tracked(t) for t in (grad, input, offset, weight, mask)]
-        u, x, o, w, m = tracked
-        assert u is not None and x is not None and o is not None and w is not None
-        bias = w.new_zeros(w.shape[0]).requires_grad_()
-        y = deform_conv2d_reference(x, o, w, bias, _geometry(*ctx.geometry), m)
-        first = [(t, g) for t, g, n in zip((x, o, w, bias, m), grads, ctx.needed, strict=True) if n and t is not None]
-        primals = torch.autograd.grad(y, [t for t, _ in first], u, create_graph=True)
-        pairs = [(p, g) for p, (_, g) in zip(primals, first, strict=True) if g is not None and p.requires_grad]
-        wanted = [t for t in tracked if t is not None]
-        second = torch.autograd.grad(
-            [p for p, _ in pairs],
-            wanted,
-            [g for _, g in pairs],
-            create_graph=torch.is_grad_enabled(),
-            allow_unused=True,
-        )
-    by_tensor = {id(t): g for t, g in zip(wanted, second, strict=True)}
-    g_grad, g_input, g_offset, g_weight, g_mask = (by_tensor.get(id(t)) for t in tracked)
+    geometry = _geometry(*ctx.geometry)
+
+    def convolve(x: Tensor, o: Tensor, w: Tensor, bias: Tensor, m: Tensor | None) -> Tensor:
+        return deform_conv2d_reference(x, o, w, bias, geometry, m)
+
+    tensors = (input, offset, weight, weight.new_zeros(weight.shape[0]), mask)
+    found = second_derivatives(convolve, grad, tensors, ctx.needed, grads)
+    g_grad, g_input, g_offset, g_weight, _, g_mask = found
     return g_grad, g_input, g_offset, g_weight, None, None, None, g_mask, None
-
-
-def _tracked(tensor: Tensor | None) -> Tensor | None:
-    """Return `tensor` where it is part of a graph already, else a leaf that requires a gradient."""
-    if tensor is None or tensor.requires_grad:
-        return tensor
-    return tensor.detach().requires_grad_()
 
 
 torch.library.register_autograd(FORWARD, _forward_vjp, setup_context=_save)
@@ -225,16 +207,6 @@ torch.library.register_autograd(BACKWARD, _backward_vjp, setup_context=_save_bac
 
 
 # --- autocast ------------------------------------------------------------------------------------------------------
-
-
-def autocast_is_on(device_type: str) -> bool:
-    """Say whether autocast is on for a kind of device, some of which have none."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-
-
-def without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Return a context in which autocast is off for a kind of device."""
-    return torch.autocast(device_type, enabled=False) if autocast_is_on(device_type) else nullcontext()
 
 
 def cast_for_autocast(
@@ -280,29 +252,11 @@ for _device_type, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA"), ("x
 # --- vmap ----------------------------------------------------------------------------------------------------------
 
 
-def _vmap_by_sample(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `operator` once for each element of the mapped dimension and stack the results."""
-
-    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        def element(i: int) -> list[Any]:
-            return [
-                a.select(d, i) if isinstance(a, Tensor) and d is not None else a
-                for a, d in zip(args, in_dims, strict=True)
-            ]
-
-        results = [operator(*element(i)) for i in range(info.batch_size)]
-        if isinstance(results[0], Tensor):
-            return torch.stack(results), 0
-        return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0,) * len(results[0])
-
-    return rule
-
-
 def _vmap_forward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
     """Fold the mapped dimension into the batch where the weights are shared, else run once for each element."""
     operator = torch.ops.pliant.deform_conv2d
     if in_dims[2] is not None or in_dims[3] is not None:
-        result: tuple[Any, Any] = _vmap_by_sample(operator)(info, in_dims, *args)
+        result: tuple[Any, Any] = vmap_by_element(operator)(info, in_dims, *args)
         return result
 
     def fold(tensor: Tensor | None, dim: int | None) -> Tensor | None:
@@ -318,4 +272,4 @@ def _vmap_forward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any,
 
 
 torch.library.register_vmap(FORWARD, _vmap_forward)
-torch.library.register_vmap(BACKWARD, _vmap_by_sample(torch.ops.pliant.deform_conv2d_backward))
+torch.library.register_vmap(BACKWARD, vmap_by_element(torch.ops.pliant.deform_conv2d_backward))
