@@ -19,7 +19,7 @@ from pliant.cli import main
 # Without the compiled library the reference serves, and says so once.
 pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
 
-COMMANDS = ("demo", "train", "eval", "predict", "explain", "plan", "env")
+COMMANDS = ("demo", "train", "eval", "predict", "explain", "export", "plan", "env")
 SETTINGS = (
     "--backbone resnet18 --deform c4 --strides 8 16 --fpn-channels 16 --head-channels 32 --min-size 64 --max-size 128 "
     "--anchor-sizes 16 32 64 --device cpu"

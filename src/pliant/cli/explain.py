@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pliant explain`: where a deformable layer of a trained detector samples around a point."""
+"""`pliant explain`: where a deformable layer of a trained model samples around a point."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from pliant.analysis import draw_sampling, record_offsets, sampled_points
     from pliant.data import read_image
     from pliant.train.model import load_run
+    from pliant.train.tasks import task_of
 
     image = read_image(arguments.image)
     model, _, config = load_run(arguments.run_folder)
@@ -39,12 +40,11 @@ def _run(arguments: argparse.Namespace) -> int:
         fix = "train one with --deform c3-c5"
         fail("run", "must have deformable layers", str(arguments.run_folder), fix, kind=PliantError)
     _check_point(arguments.at, image.shape[2], image.shape[1])
-    batch = model.transform([image.float() / 255])[0]
-    fields = record_offsets(model.backbone, batch.tensors)
+    features = task_of(config).features(model, image)
+    fields = record_offsets(features.network, features.input)
     top = _layer_index([field.layer for field in fields], arguments.layer)
     chosen = fields[max(0, top - arguments.stack + 1) : top + 1][::-1]
-    resized = batch.image_sizes[0]
-    scale = (resized[0] / image.shape[1], resized[1] / image.shape[2])
+    scale = (features.size[0] / image.shape[1], features.size[1] / image.shape[2])
     x, y = arguments.at
     points = sampled_points(chosen, ((y + 0.5) * scale[0] - 0.5, (x + 0.5) * scale[1] - 0.5))
     points[:, :2] = (points[:, :2] + 0.5) / points.new_tensor(scale) - 0.5

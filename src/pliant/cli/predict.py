@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pliant predict`: detections on images, as COCO results and as pictures."""
+"""`pliant predict`: predictions on images, as JSON and as pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 def add(commands: Commands[Parser]) -> None:
     """Add the command."""
-    help = "detect on images: write predictions.json (COCO results) and a picture of each image"
+    help = "predict on images: write predictions.json (boxes as COCO results) and a picture of each image"
     parser = add_command(commands, "predict", _run, help)
     add_run(parser)
     parser.add_argument("images", metavar="IMAGES", nargs="+", type=Path, help="image files, or folders of them")
@@ -29,18 +29,17 @@ def add(commands: Commands[Parser]) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     rich = require_package("rich.progress", "train", "pliant predict")
-    from pliant.analysis import draw_boxes
     from pliant.data import UnreadableImageError, read_image
-    from pliant.evaluation import coco_results, save_results
-    from pliant.train.engine import detect
+    from pliant.evaluation import save_results
     from pliant.train.model import load_run, pick_device
+    from pliant.train.tasks import task_of
+    from pliant.train.tasks.base import predict_batch
 
     paths = image_paths(arguments.images)
-    model, categories, _ = load_run(arguments.run_folder)
-    device = pick_device(arguments.device)
-    model.to(device)
+    model, categories, config = load_run(arguments.run_folder)
+    device, task = pick_device(arguments.device), task_of(config)
+    predict = task.predictor(model.to(device), config)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    names = {label: category.name for label, category in enumerate(categories, start=1)}
     results, unreadable = [], 0
     for image_id, path in enumerate(rich.track(paths, "predict", transient=True), start=1):
         try:
@@ -49,17 +48,13 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"pliant: left out: {' '.join(str(error).split())}", file=sys.stderr)
             unreadable += 1
             continue
-        output = detect(model, image, device)
-        found = coco_results([(image_id, output)], categories)
+        output = predict_batch(predict, [image.float() / 255], device)[0]
+        found = task.records(image_id, output, categories)
         results += [{**result, "file_name": str(path)} for result in found]
-        drawn = output["scores"] >= arguments.min_score
-        labels = [
-            f"{names[n]} {s:.2f}"
-            for n, s in zip(output["labels"][drawn].tolist(), output["scores"][drawn].tolist(), strict=True)
-        ]
-        draw_boxes(image, output["boxes"][drawn], arguments.out / f"{image_id:04d}_{path.stem}.png", labels=labels)
+        picture = arguments.out / f"{image_id:04d}_{path.stem}.png"
+        task.draw(image, output, picture, categories=categories, min_score=arguments.min_score)
     save_results(results, arguments.out / "predictions.json")
-    print(f"{len(results)} detections on {len(paths) - unreadable} images; wrote {arguments.out}")
+    print(f"{len(results)} {task.found} on {len(paths) - unreadable} images; wrote {arguments.out}")
     return 2 if unreadable else 0
 
 

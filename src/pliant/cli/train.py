@@ -11,24 +11,18 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pliant._check import PliantError, fail, require_package
 from pliant.train import TrainConfig
+from pliant.train.config import GROUPS
+from pliant.train.options import MODELS, Options
 
 from .parser import Commands, Parser, add_command
 
 STOPPED = 130
 PACKAGES = ("torchvision", "accelerate", "rich", "safetensors", "faster_coco_eval")
-# The first field of each group in `--help`.
-GROUPS = {
-    "data": "data",
-    "model": "model",
-    "crop": "augmentation",
-    "epochs": "optimisation",
-    "device": "machine and run folder",
-}
 
 
 def add(commands: Commands[Parser]) -> None:
     """Add the command."""
-    parser = add_command(commands, "train", _run, "train a detector, with deformable layers where asked")
+    parser = add_command(commands, "train", _run, "train a model, with deformable layers where asked")
     parser.add_argument("--out", metavar="RUN", type=Path, help="new folder for the run")
     parser.add_argument("--resume", metavar="RUN", type=Path, help="continue the run in this folder, with its settings")
     parser.add_argument("--config", metavar="FILE", type=Path, help="JSON file of settings; options override it")
@@ -36,16 +30,22 @@ def add(commands: Commands[Parser]) -> None:
 
 
 def _add_settings(parser: Parser) -> None:
+    for group in GROUPS:
+        add_options(parser, group)
 
-    hints = get_type_hints(TrainConfig)
-    group = parser.add_argument_group("data")
-    for spec in dataclasses.fields(TrainConfig):
-        if spec.name in GROUPS:
-            group = parser.add_argument_group(GROUPS[spec.name])
+
+def add_options(parser: Parser, group: type[Options]) -> None:
+    """Add a group of options to `--help`; options that are not given are not in the parsed arguments."""
+    hints = get_type_hints(group)
+    only = f"for {', '.join(group.ONLY)} only" if group.ONLY else None
+    section = parser.add_argument_group(group.TITLE, only)
+    for spec in dataclasses.fields(group):
         default = "required" if spec.default is dataclasses.MISSING else f"default: {_text(spec.default)}"
-        help = f"{spec.metadata['help']} ({default})".replace("%", "%%")
+        others = [f"{k.defaults[spec.name]} for {name}" for name, k in MODELS.items() if spec.name in k.defaults]
+        only = f"; {', '.join(spec.metadata['only'])} only" if spec.metadata["only"] else ""
+        help = f"{spec.metadata['help']} ({'; '.join([default, *others])}{only})".replace("%", "%%")
         flag = "--" + spec.name.replace("_", "-")
-        group.add_argument(
+        section.add_argument(
             flag, dest=spec.name, help=help, default=argparse.SUPPRESS, **_kind(hints[spec.name], spec.metadata)
         )
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor
-from torchvision.models.detection import FasterRCNN
+from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant._check import PliantError, fail
 from pliant.analysis import draw_boxes, draw_curves, draw_sampling, record_offsets, sampled_points
@@ -24,6 +24,7 @@ from pliant.train.engine import detect
 from pliant.train.model import load_run
 from pliant.train.progress import read_metrics
 from pliant.train.run import train
+from pliant.train.tasks import task_of
 
 from .fetch import WEIGHTS, fetch
 from .trees import write_trees
@@ -127,10 +128,11 @@ def _train_and_test(config: TrainConfig, run: Path, site: DetectionDataset) -> O
     return Outcome(metrics, seconds, run, detections)
 
 
-def _whole_photograph(model: FasterRCNN, image: Tensor) -> None:
+def _whole_photograph(model: nn.Module, image: Tensor) -> None:
     """Let the detector take the photograph in one piece and at its own scale."""
-    model.transform.min_size = (min(image.shape[1:]),)
-    model.transform.max_size = max(image.shape[1:])
+    transform: GeneralizedRCNNTransform = model.get_submodule("transform")
+    transform.min_size = (min(image.shape[1:]),)
+    transform.max_size = max(image.shape[1:])
 
 
 def _write(outcomes: dict[str, Outcome], out: Path, site: DetectionDataset, photo: Tensor) -> None:
@@ -164,10 +166,10 @@ def report(outcomes: dict[str, Outcome]) -> str:
 
 def _draw_sampling(outcome: Outcome, image: Tensor, photo: Tensor, path: Path) -> None:
     """Draw where the finest deformable layer samples for the surest tree that lies well inside the photograph."""
-    model, _, _ = load_run(outcome.run)
+    model, _, config = load_run(outcome.run)
     _whole_photograph(model, image)
-    batch = model.transform([image.float() / 255])[0]
-    field = record_offsets(model.backbone, batch.tensors)[-1]
+    features = task_of(config).features(model, image)
+    field = record_offsets(features.network, features.input)[-1]
     boxes = outcome.detections["boxes"]
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5
     size = torch.tensor([image.shape[2], image.shape[1]])

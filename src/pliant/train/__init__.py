@@ -3,7 +3,8 @@
 
 The configuration needs nothing but Python, so the command line can print its options anywhere. What needs torchvision
 and accelerate is imported from its module: `pliant.train.run` (train, resume), `pliant.train.engine` (train_one_epoch,
-evaluate), `pliant.train.model` (build_model, load_run), `pliant.train.checkpoint`, `pliant.train.progress`.
+evaluate), `pliant.train.model` (build_model, load_run), `pliant.train.tasks` (what each task does differently),
+`pliant.train.checkpoint`, `pliant.train.progress`.
 """
 
 from __future__ import annotations

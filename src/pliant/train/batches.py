@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pliant.data import DetectionDataset, collate
+from pliant.data import collate
 
-Sample = tuple[Tensor, dict[str, Tensor]]
+from .tasks.base import Examples, Sample
+
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]  # what `collate` makes of samples
 Key = tuple[int, int]
 
@@ -20,7 +21,7 @@ Key = tuple[int, int]
 class SeededDataset(Dataset[Sample]):
     """A data set whose keys are (index, seed): the transforms of an image draw from that seed only."""
 
-    def __init__(self, dataset: DetectionDataset) -> None:
+    def __init__(self, dataset: Examples) -> None:
         self.dataset = dataset
 
     def __getitem__(self, key: Key) -> Sample:
@@ -44,7 +45,7 @@ def epoch_batches(length: int, batch_size: int, seed: int, epoch: int) -> list[l
     return [keys[start : start + batch_size] for start in range(0, length, batch_size)]
 
 
-def training_loader(dataset: DetectionDataset, batches: list[list[Key]], workers: int) -> DataLoader[Sample]:
+def training_loader(dataset: Examples, batches: list[list[Key]], workers: int) -> DataLoader[Sample]:
     """Return a loader of exactly `batches`."""
     seeded = SeededDataset(dataset)
     # A generator of its own: making an iterator draws from it, and must not disturb the one training uses.

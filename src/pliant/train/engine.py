@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from accelerate import Accelerator
@@ -15,10 +14,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from pliant._check import PliantError
-from pliant.data import DetectionDataset, collate
-from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections
+from pliant.data import collate
 
 from .batches import Batch
+from .config import TrainConfig
+from .tasks import task_of
+from .tasks.base import Examples, Metrics, Sample, predict_batch
 
 OnStep = Callable[[dict[str, float]], bool]
 OnImage = Callable[[int, int], None]
@@ -37,7 +38,7 @@ def train_one_epoch(
     """Take one optimizer step for each batch.
 
     Args:
-        model: a torchvision detector in training form: (images, targets) to a dict of losses.
+        model: in torchvision's training form, whatever its task: (images, targets) to a dict of losses.
         batches: lists of images and of targets; moved to the accelerator's device here.
         optimizer: as prepared by the accelerator.
         scheduler: stepped once after each optimizer step.
@@ -80,46 +81,37 @@ def _require_finite(losses: dict[str, Tensor]) -> None:
         raise PliantError(f"training: losses must be finite; got {' and '.join(wrong)} not finite; {fix}")
 
 
-@torch.no_grad()
-def predict(model: nn.Module, images: Iterable[Batch], device: torch.device) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Yield (image_id, detections on the CPU) for each image; the model is left in evaluation mode."""
-    model.eval()
-    for batch, targets in images:
-        outputs = model([image.to(device) for image in batch])
-        for target, output in zip(targets, outputs, strict=True):
-            yield int(target["image_id"]), {name: tensor.cpu() for name, tensor in output.items()}
-
-
 def detect(model: nn.Module, image: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """Return the detections on one uint8 image (3, H, W), on the CPU."""
-    batch: Batch = ([image.float() / 255], [{"image_id": torch.tensor(0)}])
-    return next(predict(model, [batch], device))[1]
+    """Return the predictions on one uint8 image (3, H, W), on the CPU."""
+    return predict_batch(model.eval(), [image.float() / 255], device)[0]
 
 
 def evaluate(
     model: nn.Module,
-    dataset: DetectionDataset,
+    dataset: Examples,
     device: torch.device,
+    config: TrainConfig,
     *,
     workers: int = 0,
-    max_detections: int = 100,
     on_image: OnImage | None = None,
-) -> tuple[CocoMetrics, list[dict[str, Any]]]:
-    """Detect on every image of `dataset` and return the COCO metric and the COCO results.
+) -> Metrics:
+    """Predict on every image of `dataset` and return the metric of the task.
 
     Args:
-        model: a torchvision detector; left in evaluation mode.
-        dataset: with the transforms of evaluation.
+        model: in any mode; left in evaluation mode.
+        dataset: opened for evaluation.
         device: where the model is.
+        config: gives the task and the options of test time.
         workers: processes that read images.
-        max_detections: detections per image that count; COCO's own metric has 100.
         on_image: called with (images done, images in all).
     """
-    loader = DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=collate)
-    outputs = []
-    for done, output in enumerate(predict(model, loader, device), start=1):
-        outputs.append(output)
+    task = task_of(config)
+    predict = task.predictor(model.eval(), config)
+    loader: DataLoader[Sample] = DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
+    parts = []
+    for done, (images, targets) in enumerate(loader, start=1):
+        output = predict_batch(predict, images, device)[0]
+        parts.append(task.part(output, targets[0], dataset))
         if on_image is not None:
             on_image(done, len(dataset))
-    results = coco_results(outputs, dataset.categories)
-    return evaluate_detections(dataset.coco_ground_truth(), results, max_detections=max_detections), results
+    return task.score(parts, dataset, config)

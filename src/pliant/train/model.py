@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The detector of a config, and the detector of a finished run."""
+"""The model of a config, and the model of a finished run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torchvision.models.detection import FasterRCNN
+from torch import nn
 
 from pliant._check import PliantError, fail
 from pliant.data import Category
-from pliant.detection import faster_rcnn
 
 from .checkpoint import load_weights, write_atomically
 from .config import TrainConfig
+from .tasks import task_of
 
 CONFIG_FILE = "config.json"
 CATEGORIES_FILE = "categories.json"
@@ -31,44 +32,19 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, norm=norm, frozen_stages=frozen)
 
 
-def build_model(config: TrainConfig, categories: int, *, pretrained: bool = True) -> FasterRCNN:
-    """Build the detector of `config` for so many categories.
+def build_model(config: TrainConfig, categories: int, *, pretrained: bool = True) -> nn.Module:
+    """Build the model of `config` for so many categories.
 
     `pretrained=False` leaves `config.weights` unread, for weights that come from a run folder.
     """
     config = resolve(config)
     try:
-        return _faster_rcnn(config, categories + 1, config.weights if pretrained else None)
+        return task_of(config).build(config, categories, weights=config.weights if pretrained else None)
     except PliantError:
         raise
     except ValueError as error:
         # An argument checked by the layers, e.g. offset groups that do not divide the channels.
         raise PliantError(str(error)) from error
-
-
-def _faster_rcnn(config: TrainConfig, num_classes: int, weights: str | None) -> FasterRCNN:
-    return faster_rcnn(
-        num_classes,
-        config.backbone,
-        deform=config.deform,
-        modulated=config.modulated,
-        offset_groups=config.offset_groups,
-        mask_scale=config.mask_scale,
-        weights=weights,
-        norm=config.norm,
-        frozen_stages=config.frozen_stages,
-        strides=config.strides,
-        fpn_channels=config.fpn_channels,
-        head_channels=config.head_channels,
-        roi_samples=config.roi_samples,
-        anchor_sizes=config.anchor_sizes,
-        anchor_scales=config.anchor_scales,
-        anchor_ratios=config.anchor_ratios,
-        min_size=config.min_size,
-        max_size=config.max_size,
-        proposals=config.proposals,
-        max_detections=config.max_detections,
-    )
 
 
 def pick_device(name: str) -> torch.device:
@@ -103,13 +79,20 @@ def load_config(run: Path, argument: str) -> TrainConfig:
     return TrainConfig.load(run / CONFIG_FILE)
 
 
-def load_run(run: Path) -> tuple[FasterRCNN, tuple[Category, ...], TrainConfig]:
-    """Return the trained detector of a run folder (in evaluation mode, on the CPU), its categories and its config.
+def load_run(
+    run: Path, changed: Mapping[str, Any] | None = None
+) -> tuple[nn.Module, tuple[Category, ...], TrainConfig]:
+    """Return the trained model of a run folder (in evaluation mode, on the CPU), its categories and its config.
+
+    Args:
+        run: the folder.
+        changed: settings that differ from the run's, those of test time for instance.
 
     Raises:
-        PliantError: not a run folder, or one whose weights were not written yet.
+        PliantError: not a run folder, or one whose weights were not written yet, or a setting that is refused.
     """
     config = load_config(run, "run")
+    config = TrainConfig.from_dict({**config.as_dict(), **(changed or {})})
     categories = load_categories(run)
     model = build_model(config, len(categories), pretrained=False)
     load_weights(run / WEIGHTS_FILE, model)

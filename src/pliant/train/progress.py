@@ -24,22 +24,22 @@ LOG_FILE = "log.txt"
 class RunReporter:
     """Shows the progress of a run on standard error and writes its folder's log, metrics and TensorBoard events.
 
-    Where standard error is no terminal, lines take the place of the bar.
+    Where standard error is no terminal, lines take the place of the bar. `unit` is the name of the metric.
     """
 
-    def __init__(self, run: Path, total_steps: int, *, tensorboard: bool = False) -> None:
+    def __init__(self, run: Path, total_steps: int, unit: str, *, tensorboard: bool = False) -> None:
         self.run = run
         self.console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  AP {task.fields[ap]}  ETA"),
+            TextColumn(f"loss {{task.fields[loss]}}  {unit} {{task.fields[metric]}}  ETA"),
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
         )
-        self._task: TaskID = self._bar.add_task("train", total=total_steps, loss="-", ap="-")
+        self._task: TaskID = self._bar.add_task("train", total=total_steps, loss="-", metric="-")
         self._events = _event_writer(run) if tensorboard else None
 
     def __enter__(self) -> Self:
@@ -69,14 +69,14 @@ class RunReporter:
         """Move the bar to `step` (steps done) and show `loss`."""
         self._bar.update(self._task, completed=step, loss=f"{loss:.3f}")
 
-    def show_ap(self, ap: float) -> None:
-        """Show the last AP (0..1) in the bar."""
-        self._bar.update(self._task, ap=f"{ap:.3f}")
+    def show_metric(self, value: float) -> None:
+        """Show the last value of the metric (0..1) in the bar."""
+        self._bar.update(self._task, metric=f"{value:.3f}")
 
     @contextmanager
     def evaluation(self, images: int) -> Iterator[Any]:
         """Show a second bar while `images` images are evaluated; yields the function (done, total) that moves it."""
-        task = self._bar.add_task("evaluate", total=images, loss="-", ap="-")
+        task = self._bar.add_task("evaluate", total=images, loss="-", metric="-")
         try:
             yield lambda done, total: self._bar.update(task, completed=done, total=total)
         finally:

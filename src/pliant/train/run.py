@@ -22,7 +22,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pliant._check import PliantError, fail
 from pliant.analysis import OffsetWatch
-from pliant.data import DetectionDataset, eval_transforms, open_dataset, train_transforms
 
 from .batches import epoch_batches, training_loader
 from .checkpoint import load_checkpoint, random_state, save_checkpoint, save_weights, set_random_state, write_atomically
@@ -31,6 +30,8 @@ from .engine import evaluate, train_one_epoch
 from .model import CONFIG_FILE, WEIGHTS_FILE, build_model, load_categories, load_config, resolve, save_categories
 from .progress import RunReporter, drop_metrics_after
 from .schedule import build_optimizer, build_scheduler
+from .tasks import task_of
+from .tasks.base import Examples
 
 CHECKPOINT_FILE = "last.pt"
 ENVIRONMENT_FILE = "environment.json"
@@ -39,20 +40,20 @@ PACKAGES = ("pliant", "torch", "torchvision", "timm", "accelerate", "faster-coco
 
 @dataclass
 class Progress:
-    """Where a run stands: steps, epochs, batches of the present epoch, the best AP, and whether all is done."""
+    """Where a run stands: steps, epochs, batches of the present epoch, the best metric, and whether all is done."""
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
-    best_ap: float = -1.0
+    best: float = -1.0
     done: bool = False
 
 
 def train(config: TrainConfig, out: Path) -> bool:
-    """Train the detector of `config` in the new folder `out`.
+    """Train the model of `config` in the new folder `out`.
 
     The folder gets `config.json`, `categories.json`, `environment.json`, `metrics.jsonl`, `log.txt`, `last.pt` (to
-    resume from) and `weights.safetensors` (of the best AP; of the last step where nothing is evaluated).
+    resume from) and `weights.safetensors` (of the best metric; of the last step where nothing is evaluated).
 
     Returns:
         True when the run is complete, False when SIGINT or SIGTERM stopped it: `resume(out)` continues it.
@@ -114,32 +115,22 @@ def environment() -> dict[str, Any]:
     }
 
 
-Datasets = tuple[DetectionDataset, DetectionDataset | None]
+Datasets = tuple[Examples, Examples | None]
 
 
 def _open_datasets(config: TrainConfig, run: Path | None) -> Datasets:
-    transforms = train_transforms(
-        crop=config.crop,
-        flip=config.flip,
-        vertical_flip=config.vertical_flip,
-        rotate90=config.rotate90,
-        photometric=config.photometric,
-    )
-    known = load_categories(run) if run is not None else None
-    training = open_dataset(config.data, config.split, categories=known, transforms=transforms)
+    task, known = task_of(config), load_categories(run) if run is not None else None
+    training = task.open_data(config, config.split, training=True, known=known)
     if config.val_split is None:
         return training, None
-    validation = open_dataset(
-        config.data, config.val_split, categories=training.categories, transforms=eval_transforms(), verify="pixels"
-    )
-    return training, validation
+    return training, task.open_data(config, config.val_split, training=False, known=training.categories)
 
 
 class _Run:
     """The objects of a run, and the order of what happens in it."""
 
     def __init__(self, config: TrainConfig, out: Path, model: nn.Module, datasets: Datasets) -> None:
-        self.config, self.out = config, out
+        self.config, self.out, self.task = config, out, task_of(config)
         self.training, self.validation = datasets
         per_epoch = -(-len(self.training) // config.batch_size)
         self.total_steps = config.steps or config.epochs * per_epoch
@@ -153,7 +144,7 @@ class _Run:
         self.watch = OffsetWatch(self.accelerator.unwrap_model(self.model))
         self.warned = False
         self.stop_asked = False
-        self.reporter = RunReporter(out, self.total_steps, tensorboard=config.tensorboard)
+        self.reporter = RunReporter(out, self.total_steps, self.task.unit, tensorboard=config.tensorboard)
 
     def complete(self) -> bool:
         """Train to the end, or until a signal asks to stop."""
@@ -164,14 +155,14 @@ class _Run:
                     step = self.progress.step
                     self.reporter.say(f"stopped after step {step}; continue with: pliant train --resume {self.out}")
                     return False
-            best = f" (best AP {self.progress.best_ap:.3f})" if self.validation is not None else ""
+            best = f" (best {self.task.unit} {self.progress.best:.3f})" if self.validation is not None else ""
             self.reporter.say(f"done: {self.out}{best}")
         return True
 
     def _introduce(self) -> None:
         for dataset in filter(None, (self.training, self.validation)):
             problems = "; ".join(dataset.report.summary())
-            self.reporter.say(f"{dataset.split}: {len(dataset)} images, {dataset.report.boxes} boxes; {problems}")
+            self.reporter.say(f"{dataset.split}: {self.task.contents(dataset)}; {problems}")
         if self.progress.step:
             self.reporter.say(f"resumed after step {self.progress.step}")
         self.reporter.say(f"training on {self.accelerator.device}, {self.total_steps - self.progress.step} steps to go")
@@ -224,22 +215,18 @@ class _Run:
     def _evaluate(self) -> dict[str, float]:
         assert self.validation is not None
         dataset, model = self.validation, self.accelerator.unwrap_model(self.model)
-        limit = max(100, self.config.max_detections)
+        workers, device = self.config.workers, self.accelerator.device
         with self.reporter.evaluation(len(dataset)) as on_image:
-            metrics, _ = evaluate(
-                model,
-                dataset,
-                self.accelerator.device,
-                workers=self.config.workers,
-                max_detections=limit,
-                on_image=on_image,
-            )
-        self.reporter.show_ap(metrics.ap)
-        self.reporter.say(f"epoch {self.progress.epoch}  AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}")
-        if metrics.ap >= self.progress.best_ap:
-            self.progress.best_ap = metrics.ap
+            metrics = evaluate(model, dataset, device, self.config, workers=workers, on_image=on_image)
+        numbers = metrics.as_dict()
+        logged = {name: float(numbers[name]) for name in self.task.logged}
+        best = logged[self.task.metric]
+        self.reporter.show_metric(best)
+        self.reporter.say(f"epoch {self.progress.epoch}  " + "  ".join(f"{k} {v:.4f}" for k, v in logged.items()))
+        if best >= self.progress.best:
+            self.progress.best = best
             save_weights(self.out / WEIGHTS_FILE, model)
-        return {"ap": metrics.ap, "ap50": metrics.ap50, "ap75": metrics.ap75}
+        return logged
 
     def _warn_of_runaways(self) -> None:
         names = self.watch.runaways()
@@ -268,7 +255,9 @@ class _Run:
 
     def load(self, state: dict[str, Any]) -> None:
         """Put the run where the checkpoint was made."""
-        self.progress = Progress(**state["progress"])
+        progress = dict(state["progress"])
+        # Version 0.1 knew detection alone.
+        self.progress = Progress(best=progress.pop("best_ap", progress.pop("best", -1.0)), **progress)
         self.warned = state["warned"]
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.scheduler.last_epoch = state["scheduler_step"]

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backbone that every model stands on, and its deformable layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .fields import Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions(Options):
+    """The trunk, what is deformable in it, and what of it is trained."""
+
+    TITLE: ClassVar[str] = "backbone and deformable convolutions"
+
+    backbone: str = option("resnet50", "resnet18/34/50/101, resnext50/101, mobilenet_v2/v3, or timm:NAME")
+    deform: str | None = option(None, "convolutions made deformable: c3-c5, c5, last3, or a regular expression")
+    modulated: bool = option(True, "DCNv2's modulation; without it the layers are DCNv1's")
+    offset_groups: int = option(1, "groups of channels with offsets of their own", minimum=1)
+    mask_scale: float = option(2.0, "factor of the modulation's sigmoid; 2 starts as the plain network does")
+    weights: str | None = option(None, "checkpoint of the backbone, or 'default' to download the library's own")
+    norm: str = option(
+        "auto", "batch norm: frozen, batch, or auto (frozen with --weights)", choices=("auto", "frozen", "batch")
+    )
+    frozen_stages: int | None = option(None, "first stages not trained; default 2 with --weights, else 0", minimum=0)

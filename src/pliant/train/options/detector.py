@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The detectors' own parts: pyramid, anchors, proposals, heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .fields import Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions(Options):
+    """Pyramid, anchors, proposals and heads."""
+
+    TITLE: ClassVar[str] = "detector"
+    ONLY: ClassVar[tuple[str, ...]] = ("detection",)
+
+    strides: tuple[int, ...] = option((4, 8, 16, 32), "strides of the pyramid's maps, in pixels", minimum=1)
+    fpn_channels: int = option(256, "channels of the pyramid's maps", minimum=1)
+    head_channels: int = option(1024, "width of the box head's two layers", minimum=1)
+    roi_samples: int = option(512, "regions per image that the box head is trained on", minimum=1)
+    anchor_sizes: tuple[float, ...] | None = option(
+        None, "anchor side in pixels for each map and one more; default 8 times the stride", minimum=1
+    )
+    anchor_scales: tuple[float, ...] = option((1.0,), "factors; each map has an anchor of each", minimum=0.01)
+    anchor_ratios: tuple[float, ...] = option((0.5, 1.0, 2.0), "heights over widths of the anchors", minimum=0.01)
+    proposals: int = option(1000, "regions per image that the box head looks at in tests", minimum=1)
+    max_detections: int = option(100, "most detections per image", minimum=1)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models that can be trained: the one place that says which task each is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from .fields import Options, option
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """A model by its name.
+
+    Attributes:
+        task: the task (pliant.train.tasks) that opens its data, builds it and measures it.
+        help: what it is, in a few words.
+        defaults: options whose default is another for this model.
+    """
+
+    task: str
+    help: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+MODELS: dict[str, ModelKind] = {
+    "faster-rcnn": ModelKind("detection", "Faster R-CNN over a feature pyramid"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """Which model."""
+
+    TITLE: ClassVar[str] = "model"
+
+    model: str = option(
+        "faster-rcnn", "; ".join(f"{name}: {kind.help}" for name, kind in MODELS.items()), choices=tuple(MODELS)
+    )

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine that a run is made on, and how often its folder is written to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .fields import Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """Device, precision, readers, and what is written when."""
+
+    TITLE: ClassVar[str] = "machine and run folder"
+
+    device: str = option("auto", "auto takes an accelerator where there is one", choices=("auto", "cpu"))
+    precision: str = option("no", "mixed precision: no, bf16, fp16", choices=("no", "bf16", "fp16"))
+    workers: int = option(0, "processes that read images; 0 reads in the training process", minimum=0)
+    eval_every: int = option(1, "evaluate each so many epochs, and at the end", minimum=1)
+    checkpoint_every: int = option(500, "save a checkpoint each so many steps, and after each evaluation", minimum=1)
+    log_every: int = option(10, "write the losses to metrics.jsonl each so many steps", minimum=1)
+    tensorboard: bool = option(False, "also write TensorBoard events (needs tensorboard)")

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long is trained, in which steps, at which learning rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .fields import Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions(Options):
+    """Length of the run, batches, optimizer and learning rate."""
+
+    TITLE: ClassVar[str] = "optimisation"
+
+    epochs: int = option(12, "passes over the training split", minimum=1)
+    steps: int | None = option(None, "stop after so many optimizer steps instead of --epochs", minimum=1)
+    batch_size: int = option(2, "images per step", minimum=1)
+    optimizer: str = option("sgd", "sgd with momentum, or adamw", choices=("sgd", "adamw"))
+    lr: float = option(0.0025, "peak learning rate (0.02 for 16 images, scaled to the batch of 2)")
+    momentum: float = option(0.9, "momentum of sgd", minimum=0)
+    weight_decay: float = option(1e-4, "weight decay", minimum=0)
+    offset_lr_scale: float = option(
+        0.1, "factor on the learning rate of the offset branches (v2 paper: 0.1)", minimum=0
+    )
+    schedule: str = option(
+        "multistep", "multistep (the papers') or onecycle learning rate", choices=("multistep", "onecycle")
+    )
+    warmup_steps: int = option(500, "steps of linear warm-up; at most a tenth of the run", minimum=0)
+    milestones: tuple[float, ...] = option(
+        (0.667, 0.917), "multistep: divide the learning rate by 10 at these shares of the run", minimum=0
+    )
+    grad_clip: float = option(35.0, "largest norm of the gradient; 0 does not clip", minimum=0)
+    seed: int = option(0, "seed of weights, order of images and augmentation", minimum=0)

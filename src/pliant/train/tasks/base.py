@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Task`: what every task gives to training, evaluation and the command line."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pliant.data import Category, DataReport
+from pliant.train.config import TrainConfig
+
+Sample = tuple[Tensor, dict[str, Tensor]]
+Target = Mapping[str, Tensor]
+Output = dict[str, Tensor]
+Predictor = Callable[[list[Tensor]], list[Output]]
+
+
+class Examples(Protocol):
+    """A split of a data set: (image (3, H, W), target) by index."""
+
+    split: str
+    categories: tuple[Category, ...]
+
+    @property
+    def report(self) -> DataReport:
+        """What was found wrong with the data until now."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Metrics(Protocol):
+    """The metric of a split."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain values for JSON."""
+
+    def table(self) -> str:
+        """Return the numbers as people know them, in several lines."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What `pliant explain` looks into: a network, its input for one image, and the size of the image in it.
+
+    Attributes:
+        network: the part of the model that holds the deformable convolutions.
+        input: (1, 3, H, W), resized, normalised and padded, as the network gets it.
+        size: height and width of the resized image in `input`, without the padding.
+    """
+
+    network: nn.Module
+    input: Tensor
+    size: tuple[int, int]
+
+
+class Task(ABC):
+    """A task; each has one object, `TASK` in its module.
+
+    Attributes:
+        metric: the key of the metrics' `as_dict()` that decides the best weights; more is better.
+        logged: the keys of it that go into metrics.jsonl after each evaluation, `metric` among them.
+        unit: how `metric` is called in a line of text.
+        found: what a record of `records` is, in the plural.
+    """
+
+    metric: ClassVar[str]
+    logged: ClassVar[tuple[str, ...]]
+    unit: ClassVar[str]
+    found: ClassVar[str]
+
+    @abstractmethod
+    def open_data(
+        self, config: TrainConfig, split: str, *, training: bool, known: Sequence[Category] | None = None
+    ) -> Examples:
+        """Open `split` of `config.data`, with the augmentation of training or as it is for evaluation.
+
+        `known` are the categories of a trained model, which labels then follow; None takes them from the data.
+        """
+
+    @abstractmethod
+    def contents(self, dataset: Examples) -> str:
+        """Return what the split holds, in a few words: `7 images, 14 boxes`."""
+
+    @abstractmethod
+    def build(self, config: TrainConfig, categories: int, *, weights: str | None) -> nn.Module:
+        """Build the model of `config` for so many categories; `weights` of the backbone are used, not the config's."""
+
+    @abstractmethod
+    def part(self, output: Output, target: Target, dataset: Examples) -> Any:
+        """Return what one image contributes to the metric: plain values or CPU tensors, small."""
+
+    @abstractmethod
+    def score(self, parts: Sequence[Any], dataset: Examples, config: TrainConfig) -> Metrics:
+        """Return the metric of a split from the parts of all of its images."""
+
+    def predictor(self, model: nn.Module, config: TrainConfig) -> Predictor:
+        """Return the function from images to predictions: the model, with the options of test time."""
+        return model
+
+    @abstractmethod
+    def records(self, image_id: int, output: Output, categories: Sequence[Category]) -> list[dict[str, Any]]:
+        """Return the predictions of one image as plain values for predictions.json."""
+
+    @abstractmethod
+    def draw(
+        self,
+        image: Tensor,
+        output: Output,
+        path: Path,
+        *,
+        categories: Sequence[Category],
+        min_score: float,
+    ) -> None:
+        """Draw the predictions on a uint8 image (3, H, W) into the PNG `path`; files beside it share its stem."""
+
+    def features(self, model: nn.Module, image: Tensor) -> Features:
+        """Return what `pliant explain` looks into, for a uint8 image (3, H, W)."""
+        batch = model.get_submodule("transform")([image.float() / 255])[0]
+        return Features(model.get_submodule("backbone"), batch.tensors, batch.image_sizes[0])
+
+
+@torch.no_grad()
+def predict_batch(predict: Predictor, images: Sequence[Tensor], device: torch.device) -> list[Output]:
+    """Return the predictions on a batch of images, on the CPU."""
+    outputs = predict([image.to(device) for image in images])
+    return [{name: tensor.cpu() for name, tensor in output.items()} for output in outputs]

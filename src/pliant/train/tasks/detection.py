@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detection: boxes, measured by COCO's AP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from pliant.analysis import draw_boxes
+from pliant.data import Category, DetectionDataset, eval_transforms, open_dataset, train_transforms
+from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections
+from pliant.train.config import TrainConfig
+
+from .base import Output, Target, Task
+from .detectors import BUILDERS
+
+COCO_DETECTIONS = 100
+
+
+class Detection(Task):
+    """Boxes and their categories."""
+
+    metric: ClassVar[str] = "ap"
+    logged: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
+    unit: ClassVar[str] = "AP"
+    found: ClassVar[str] = "detections"
+
+    def open_data(
+        self, config: TrainConfig, split: str, *, training: bool, known: Sequence[Category] | None = None
+    ) -> DetectionDataset:
+        """Open a split in COCO or Pascal VOC layout; see `Task.open_data`."""
+        if not training:
+            return open_dataset(config.data, split, categories=known, transforms=eval_transforms(), verify="pixels")
+        transforms = train_transforms(
+            crop=config.crop,
+            flip=config.flip,
+            vertical_flip=config.vertical_flip,
+            rotate90=config.rotate90,
+            photometric=config.photometric,
+        )
+        return open_dataset(config.data, split, categories=known, transforms=transforms)
+
+    def contents(self, dataset: Any) -> str:
+        """Return `7 images, 14 boxes`."""
+        return f"{len(dataset)} images, {dataset.report.boxes} boxes"
+
+    def build(self, config: TrainConfig, categories: int, *, weights: str | None) -> nn.Module:
+        """Build the detector `config.model`; see `Task.build`."""
+        return BUILDERS[config.model](config, categories + 1, weights)
+
+    def part(self, output: Output, target: Target, dataset: Any) -> list[dict[str, Any]]:
+        """Return the image's COCO results."""
+        return coco_results([(int(target["image_id"]), output)], dataset.categories)
+
+    def score(self, parts: Sequence[list[dict[str, Any]]], dataset: Any, config: TrainConfig) -> CocoMetrics:
+        """Return COCO's metric of the results of all images."""
+        results = [result for part in parts for result in part]
+        return evaluate_detections(dataset.coco_ground_truth(), results, max_detections=counted(config))
+
+    def records(self, image_id: int, output: Output, categories: Sequence[Category]) -> list[dict[str, Any]]:
+        """Return the image's COCO results."""
+        return coco_results([(image_id, output)], categories)
+
+    def draw(
+        self, image: Tensor, output: Output, path: Path, *, categories: Sequence[Category], min_score: float
+    ) -> None:
+        """Draw the boxes of at least `min_score`, with category and score."""
+        drawn = output["scores"] >= min_score
+        found = zip(output["labels"][drawn].tolist(), output["scores"][drawn].tolist(), strict=True)
+        labels = [f"{categories[label - 1].name} {score:.2f}" for label, score in found]
+        draw_boxes(image, output["boxes"][drawn], path, labels=labels)
+
+
+def counted(config: TrainConfig) -> int:
+    """Return how many detections of an image and category count: COCO's 100, or as many as the model may give."""
+    return config.counted_detections or max(COCO_DETECTIONS, config.max_detections)
+
+
+TASK = Detection()

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The detectors by their names, built from the options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from pliant.detection import faster_rcnn
+from pliant.train.config import TrainConfig
+
+# (config, classes with the background, weights of the backbone) to the detector.
+Builder = Callable[[TrainConfig, int, str | None], nn.Module]
+
+
+def trunk_options(config: TrainConfig, weights: str | None) -> dict[str, Any]:
+    """Return the options of the backbone as every detector takes them."""
+    return {
+        "deform": config.deform,
+        "modulated": config.modulated,
+        "offset_groups": config.offset_groups,
+        "mask_scale": config.mask_scale,
+        "weights": weights,
+        "norm": config.norm,
+        "frozen_stages": config.frozen_stages,
+    }
+
+
+def common_options(config: TrainConfig) -> dict[str, Any]:
+    """Return the options of anchors, image size and tests as every detector takes them."""
+    return {
+        "roi_samples": config.roi_samples,
+        "anchor_sizes": config.anchor_sizes,
+        "anchor_scales": config.anchor_scales,
+        "anchor_ratios": config.anchor_ratios,
+        "min_size": config.min_size,
+        "max_size": config.max_size,
+        "proposals": config.proposals,
+        "max_detections": max(config.max_detections, config.counted_detections or 0),
+    }
+
+
+def _faster_rcnn(config: TrainConfig, num_classes: int, weights: str | None) -> nn.Module:
+    model: nn.Module = faster_rcnn(
+        num_classes,
+        config.backbone,
+        strides=config.strides,
+        fpn_channels=config.fpn_channels,
+        head_channels=config.head_channels,
+        **trunk_options(config, weights),
+        **common_options(config),
+    )
+    return model
+
+
+BUILDERS: dict[str, Builder] = {"faster-rcnn": _faster_rcnn}
