@@ -4,5 +4,8 @@
 from __future__ import annotations
 
 from .faster_rcnn import faster_rcnn as faster_rcnn
+from .mimic import add_mimicking as add_mimicking
+from .mimic import drop_mimicking as drop_mimicking
+from .mimic_parts import MimicOptions as MimicOptions
 from .pyramid import PyramidBackbone as PyramidBackbone
 from .pyramid import pyramid_backbone as pyramid_backbone
