@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 _ROUNDING = 1e-2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CheckedImage:
     """An image that can be read, and whether its EXIF orientation is to be applied."""
 
@@ -63,8 +63,13 @@ def check_source(
     return images, table
 
 
-def checked_image(image: SourceImage, report: DataReport, verify: Verify) -> CheckedImage | None:
-    """Open an image and settle its size; None, and an entry in `report`, if it cannot be used."""
+def checked_image(
+    image: SourceImage, report: DataReport, verify: Verify, *, states_size: bool = True
+) -> CheckedImage | None:
+    """Open an image and settle its size; None, and an entry in `report`, if it cannot be used.
+
+    `states_size` tells layouts whose annotations should state the size from those that have none to state.
+    """
     if not image.path.is_file():
         report.add(Problem.MISSING_IMAGE, image.file_name)
         return None
@@ -76,6 +81,8 @@ def checked_image(image: SourceImage, report: DataReport, verify: Verify) -> Che
         problem = Problem.HUGE_IMAGE if isinstance(error, HugeImageError) else Problem.UNREADABLE_IMAGE
         report.add(problem, f"{image.file_name}: {error}")
         return None
+    if not states_size:
+        return CheckedImage(ImageInfo(image.id, image.file_name, image.path, *header.upright_size), apply_exif=True)
     return _with_size(image, header.size, header.upright_size, report)
 
 

@@ -15,7 +15,7 @@ class Category:
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageInfo:
     """One image of a data set: the source's id and file name, where it lies, and its size in pixels."""
 

@@ -30,6 +30,7 @@ class Problem(Enum):
     UNREADABLE_LABELS = ("unreadable_labels", "label maps that cannot be read", "image left out")
     UNKNOWN_LABELS = ("unknown_labels", "label maps with values that are no class", "those pixels ignored")
     UNTRAINED_CLASS = ("untrained_class", "classes that the model does not know", "their pixels or images left out")
+    EMPTY_CLASS = ("empty_class", "classes without an image", "kept")
     REPEATED_IMAGE = ("repeated_image", "images listed more than once", "used once")
     UNKNOWN_IMAGE = ("unknown_image", "boxes of images that are not listed", "left out")
     UNKNOWN_CATEGORY = ("unknown_category", "boxes of a category that is not listed", "left out")

@@ -165,6 +165,7 @@ class Chain:
         self.steps = list(steps)
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        """Return what the last transform makes of it."""
         for step in self.steps:
             image, target = step(image, target)
         return image, target
@@ -174,6 +175,7 @@ class ToFloat:
     """uint8 image to float32 in [0, 1]; the target stays as it is."""
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        """Return the image as a plain tensor of floats, and the target."""
         return F.to_dtype(image, torch.float32, scale=True).as_subclass(Tensor), target
 
 

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`open_segmentation` and `SegmentationDataset`: images with a label for each pixel."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.tv_tensors import Mask
+
+from pliant._check import PliantError, fail
+from pliant.data.checks import CheckedImage, Progress, Verify, checked_image, refuse_unusable
+from pliant.data.image_dataset import ImageDataset
+from pliant.data.images import UnreadableImageError
+from pliant.data.label_layouts import LabelledImage, LabelSource, read_labels
+from pliant.data.label_maps import IGNORE, LabelTable, read_label_map, read_label_size
+from pliant.data.records import Category, Source, SourceImage
+from pliant.data.report import DataReport, Problem
+from pliant.data.transforms import Target, Transform
+
+# How many label maps are looked into when a split is opened, to see whether they hold the classes that they should.
+_PROBES = 20
+
+
+class SegmentationDataset(ImageDataset):
+    """Images with a label for each pixel; made by `open_segmentation`.
+
+    `dataset[i]` is an image, uint8 RGB (3, H, W), and its target:
+
+    - `labels_map` (H, W) uint8 `Mask`: 0..C-1 in the order of `categories`, 255 where nothing is to be learned;
+    - `image_id` scalar int64.
+
+    `ImageDataset` says what happens to images that are found broken only when they are decoded; a broken label map
+    counts as a broken image.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        categories: Sequence[Category],
+        images: Sequence[CheckedImage],
+        labels: Sequence[Path],
+        table: LabelTable,
+        report: DataReport,
+        *,
+        transforms: Transform | None = None,
+        strict: bool = False,
+        cache_bytes: int = 0,
+    ) -> None:
+        super().__init__(
+            root, split, categories, images, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
+        )
+        self._labels = list(labels)
+        self._table = table
+        self._odd: Tensor = torch.zeros(len(labels), dtype=torch.uint8)
+        self._odd.share_memory_()
+
+    @property
+    def report(self) -> DataReport:
+        """What was found wrong with the data until now, in this process and in its workers."""
+        report = super().report
+        for index in self._odd.nonzero().flatten().tolist():
+            report.add(Problem.UNKNOWN_LABELS, self._labels[index].name)
+        return report
+
+    def labels_map(self, index: int) -> Tensor:
+        """Return the labels (H, W) uint8 of image `index` without reading the image.
+
+        Raises:
+            UnreadableImageError: the label map is broken.
+        """
+        labels, unknown = self._table(read_label_map(self._labels[index]))
+        if unknown:
+            self._odd[index] = 1
+        return labels
+
+    def _target(self, index: int) -> Target:
+        info = self.image_info(index)
+        labels = self.labels_map(index)
+        if labels.shape != (info.height, info.width):
+            # Both sizes were read from the headers before; one of the files was replaced since.
+            raise UnreadableImageError(f"{self._labels[index]}: {tuple(labels.shape)} is not the size of the image")
+        return {"labels_map": Mask(labels), "image_id": torch.tensor(info.id)}
+
+
+def open_segmentation(
+    root: Path | str,
+    split: str = "train",
+    *,
+    categories: Sequence[Category] | None = None,
+    transforms: Transform | None = None,
+    strict: bool = False,
+    verify: Verify = "header",
+    cache_bytes: int = 256 * 2**20,
+    progress: Progress | None = None,
+) -> SegmentationDataset:
+    r"""Open one split of images with label maps, and check them.
+
+    Recognised are Pascal VOC (`ImageSets/Segmentation/{split}.txt`, `JPEGImages`, `SegmentationClass` and, where
+    there is one, `SegmentationClassAug`; also inside `VOCdevkit/VOC2012`), Cityscapes (`leftImg8bit/{split}/CITY`
+    with `gtFine/{split}/CITY/*_labelIds.png`, read as its 19 classes), and pairs of folders (`images/{split}` and
+    `labels/{split}`, or `{split}/images` and `{split}/labels`). Classes are named by `classes.txt` or `classes.json`
+    in the folder; a VOC folder without one has VOC's 20 and the background. What is wrong is counted and named in
+    `report` of the result; docs/data.md says what is checked.
+
+    Args:
+        root: the folder.
+        split: the part to read, "train" for instance.
+        categories: those of a trained model, which labels then follow, by name; None takes them from the data.
+        transforms: applied to image and target, see `segmentation_transforms` and `eval_transforms`.
+        strict: make any problem an error.
+        verify: "header" opens every file and reads its size, "pixels" decodes everything.
+        cache_bytes: size of the decoded images kept in memory, for each process; 0 keeps none.
+        progress: called as `progress(done, total)` while images are checked.
+
+    Raises:
+        PliantError: the layout, the split or the names of the classes are not there; a list names a file outside its
+            folder; fewer than half of the images are in order; the first label maps hold no pixel of any class; or,
+            with `strict`, anything is wrong.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> root = pathlib.Path(tempfile.mkdtemp())
+        >>> for folder, mode in (("images", "RGB"), ("labels", "L")):
+        ...     (root / folder / "train").mkdir(parents=True)
+        ...     Image.new(mode, (4, 3), 1 if mode == "L" else "red").save(root / folder / "train" / "a.png")
+        >>> _ = (root / "classes.txt").write_text("background\ntree\n")
+        >>> image, target = open_segmentation(root)[0]
+        >>> tuple(image.shape), target["labels_map"].unique().tolist()
+        ((3, 3, 4), [1])
+    """
+    root = Path(root)
+    if not root.is_dir():
+        fail("data", "must be a folder", root, "no such folder is there", kind=PliantError)
+    report = DataReport()
+    source = read_labels(root, split, report)
+    known = source.categories if categories is None else list(categories)
+    place = f"{root}, split {split!r}"
+    table = _label_table(place, source, known, report)
+    images, labels = _check_pairs(source.images, report, verify, progress)
+    report.images = len(images)
+    refuse_unusable(place, Source(source.categories, listed=len(source.images)), known, report, strict)
+    dataset = SegmentationDataset(
+        root, split, known, images, labels, table, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
+    )
+    _probe(place, dataset, known)
+    return dataset
+
+
+def _label_table(place: str, source: LabelSource, known: Sequence[Category], report: DataReport) -> LabelTable:
+    labels = dict.fromkeys(source.ignored, IGNORE)
+    place_of = {category.name: label for label, category in enumerate(known)}
+    for category in source.categories:
+        labels[category.id] = place_of.get(category.name, IGNORE)
+        if category.name not in place_of:
+            report.add(Problem.UNTRAINED_CLASS, category.name)
+    if all(label == IGNORE for label in labels.values()):
+        names, has = (", ".join(repr(c.name) for c in some) for some in (known, source.categories))
+        fail(place, f"must have classes of the model, {names}", has, "give the data of this model", kind=PliantError)
+    return LabelTable(labels)
+
+
+def _check_pairs(
+    pairs: Sequence[LabelledImage], report: DataReport, verify: Verify, progress: Progress | None
+) -> tuple[list[CheckedImage], list[Path]]:
+    images, labels = [], []
+    for number, pair in enumerate(pairs, 1):
+        checked = _checked_pair(pair, number, report, verify)
+        if checked:
+            images.append(checked)
+            labels.append(pair.labels)
+        if progress:
+            progress(number, len(pairs))
+    return images, labels
+
+
+def _checked_pair(pair: LabelledImage, number: int, report: DataReport, verify: Verify) -> CheckedImage | None:
+    if not pair.labels.is_file():
+        report.add(Problem.MISSING_LABELS, f"{pair.file_name}: no {pair.labels.name}")
+        return None
+    try:
+        size = read_label_size(pair.labels)
+        if verify == "pixels":
+            read_label_map(pair.labels)
+    except UnreadableImageError as error:
+        report.add(Problem.UNREADABLE_LABELS, f"{pair.labels.name}: {error}")
+        return None
+    return checked_image(SourceImage(number, pair.file_name, pair.image, size), report, verify)
+
+
+def _probe(place: str, dataset: SegmentationDataset, known: Sequence[Category]) -> None:
+    """Refuse label maps that hold nothing but what is ignored: a model would learn nothing, without a word."""
+    probed = copy.copy(dataset)
+    probed._odd = torch.zeros_like(dataset._odd)  # what is found here is found again when the image is read
+    step = max(1, len(dataset) // _PROBES)
+    for index in range(0, len(dataset), step):
+        try:
+            if (probed.labels_map(index) != IGNORE).any():
+                return
+        except UnreadableImageError:
+            continue
+    names = ", ".join(repr(category.name) for category in known[:3])
+    fail(place, f"must have pixels of its classes ({names}, ...)", "none in the label maps looked at",
+         "write the values that classes.txt or classes.json names", kind=PliantError)  # fmt: skip
