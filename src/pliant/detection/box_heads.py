@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The second stage with the official code's losses, class-agnostic boxes and online hard example mining."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import box_iou
+
+from pliant._check import PliantError, fail
+
+from .dilated import initialise
+from .ohem import hardest, region_losses
+
+
+class MapRoIPool(nn.Module):
+    """RoI pooling from the one map called `name`, called as torchvision's `MultiScaleRoIAlign` is."""
+
+    def __init__(self, name: str, pool: nn.Module) -> None:
+        super().__init__()
+        self.map_name, self.pool = name, pool
+
+    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: object) -> Tensor:
+        """Return the pooled regions, image by image."""
+        pooled: Tensor = self.pool(features[self.map_name], boxes)
+        return pooled
+
+
+class BoxPredictor(nn.Module):
+    """Features (R, D) to class logits (R, C+1) and box deltas (R, 4*boxes); names are torchvision's."""
+
+    def __init__(self, in_channels: int, num_classes: int, boxes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(in_channels, num_classes)
+        self.bbox_pred = nn.Linear(in_channels, 4 * boxes)
+        initialise(self.cls_score)
+        initialise(self.bbox_pred)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and deltas."""
+        return self.cls_score(features), self.bbox_pred(features)
+
+
+class BoxHeads(RoIHeads):  # type: ignore[misc]
+    """torchvision's second stage for boxes, with what the official code has and it has not.
+
+    Args:
+        box_roi_pool: (maps, boxes of each image, image sizes) to the pooled regions.
+        box_head: pooled regions to features.
+        box_predictor: features to logits (R, C+1) and box deltas (R, 4*(C+1)), or (R, 8) if `class_agnostic`.
+        roi_samples: regions of an image that are trained on ...
+        positive_fraction: ... of which at most this share is foreground (an overlap of 0.5 with a box, or more).
+        ohem: None, or: all proposals of an image go through the head, and these many with the highest loss train it.
+        class_agnostic: one box for all classes; its deltas come after four for the background, which nothing trains.
+        beta: of the smooth L1 loss, see `region_losses`.
+        background_iou: proposals that overlap every box by less than this are not trained on; the official code's
+            Faster R-CNN without OHEM has 0.1.
+        score_threshold: detections with a lower score are dropped.
+        nms_threshold: of two boxes of a class that overlap by more than this IoU the lower score is dropped.
+        max_detections: most detections per image.
+
+    Raises:
+        PliantError: `ohem` is below 1.
+    """
+
+    def __init__(
+        self,
+        box_roi_pool: nn.Module,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        *,
+        roi_samples: int = 128,
+        positive_fraction: float = 0.25,
+        ohem: int | None = None,
+        class_agnostic: bool = False,
+        beta: float = 1.0,
+        background_iou: float = 0.0,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+    ) -> None:
+        if ohem is not None and ohem < 1:
+            fail("ohem", "must be at least 1", ohem, "use 128 (official R-FCN), or None", kind=PliantError)
+        super().__init__(
+            box_roi_pool,
+            box_head,
+            box_predictor,
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=roi_samples,
+            positive_fraction=positive_fraction,
+            bbox_reg_weights=None,  # torchvision's 10, 10, 5, 5 are the official deviations 0.1, 0.1, 0.2, 0.2
+            score_thresh=score_threshold,
+            nms_thresh=nms_threshold,
+            detections_per_img=max_detections,
+        )
+        self.ohem, self.class_agnostic = ohem, class_agnostic
+        self.beta, self.background_iou = beta, background_iou
+
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return each image's matched boxes and labels (L,); -1 is not trained on."""
+        matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
+        if self.background_iou > 0:
+            for given, boxes, found in zip(proposals, gt_boxes, labels, strict=True):
+                if len(boxes):
+                    found[box_iou(boxes, given).amax(dim=0) < self.background_iou] = -1
+        return matched, labels
+
+    def subsample(self, labels: list[Tensor]) -> list[Tensor]:
+        """Return the places of each image's regions that go through the head."""
+        if self.ohem is not None:
+            return [torch.where(found >= 0)[0] for found in labels]
+        sampled: list[Tensor] = super().subsample(labels)
+        return sampled
+
+    def losses(self, logits: Tensor, deltas: Tensor, labels: list[Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
+        """Return the two losses, averaged over the regions sampled, or over the hardest."""
+        classification, box = region_losses(
+            logits, self._by_class(deltas, logits), torch.cat(labels), torch.cat(targets), beta=self.beta
+        )
+        if self.ohem is not None:
+            kept = hardest(classification + box, [len(found) for found in labels], self.ohem)
+            classification, box = classification[kept], box[kept]
+        count = max(len(classification), 1)
+        return {"loss_classifier": classification.sum() / count, "loss_box_reg": box.sum() / count}
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Return each image's detections, none in training, and the losses, none in evaluation."""
+        if self.training:
+            proposals, _, labels, wanted = self.select_training_samples(proposals, targets)
+            return [], self.losses(*self.predict(features, proposals, image_shapes), labels, wanted)
+        logits, deltas = self.predict(features, proposals, image_shapes)
+        every = self._by_class(deltas, logits).flatten(1)
+        found = self.postprocess_detections(logits, every, proposals, image_shapes)
+        return [dict(zip(("boxes", "scores", "labels"), image, strict=True)) for image in zip(*found, strict=True)], {}
+
+    def predict(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the class logits (R, C+1) and the box deltas of the regions of all images."""
+        outputs: tuple[Tensor, Tensor] = self.box_predictor(
+            self.box_head(self.box_roi_pool(features, boxes, image_shapes))
+        )
+        return outputs
+
+    def _by_class(self, deltas: Tensor, logits: Tensor) -> Tensor:
+        """The box deltas of each class (R, C+1, 4)."""
+        deltas = deltas.unflatten(1, (-1, 4))
+        if not self.class_agnostic:
+            return deltas
+        foreground = (torch.arange(logits.shape[1], device=deltas.device) > 0).long()
+        return deltas[:, foreground]

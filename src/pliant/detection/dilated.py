@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The papers' backbone of detectors: conv4 for proposals, a dilated conv5 at the same stride for the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from pliant._check import PliantError, fail
+from pliant.backbones import is_stage_selector, prepared_trunk
+from pliant.surgery import convert
+
+STRIDE = 16
+IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what the backbones' weights expect
+
+
+class DilatedBackbone(nn.Module):
+    """A trunk with conv5 at stride 16 and a 1x1 convolution on it: images (N, 3, H, W) to two maps of stride 16.
+
+    `"c4"` is conv4's output, with `proposal_channels` channels, and `"c5"` is the ReLU of the 1x1 convolution
+    (`reduction`; `conv_new_1` in the official code) on conv5's, with `out_channels`.
+    """
+
+    def __init__(self, body: nn.Module, channels: tuple[int, int], out_channels: int) -> None:
+        super().__init__()
+        self.body = body
+        self.reduction = nn.Conv2d(channels[1], out_channels, 1)
+        initialise(self.reduction)
+        self.proposal_channels, self.out_channels = channels[0], out_channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the maps `c4` and `c5`."""
+        c4, c5 = self.body(images).values()
+        return {"c4": c4, "c5": functional.relu(self.reduction(c5))}
+
+
+def dilated_backbone(
+    name: str = "resnet50",
+    *,
+    reduction_channels: int = 256,
+    deform: str | None = None,
+    modulated: bool = True,
+    offset_groups: int = 1,
+    mask_scale: float = 2.0,
+    weights: str | None = None,
+    norm: str = "auto",
+    frozen_stages: int | None = None,
+) -> DilatedBackbone:
+    """Build the papers' backbone over the trunk `name`.
+
+    Conv5 has stride 1, so that its map has stride 16 as conv4's, and all its convolutions larger than 1x1 have
+    dilation 2, deformable ones and their offset branches too (see `pliant.backbones.dilate`).
+
+    Args:
+        name: one of `backbone_names()`, or `timm:NAME`.
+        reduction_channels: channels of the 1x1 convolution on conv5. The official code has 256 in Faster R-CNN and
+            1024 in R-FCN; the v1 paper's text says 1024 for all.
+        deform: which convolutions become deformable: `c3-c5`, `c5` or `last3` in the trunk, or a regular expression
+            over the names of the backbone. None: none.
+        modulated: DCNv2's modulation; False gives DCNv1.
+        offset_groups: groups of channels with offsets of their own (4 in the official v1 code of these detectors).
+        mask_scale: factor of the modulation's sigmoid; 2 keeps the network's function at the start.
+        weights: a checkpoint of the trunk, or `default` for the library's own, or None for random ones.
+        norm: `frozen` batch statistics, `batch` for trained ones, `auto`: frozen where there are weights.
+        frozen_stages: how many first stages are not trained; None: 2 (C1 and C2) where there are weights, else 0.
+
+    Raises:
+        PliantError: an unknown name or norm, a checkpoint which does not fit, or a trunk that cannot be dilated.
+
+    Example:
+        >>> import torch
+        >>> backbone = dilated_backbone("resnet18", deform="c5")
+        >>> {name: tuple(m.shape) for name, m in backbone(torch.zeros(1, 3, 64, 96)).items()}
+        {'c4': (1, 256, 4, 6), 'c5': (1, 256, 4, 6)}
+
+    References:
+        Deformable Convolutional Networks (arXiv 1703.06211), section 2.3.
+    """
+    built = prepared_trunk(
+        name,
+        deform=deform,
+        modulated=modulated,
+        offset_groups=offset_groups,
+        mask_scale=mask_scale,
+        weights=weights,
+        norm=norm,
+        frozen_stages=frozen_stages,
+        output_stride=STRIDE,
+    )
+    if built.strides[3:] != (STRIDE, STRIDE):
+        rule = "must have the stages C4 and C5, of strides 16 and 32"
+        fail("backbone", rule, f"{name} with strides {built.strides}", "use e.g. resnet50", kind=PliantError)
+    backbone = DilatedBackbone(built.maps((4, 5)), (built.channels[3], built.channels[4]), reduction_channels)
+    if deform is not None and not is_stage_selector(deform):
+        convert(backbone, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
+    return backbone
+
+
+def as_dilated(backbone: str | DilatedBackbone, num_classes: int, reduction_channels: int) -> DilatedBackbone:
+    """Return the backbone of a detector for so many classes, which may be given by name."""
+    if num_classes < 2:
+        fail("num_classes", "must count the background and one class at least", num_classes, "use 2 for one class")
+    return dilated_backbone(backbone, reduction_channels=reduction_channels) if isinstance(backbone, str) else backbone
+
+
+def image_transform(min_size: int | Sequence[int], max_size: int) -> GeneralizedRCNNTransform:
+    """Return torchvision's resizing, normalising and padding of images, and its way back for boxes."""
+    sizes = min_size if isinstance(min_size, int) else tuple(min_size)
+    return GeneralizedRCNNTransform(sizes, max_size, IMAGE_MEAN, IMAGE_STD)
+
+
+def initialise(layer: nn.Conv2d | nn.Linear) -> None:
+    """Give a new layer the official code's start: N(0, 0.01^2), biases zero."""
+    nn.init.normal_(layer.weight, std=0.01)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The region proposal network on a single map, as both papers have it on conv4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import Conv2dNormActivation
+
+from pliant._check import PliantError, fail
+
+from .dilated import initialise
+
+BEFORE_NMS = 6000  # proposals with the highest scores, before suppression; the official v1 code's number
+ANCHORS_PER_IMAGE = 256  # sampled in training, half of them positive at most; both papers and both codes
+
+
+class ProposalHead(RPNHead):  # type: ignore[misc]
+    """A 3x3 convolution with ReLU, and a 1x1 convolution each for the scores and the boxes of the A anchors of a cell.
+
+    It is torchvision's head with a width of its own (512 in the official code, where torchvision has the map's) and
+    `scores` scores an anchor: 1 is torchvision's, the logit of "object", which is the difference of the official code's
+    two; C + 1 are the classes of a class-aware network.
+    """
+
+    def __init__(self, in_channels: int, num_anchors: int, hidden_channels: int = 512, scores: int = 1) -> None:
+        super().__init__(hidden_channels, num_anchors)
+        wide = Conv2dNormActivation(in_channels, hidden_channels, kernel_size=3, norm_layer=None)
+        initialise(wide[0])
+        self.conv = nn.Sequential(wide)
+        self.cls_logits = nn.Conv2d(hidden_channels, num_anchors * scores, 1)
+        initialise(self.cls_logits)
+
+
+class MapProposals(RegionProposalNetwork):  # type: ignore[misc]
+    """torchvision's region proposal network on the one map called `name` of the backbone's."""
+
+    def __init__(
+        self,
+        name: str,
+        head: ProposalHead,
+        anchors: AnchorGenerator,
+        *,
+        train_proposals: int,
+        proposals: int,
+        nms_threshold: float = 0.7,
+    ) -> None:
+        super().__init__(
+            anchors,
+            head,
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=ANCHORS_PER_IMAGE,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": max(BEFORE_NMS, train_proposals), "testing": max(BEFORE_NMS, proposals)},
+            post_nms_top_n={"training": train_proposals, "testing": proposals},
+            nms_thresh=nms_threshold,
+        )
+        self.map_name = name
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Return each image's proposals (Li, 4) and, in training, the losses."""
+        found: tuple[list[Tensor], dict[str, Tensor]] = super().forward(
+            images, {self.map_name: features[self.map_name]}, targets
+        )
+        return found
+
+
+def map_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> AnchorGenerator:
+    """Return the anchors of a single map: one for each of the sizes (the square root of its area) and each ratio.
+
+    Raises:
+        PliantError: a size or ratio that is not positive, or none.
+    """
+    for name, values in (("anchor_sizes", sizes), ("anchor_ratios", ratios)):
+        if not values or not all(value > 0 for value in values):
+            fail(name, "must be positive numbers, one at least", tuple(values), "leave it out", kind=PliantError)
+    return AnchorGenerator((tuple(sizes),), (tuple(ratios),))
