@@ -28,6 +28,18 @@ def test_mean_spread_and_share_outside_by_hand() -> None:
     assert measured.outside == pytest.approx((15 + 21) / 50)
 
 
+def test_the_first_call_in_each_context_counts() -> None:
+    layer = DeformConv2d(2, 3, 3)
+    watch = OffsetWatch(torch.nn.Sequential(layer))
+    for size in (2.0, 7.0):
+        torch.nn.init.constant_(layer.conv_offset.bias, size)
+        with watch.measuring():
+            watch.network(torch.rand(1, 2, 5, 6))
+            torch.nn.init.constant_(layer.conv_offset.bias, 99.0)
+            watch.network(torch.rand(1, 2, 5, 6))
+        assert watch.layers["0"].mean == pytest.approx(size)
+
+
 def test_nothing_is_measured_outside_the_context() -> None:
     watch = OffsetWatch(DeformConv2d(2, 3, 3))
     watch.network(torch.rand(1, 2, 5, 6))

@@ -64,7 +64,11 @@ class OffsetWatch:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Measure what the layers do inside this context; `layers` holds the last call of each afterwards."""
+        """Measure what the layers do inside this context; `layers` holds the first call of each afterwards.
+
+        The first, since feature mimicking sends the batch's images through the backbone before their crops.
+        """
+        self.layers.clear()
         handles = [m.conv_offset.register_forward_hook(self._hook(name, m)) for name, m in self._watched.items()]
         try:
             yield
@@ -81,6 +85,8 @@ class OffsetWatch:
 
         @torch.no_grad()
         def hook(module: nn.Module, args: tuple[Tensor, ...], raw: Tensor) -> None:
+            if name in self.layers:
+                return
             offset, _ = split_branch(layer, raw.detach())
             cells = sampling_positions(offset, layer.kernel_size, geometry)
             outside = share_outside(cells, (args[0].shape[-2], args[0].shape[-1]))

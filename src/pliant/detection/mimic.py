@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -74,6 +74,11 @@ def drop_mimicking(model: Detector) -> Detector:
     return model
 
 
+def without_mimicking(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict of a detector without what `add_mimicking` added to it."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(f"{CHILD}.")}
+
+
 @dataclass
 class _Step:
     """What one training step of the detector shows on its way."""
@@ -94,10 +99,10 @@ class FeatureMimic(nn.Module):
     def __init__(self, model: GeneralizedRCNN, options: MimicOptions) -> None:
         super().__init__()
         self.options = options
-        heads = model.roi_heads
+        heads = getattr(model, "roi_heads", None)
         layers = [m for m in getattr(heads, "box_head", nn.Identity()).modules() if isinstance(m, nn.Linear)]
         scores = getattr(getattr(heads, "box_predictor", None), "cls_score", None)
-        if not layers or not isinstance(scores, nn.Linear):
+        if heads is None or not layers or not isinstance(scores, nn.Linear):
             rule = "needs a detector whose box head has fully connected layers and a classifier on them"
             fail("mimic", rule, type(model).__name__, "use Faster R-CNN or Mask R-CNN", kind=PliantError)
         self.classifier = nn.Linear(layers[-1].out_features, scores.out_features)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pliant._check import PliantError, fail
+from pliant.detection import without_mimicking
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -56,8 +57,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Save the weights and buffers of `model` as safetensors, atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """Save the weights and buffers of `model` as safetensors, atomically, without the branch of feature mimicking."""
+    state = without_mimicking(model.state_dict())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_atomically(path, lambda target: save_file(tensors, target))
 
 

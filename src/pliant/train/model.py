@@ -94,6 +94,6 @@ def load_run(
     config = load_config(run, "run")
     config = TrainConfig.from_dict({**config.as_dict(), **(changed or {})})
     categories = load_categories(run)
-    model = build_model(config, len(categories), pretrained=False)
+    model = build_model(dataclasses.replace(config, mimic=False), len(categories), pretrained=False)
     load_weights(run / WEIGHTS_FILE, model)
     return model.eval(), categories, config

@@ -20,6 +20,7 @@ from .fields import Options as Options
 from .fields import applies as applies
 from .fields import option as option
 from .fields import typed as typed
+from .mimic import MimickingOptions as MimickingOptions
 from .models import MODELS as MODELS
 from .models import ModelKind as ModelKind
 from .models import ModelOptions as ModelOptions

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from pliant.analysis import draw_boxes
 from pliant.data import Category, DetectionDataset, eval_transforms, open_dataset, train_transforms
+from pliant.detection import MimicOptions, add_mimicking
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections
 from pliant.train.config import TrainConfig
+from pliant.train.options import MimickingOptions
 
 from .base import Output, Target, Task
 from .detectors import BUILDERS
@@ -49,7 +52,11 @@ class Detection(Task):
 
     def build(self, config: TrainConfig, categories: int, *, weights: str | None) -> nn.Module:
         """Build the detector `config.model`; see `Task.build`."""
-        return BUILDERS[config.model](config, categories + 1, weights)
+        model = BUILDERS[config.model](config, categories + 1, weights)
+        if config.mimic:
+            names = [spec.name for spec in fields(MimickingOptions) if spec.name != "mimic"]
+            add_mimicking(model, MimicOptions(**{name.removeprefix("mimic_"): getattr(config, name) for name in names}))
+        return model
 
     def part(self, output: Output, target: Target, dataset: Any) -> list[dict[str, Any]]:
         """Return the image's COCO results."""
