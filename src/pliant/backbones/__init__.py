@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from .dilate import dilate as dilate
 from .prepare import prepared_trunk as prepared_trunk
+from .statistics import pixel_statistics as pixel_statistics
 from .trunks import Trunk as Trunk
 from .trunks import backbone_names as backbone_names
 from .trunks import classification_network as classification_network

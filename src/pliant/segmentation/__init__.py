@@ -1,2 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DeepLab semantic segmentation on a deformable trunk."""
+"""DeepLab on a deformable trunk, as in the v1 paper and its official code."""
+
+from __future__ import annotations
+
+from .deeplab import DeepLab as DeepLab
+from .deeplab import deeplab as deeplab
+from .offset_dilation import undilate_offset_branches as undilate_offset_branches
+from .upsample import upsample_scores as upsample_scores

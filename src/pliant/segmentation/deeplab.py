@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DeepLab as the v1 paper has it: a trunk at stride 16, two 1x1 convolutions, and scores upsampled to pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate, pad
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from pliant._check import PliantError, fail
+from pliant.backbones import is_stage_selector, pixel_statistics, prepared_trunk
+from pliant.surgery import convert
+
+from .offset_dilation import undilate_offset_branches
+from .upsample import upsample_scores
+
+IGNORE = 255
+HEAD_CHANNELS = 1024
+
+# The official code's initialisation of the two new layers.
+_INIT_STD = 0.01
+
+
+class DeepLab(nn.Module):
+    """Semantic segmentation by a trunk, `fc6` (1x1, ReLU), `score` (1x1), and upsampling by the trunk's stride.
+
+    In training form `model(images, targets)` is a dictionary with `loss_seg`, the mean cross-entropy over all pixels
+    of the batch that have a label. In evaluation form `model(images)` is a list of `labels` (H, W) uint8 and `scores`
+    (H, W), the softmax of the label, at each image's own size. Images are (3, H, W) floats in 0..1 of any size;
+    targets hold `labels_map` (H, W), 0..C-1 or 255. Resizing, normalising and batching happen inside.
+
+    Attributes:
+        transform: torchvision's, which resizes, normalises and pads images to a batch.
+        backbone: images (N, 3, H, W) to a dict with one map, (N, channels, H / stride, W / stride).
+        stride: pixels of the resized image per cell.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        channels: int,
+        num_classes: int,
+        transform: GeneralizedRCNNTransform,
+        *,
+        stride: int = 16,
+        head_channels: int = HEAD_CHANNELS,
+    ) -> None:
+        super().__init__()
+        if not 2 <= num_classes <= IGNORE:
+            fail("num_classes", f"must be from 2 to {IGNORE}, the background included", num_classes, "use 21 for VOC")
+        self.transform = transform
+        self.backbone = backbone
+        self.fc6 = nn.Conv2d(channels, head_channels, 1)
+        self.score = nn.Conv2d(head_channels, num_classes, 1)
+        self.stride = stride
+        for layer in (self.fc6, self.score):
+            nn.init.normal_(layer.weight, std=_INIT_STD)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def pixel_scores(self, images: Tensor) -> Tensor:
+        """Return scores (N, C, H, W) before the softmax for normalised images (N, 3, H, W)."""
+        (features,) = self.backbone(images).values()
+        scores = self.score(self.fc6(features).relu())  # (N, C, H / stride, W / stride)
+        return upsample_scores(scores, self.stride, (images.shape[-2], images.shape[-1]))
+
+    def forward(
+        self, images: list[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Return the losses in training form, the labels of each image in evaluation form."""
+        batch, _ = self.transform(images)
+        if self.training:
+            labels = _batched_labels(images, targets, batch.image_sizes, batch.tensors)
+            return {"loss_seg": pixel_loss(self.pixel_scores(batch.tensors), labels)}
+        scores = self.pixel_scores(batch.tensors)
+        outputs = []
+        for image, own, (height, width) in zip(images, scores, batch.image_sizes, strict=True):
+            outputs.append(_labelled(own[:, :height, :width], (image.shape[-2], image.shape[-1])))
+        return outputs
+
+
+def pixel_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy over the pixels that have a label; 0 if none has.
+
+    Args:
+        scores: (N, C, H, W) before the softmax; taken as float32.
+        labels: (N, H, W) integers, 0..C-1, or 255, which is ignored.
+
+    Example:
+        >>> scores = torch.tensor([[[[0.0, 5.0]], [[0.0, -7.0]]]])
+        >>> round(pixel_loss(scores, torch.tensor([[[1, 255]]])).item(), 4)  # -log(1/2)
+        0.6931
+    """
+    total = cross_entropy(scores.float(), labels.long(), ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
+
+
+def _batched_labels(
+    images: Sequence[Tensor],
+    targets: Sequence[Mapping[str, Tensor]] | None,
+    sizes: Sequence[tuple[int, int]],
+    batch: Tensor,
+) -> Tensor:
+    """Resize each label map as its image was, by the nearest pixel, and pad it with `IGNORE`: (N, H, W) uint8."""
+    if targets is None or len(targets) != len(images):
+        got = "none" if targets is None else f"{len(targets)} for {len(images)} images"
+        fail("targets", "must be one for each image in training form", got, "call model.eval() to predict")
+    labels = torch.full((len(images), *batch.shape[-2:]), IGNORE, dtype=torch.uint8, device=batch.device)
+    for row, (image, target, size) in enumerate(zip(images, targets, sizes, strict=True)):
+        own = target["labels_map"]
+        if own.shape != image.shape[-2:]:
+            got = f"{tuple(own.shape)} for {tuple(image.shape[-2:])}"
+            fail("labels_map", "must have the height and width of its image", got, "transform both together")
+        resized = interpolate(own[None, None].to(torch.uint8), size=size, mode="nearest-exact")[0, 0]
+        labels[row] = pad(resized, (0, labels.shape[-1] - size[1], 0, labels.shape[-2] - size[0]), value=IGNORE)
+    return labels
+
+
+def _labelled(scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Turn scores (C, h, w) of the resized image into labels and their softmax at the image's own `size`."""
+    own = interpolate(scores[None].float(), size=size, mode="bilinear", align_corners=False)[0]  # (C, H, W)
+    best, labels = own.softmax(0).max(0)
+    return {"labels": labels.to(torch.uint8), "scores": best}
+
+
+class _OwnSize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
+    """The transform that leaves images at their own size."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Return the image as it is."""
+        return image, target
+
+
+def deeplab(
+    num_classes: int,
+    backbone: str = "resnet101",
+    *,
+    deform: str | None = None,
+    modulated: bool = False,
+    offset_groups: int = 1,
+    mask_scale: float = 2.0,
+    offset_dilation: str = "official",
+    weights: str | None = None,
+    norm: str = "auto",
+    frozen_stages: int | None = None,
+    output_stride: int = 16,
+    head_channels: int = HEAD_CHANNELS,
+    min_size: int | Sequence[int] | None = 360,
+    max_size: int = 600,
+) -> DeepLab:
+    """Return DeepLab as the v1 paper and its official code have it.
+
+    The last stage of the trunk runs at stride 16 with dilation 2; the paper's deformable layers are its three 3x3
+    convolutions (`deform="c5"`).
+
+    Args:
+        num_classes: C, classes with the background: labels are 0..C-1. VOC has 21, Cityscapes 19.
+        backbone: one of `pliant.backbones.backbone_names()`, or `timm:NAME`.
+        deform: which convolutions become deformable: `c5`, `c3-c5`, `last3`, or a regular expression over the names
+            of the whole model; None: none.
+        modulated: DCNv2's modulation; False gives DCNv1, the paper's.
+        offset_groups: groups of channels with offsets of their own; the official DeepLab has 1.
+        mask_scale: factor of the modulation's sigmoid; 2 keeps the network's function at the start.
+        offset_dilation: `official` undilates the offset branch of dilated layers, as the code that the published
+            models were trained with does; `paper` gives it the dilation of its layer, as the paper writes.
+        weights: checkpoint of the backbone, `default` to download the library's own, or None.
+        norm: `frozen`, `batch`, or `auto`: frozen where there are weights.
+        frozen_stages: first stages that are not trained; None: 2 where there are weights, else 0.
+        output_stride: pixels of the resized image per cell of the scores.
+        head_channels: channels of `fc6`.
+        min_size: images are resized so that the short side has so many pixels (of several values one at random in
+            training and the last in tests); None leaves them at their own size, for training on crops.
+        max_size: limit of the long side in pixels; not read where `min_size` is None.
+
+    Returns:
+        The model, in training form.
+
+    Raises:
+        PliantError: an argument out of its range, or a checkpoint which does not fit.
+
+    Example:
+        >>> model = deeplab(5, "resnet18", deform="c5", min_size=64).eval()
+        >>> output = model([torch.rand(3, 50, 70)])[0]
+        >>> tuple(output["labels"].shape), tuple(output["scores"].shape)
+        ((50, 70), (50, 70))
+
+    References:
+        Deformable Convolutional Networks (arXiv 1703.06211), sections 2.3, 3.2 and 4.1.
+    """
+    if offset_dilation not in ("official", "paper"):
+        fix = "use 'official', unless weights were trained otherwise"
+        fail("offset_dilation", "must be 'official' or 'paper'", repr(offset_dilation), fix, kind=PliantError)
+    trunk = prepared_trunk(
+        backbone,
+        deform=deform,
+        modulated=modulated,
+        offset_groups=offset_groups,
+        mask_scale=mask_scale,
+        weights=weights,
+        norm=norm,
+        frozen_stages=frozen_stages,
+        output_stride=output_stride,
+    )
+    mean, std = (list(values) for values in pixel_statistics(trunk.network))
+    if min_size is None:
+        transform: GeneralizedRCNNTransform = _OwnSize(output_stride, max_size, mean, std, output_stride)
+    else:
+        sizes = [min_size] if isinstance(min_size, int) else list(min_size)
+        transform = GeneralizedRCNNTransform(sizes, max_size, mean, std, output_stride)
+    body = trunk.body([output_stride])
+    channels = trunk.channels[-1]
+    model = DeepLab(body, channels, num_classes, transform, stride=output_stride, head_channels=head_channels)
+    if deform is not None and not is_stage_selector(deform):
+        convert(model, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
+    if offset_dilation == "official":
+        undilate_offset_branches(model)
+    return model
