@@ -12,7 +12,8 @@ import torch
 if TYPE_CHECKING:
     from pliant.ops._native.library import NativeLibrary
 
-OPERATORS = ("deform_conv2d",)
+OPERATORS = ("deform_conv2d", "deform_roi_pool", "deform_ps_roi_pool")
+NATIVE_OPERATORS = ("deform_conv2d",)  # those that the CPU library holds kernels for
 
 
 class Backend(NamedTuple):
@@ -31,16 +32,19 @@ def native_library() -> NativeLibrary | None:
     return library.load()
 
 
+def has_native(operator: str) -> bool:
+    """Say whether this installation has CPU kernels for `operator`."""
+    return operator in NATIVE_OPERATORS and native_library() is not None
+
+
 def describe() -> list[Backend]:
     """Return a row for each operator and implementation, in the order in which `impl="auto"` prefers them."""
     return [row for operator in OPERATORS for row in _rows(operator)]
 
 
 def _rows(operator: str) -> list[Backend]:
-    from pliant.ops._native import library
-
-    native = native_library()
-    reason = library.why_not() if native is None else native.describe()
+    native = native_library() if has_native(operator) else None
+    reason = why_no_native(operator) if native is None else native.describe()
     return [
         Backend(operator, "native (CPU)", native is not None, reason),
         Backend(operator, "triton (GPU)", False, TRITON_REASON),
@@ -58,10 +62,11 @@ def warn_reference(operator: str, device: torch.device) -> None:
 
 @functools.cache
 def _warn_once(operator: str, device_type: str) -> None:
-    from pliant.ops._native import library
-
-    if device_type == "cpu":
-        advice = f"{library.why_not()}; reinstall pliant with a C++17 compiler at hand and PLIANT_NO_NATIVE unset"
+    if device_type == "cpu" and operator not in NATIVE_OPERATORS:
+        advice = f"{why_no_native(operator)}; pass impl='reference' to accept it without this warning"
+    elif device_type == "cpu":
+        why = why_no_native(operator)
+        advice = f"{why}; reinstall pliant with a C++17 compiler at hand and PLIANT_NO_NATIVE unset"
     else:
         advice = f"{TRITON_REASON}; pass impl='reference' to accept it without this warning"
     warnings.warn(
@@ -71,10 +76,12 @@ def _warn_once(operator: str, device_type: str) -> None:
     )
 
 
-def why_no_native() -> str:
-    """Return the reason why there is no compiled CPU library here."""
+def why_no_native(operator: str = "deform_conv2d") -> str:
+    """Return the reason why there are no compiled CPU kernels for `operator` here."""
     from pliant.ops._native import library
 
+    if operator not in NATIVE_OPERATORS:
+        return f"this version of pliant holds no CPU kernels for {operator}"
     return library.why_not()
 
 

@@ -20,7 +20,7 @@ Impl = Literal["auto", "reference", "native", "triton"]
 # --- the choice of implementation ----------------------------------------------------------------------------------
 
 
-def check_impl(impl: str, device: torch.device, *, has_native: bool) -> None:
+def check_impl(operator: str, impl: str, device: torch.device, *, has_native: bool) -> None:
     """Raise unless `impl` is a known name and, where it is explicit, can run on `device`."""
     if impl not in get_args(Impl):
         names = ", ".join(repr(name) for name in get_args(Impl))
@@ -31,7 +31,8 @@ def check_impl(impl: str, device: torch.device, *, has_native: bool) -> None:
             got = f"tensors on {device}"
             fail("impl", "'native' serves CPU tensors", got, "use 'auto' or 'reference'", kind=RuntimeError)
         if not has_native:
-            fail("impl", "'native' needs the compiled library", _backends.why_no_native(), _FIX, kind=RuntimeError)
+            why = _backends.why_no_native(operator)
+            fail("impl", "'native' needs the compiled library", why, _FIX, kind=RuntimeError)
     if impl == "triton":
         fail("impl", "'triton' cannot run", _backends.TRITON_REASON, "use 'auto' or 'reference'", kind=RuntimeError)
 
@@ -92,6 +93,11 @@ def without_autocast(device_type: str) -> AbstractContextManager[object]:
 def only_needed(gradients: Iterable[Tensor], needed: Sequence[bool]) -> tuple[Tensor, ...]:
     """Return `gradients` with an empty tensor in place of each that nobody needs."""
     return tuple(g if need else g.new_empty(0) for g, need in zip(gradients, needed, strict=True))
+
+
+def as_their_arguments(gradients: Iterable[Tensor], arguments: Iterable[Tensor | None]) -> list[Tensor]:
+    """Return each gradient in the type of the argument that it is for."""
+    return [g if a is None else g.to(a.dtype) for g, a in zip(gradients, arguments, strict=True)]
 
 
 def second_derivatives(

@@ -93,7 +93,7 @@ def _run(
     mask: Tensor | None,
     impl: Impl,
 ) -> Tensor:
-    check_impl(impl, input.device, has_native=contract.HAS_NATIVE)
+    check_impl("deform_conv2d", impl, input.device, has_native=contract.HAS_NATIVE)
     if takes_reference("deform_conv2d", impl, (input, offset, weight, bias, mask)):
         tensors = contract.cast_for_autocast(input, weight, bias, mask)
         with without_autocast(input.device.type):

@@ -83,8 +83,8 @@ def _check_maps(input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeo
         fail("offset", rule, f"{channels} channels", f"use {2 * K} for one group")
     size = geometry.output_size(input.shape[-2:], weight.shape[2:])
     if min(size) < 1:
-        kernel = tuple(weight.shape[2:])
-        got = f"output size {tuple(size)} from input {shape_text(input.shape)}, kernel {kernel}, {geometry}"
+        taps = tuple(weight.shape[2:])
+        got = f"output size {tuple(size)} from input {shape_text(input.shape)}, kernel {taps}, {geometry}"
         fail("input", "must be at least as large as the dilated kernel, padding included", got, "increase padding")
     wanted = {"offset": (*input.shape[:-3], channels, *size), "mask": (*input.shape[:-3], G * K, *size)}
     for name, tensor in (("offset", offset), ("mask", mask)):

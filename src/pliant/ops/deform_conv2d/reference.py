@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
+from pliant.ops._checks import compute_dtype
 
 
 class Samples(NamedTuple):
@@ -34,11 +35,6 @@ class Samples(NamedTuple):
         """Return G(r, q) of the four corners."""
         y, x = self.fraction_y, self.fraction_x
         return (1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x
-
-
-def compute_dtype(input: Tensor) -> torch.dtype:
-    """Return the type of coordinates and interpolation: float32, or wider where the image is."""
-    return torch.promote_types(input.dtype, torch.float32)
 
 
 def sampling_positions(

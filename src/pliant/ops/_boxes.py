@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes as the RoI operators take them: (R, 5) rows of (image, x1, y1, x2, y2), or a list of (L, 4), one an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch
+
+from pliant._check import fail
+from pliant.ops._checks import check_tensor, compute_dtype, shape_text
+
+Boxes = Tensor | Sequence[Tensor]
+
+
+def as_rois(boxes: object, input: Tensor) -> Tensor:
+    """Check `boxes` and return them as (R, 5) in the type of coordinates, which never is a half type."""
+    dtype = compute_dtype(input)
+    if isinstance(boxes, Tensor):
+        check_tensor("boxes", boxes, input)
+        if boxes.dim() != 2 or boxes.shape[1] != 5:
+            fix = "put the image's number before each box, or pass a list with the (L, 4) boxes of each image"
+            fail("boxes", "must be (R, 5) rows of (image, x1, y1, x2, y2)", shape_text(boxes.shape), fix)
+        return boxes.to(dtype)
+    if not isinstance(boxes, Sequence):
+        fix = "pass a (R, 5) tensor or a list of (L, 4) tensors"
+        fail("boxes", "must be a tensor or a list of tensors", type(boxes).__name__, fix, kind=TypeError)
+    if len(boxes) != input.shape[0]:
+        rule = f"must hold one tensor for each of the {input.shape[0]} images of input"
+        fail("boxes", rule, f"a list of {len(boxes)}", "give an image without boxes an empty (0, 4) tensor")
+    rows = [torch.zeros(0, 5, dtype=dtype, device=input.device)]
+    for i, of_image in enumerate(boxes):
+        check_tensor(f"boxes[{i}]", of_image, input)
+        if of_image.dim() != 2 or of_image.shape[1] != 4:
+            rule = "must be (L, 4) rows of (x1, y1, x2, y2)"
+            fail(f"boxes[{i}]", rule, shape_text(of_image.shape), "pass one row of four numbers for each box")
+        wide = of_image.to(dtype)
+        rows.append(torch.cat([wide.new_full((wide.shape[0], 1), i), wide], 1))
+    return torch.cat(rows)
+
+
+def check_image_index(rois: Tensor, images: int) -> None:
+    """Raise unless column 0 of `rois` names images, where this can be seen without waiting for another device."""
+    if torch.compiler.is_compiling() or rois.device.type != "cpu" or _is_batched(rois):
+        return
+    exists = image_index(rois, images)[1]
+    if not bool(exists.all()):
+        row = int((~exists).nonzero()[0])
+        rule = f"column 0 must be the number of an image of input, from 0 to {images - 1}"
+        got = f"{rois[row, 0].item():g} in row {row}"
+        fail("boxes", rule, got, "write rows as (image, x1, y1, x2, y2)")
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    """Say whether `vmap` maps over `tensor`, so that it has no single value to look at."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
+def image_index(rois: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """Return which image each box reads, (R,), and whether there is such an image; a box without one reads zeros.
+
+    The number is floor(x + 1/2), so that one which is almost whole, as a finite difference makes it, is taken for that.
+    """
+    index = (rois[:, 0].detach() + 0.5).floor()
+    exists = (index >= 0) & (index < images)  # false for NaN
+    return torch.where(exists, index, index.new_zeros(())).long(), exists
