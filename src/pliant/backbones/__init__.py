@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from .dilate import dilate as dilate
+from .networks import classification_network as classification_network
 from .prepare import prepared_trunk as prepared_trunk
 from .statistics import pixel_statistics as pixel_statistics
 from .trunks import Trunk as Trunk
 from .trunks import backbone_names as backbone_names
-from .trunks import classification_network as classification_network
 from .trunks import freeze_batch_norm as freeze_batch_norm
 from .trunks import is_stage_selector as is_stage_selector
 from .trunks import trunk as trunk

@@ -7,7 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
 import torchvision
@@ -127,20 +127,18 @@ def trunk(name: str, *, pretrained: bool = False) -> Trunk:
     return Trunk(network, ends, tuple(c for c, _ in outputs), tuple(s for _, s in outputs))
 
 
-def classification_network(name: str) -> nn.Module:
-    """Build a classification network with random weights: torchvision's `name`, a backbone's, or `timm:NAME`."""
-    names = torchvision.models.list_models(module=torchvision.models)
-    if name not in TORCHVISION_NAMES and name in names:
-        return cast(nn.Module, torchvision.models.get_model(name, weights=None))
-    return trunk(name).network
-
-
-def _timm_trunk(name: str, pretrained: bool) -> Trunk:
+def timm_network(name: str, *, pretrained: bool = False) -> nn.Module:
+    """Build the timm model `name`."""
     timm = require_package("timm", "train", f"the backbone timm:{name}")
     if not timm.is_model(name):
         fix = f"list names with timm.list_models().{suggest(name, timm.list_models())}"
         fail("backbone", "must name a timm model", repr(name), fix, kind=PliantError)
-    network = timm.create_model(name, pretrained=pretrained)
+    network: nn.Module = timm.create_model(name, pretrained=pretrained)
+    return network
+
+
+def _timm_trunk(name: str, pretrained: bool) -> Trunk:
+    network: Any = timm_network(name, pretrained=pretrained)
     stages = network.feature_info if isinstance(network.feature_info, list) else network.feature_info.info
     if not hasattr(network, "forward_intermediates") or not all("reduction" in stage for stage in stages):
         fix = "choose a convolutional network such as timm:resnet50"

@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions in COCO form, and the COCO metric of a set of them."""
+"""Predictions in COCO form; the COCO metric, mean intersection over union, accuracy."""
 
 from __future__ import annotations
 
+from pliant.evaluation.accuracy import ClassificationMetrics, classification_metrics, rank_of_truth
 from pliant.evaluation.coco_metric import CocoMetrics, evaluate_detections
 from pliant.evaluation.results import coco_results, load_results, save_results
+from pliant.evaluation.semantic import SegmentationMetrics, confusion, segmentation_metrics
 from pliant.evaluation.tiling import merge_tiles, tiles
 
 __all__ = [
+    "ClassificationMetrics",
     "CocoMetrics",
+    "SegmentationMetrics",
+    "classification_metrics",
     "coco_results",
+    "confusion",
     "evaluate_detections",
     "load_results",
     "merge_tiles",
+    "rank_of_truth",
     "save_results",
+    "segmentation_metrics",
     "tiles",
 ]

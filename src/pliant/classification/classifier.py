@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A classification network in the form that training, evaluation and the command line work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchvision.transforms.v2 import functional as F  # noqa: N812
+
+from pliant._check import PliantError, fail
+from pliant.backbones import classification_network, pixel_statistics
+from pliant.surgery import convert
+
+from .head import replace_head
+
+TOP = 5
+
+
+class Classifier(nn.Module):
+    """A network of torchvision or timm, its losses in training form and its best labels in evaluation form.
+
+    In training form `model(images, targets)` is a dictionary with `loss_class`, the mean cross-entropy. Images are
+    (3, H, W) floats in 0..1, all of one size, as `pliant.data.classification_transforms` makes them; targets hold
+    `label`, a scalar from 0 to C-1. In evaluation form `model(images)` takes images of any size, resizes the short
+    side of each to `resize_size`, cuts `crop_size` x `crop_size` from the middle, and returns for each the best
+    min(5, C) `labels` (k,), best first, and their softmax `scores` (k,).
+
+    Attributes:
+        network: normalised images (N, 3, H, W) to (N, C).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: nn.Module, *, resize_size: int = 256, crop_size: int = 224, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__()
+        if not 1 <= crop_size <= resize_size:
+            got = f"a crop of {crop_size} from {resize_size}"
+            fail("crop_size", "must be from 1 to resize_size", got, "use 224 of 256", kind=PliantError)
+        if not 0 <= label_smoothing < 1:
+            fail("label_smoothing", "must be in [0, 1)", label_smoothing, "use 0 or 0.1", kind=PliantError)
+        self.network = network
+        self.resize_size, self.crop_size = resize_size, crop_size
+        self.label_smoothing = label_smoothing
+        mean, std = pixel_statistics(network)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(
+        self, images: list[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Return the losses in training form, the best labels of each image in evaluation form."""
+        if self.training:
+            scores = self.network(self.normalised(images))  # (N, C)
+            if not isinstance(scores, Tensor):
+                fail("backbone", "must give scores alone in training form", type(scores).__name__,
+                     "choose a network without auxiliary outputs", kind=PliantError)  # fmt: skip
+            loss = cross_entropy(scores.float(), _labels(images, targets), label_smoothing=self.label_smoothing)
+            return {"loss_class": loss}
+        crops = [F.center_crop(self.resized(image), [self.crop_size, self.crop_size]) for image in images]
+        shares = self.network(self.normalised(crops)).float().softmax(1)  # (N, C)
+        best = shares.topk(min(TOP, shares.shape[1]))
+        return [{"labels": labels, "scores": scores} for labels, scores in zip(best.indices, best.values, strict=True)]
+
+    def normalised(self, images: Sequence[Tensor]) -> Tensor:
+        """Return images of one size as a batch (N, 3, H, W) with the mean and spread of the network's weights."""
+        sizes = {tuple(image.shape[-2:]) for image in images}
+        if len(sizes) != 1:
+            fail("images", "must all be of one size in training form", sorted(sizes),
+                 "crop them with pliant.data.classification_transforms")  # fmt: skip
+        return (torch.stack(list(images)) - self.mean) / self.std
+
+    def resized(self, image: Tensor) -> Tensor:
+        """Return an image with `resize_size` pixels along its short side, (3, H, W) floats."""
+        resized: Tensor = F.resize(image, [self.resize_size], antialias=True)
+        return resized
+
+
+def _labels(images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None) -> Tensor:
+    if targets is None or len(targets) != len(images):
+        got = "none" if targets is None else f"{len(targets)} for {len(images)} images"
+        fail("targets", "must be one for each image in training form", got, "call model.eval() to predict")
+    return torch.stack([target["label"] for target in targets])
+
+
+def classifier(
+    num_classes: int,
+    backbone: str = "resnet50",
+    *,
+    deform: str | None = None,
+    modulated: bool = True,
+    offset_groups: int = 1,
+    mask_scale: float = 2.0,
+    weights: str | None = None,
+    norm: str = "batch",
+    frozen_stages: int = 0,
+    resize_size: int = 256,
+    crop_size: int = 224,
+    label_smoothing: float = 0.0,
+) -> Classifier:
+    """Return a classification network with deformable convolutions where asked.
+
+    Args:
+        num_classes: C. The last layer of `weights` is kept if it has as many.
+        backbone: one of `pliant.backbones.backbone_names()` (`resnext101` is torchvision's 32x8d), any other
+            classification network of torchvision, or `timm:NAME` (`timm:resnext101_32x4d`, say).
+        deform: which convolutions become deformable: `c3-c5`, `c5`, `last3`, or a regular expression over names; None:
+            none.
+        modulated: DCNv2's modulation; False gives DCNv1.
+        offset_groups: groups of channels with offsets of their own.
+        mask_scale: factor of the modulation's sigmoid; 2 keeps the network's function at the start.
+        weights: checkpoint of the network, `default` to download the library's own, or None.
+        norm: `batch` for trained batch statistics, `frozen` for frozen ones.
+        frozen_stages: first stages that are not trained (C1 is the first); only for networks that have stages.
+        resize_size: short side in pixels that images are resized to in evaluation ...
+        crop_size: ... and the side of the square cut from their middle.
+        label_smoothing: share of each label's weight that is spread over all classes, 0 to 1.
+
+    Returns:
+        The model, in training form.
+
+    Raises:
+        PliantError: an argument out of its range, or a checkpoint which does not fit.
+
+    Example:
+        >>> import torch
+        >>> model = classifier(10, "resnet18", deform="c5", resize_size=40, crop_size=32).eval()
+        >>> output = model([torch.rand(3, 50, 70)])[0]
+        >>> tuple(output["labels"].shape), bool((output["scores"].diff() <= 0).all())
+        ((5,), True)
+
+    References:
+        Deformable ConvNets v2 (arXiv 1811.11168), section 3.
+    """
+    network = classification_network(backbone, weights=weights, norm=norm, frozen_stages=frozen_stages)
+    if deform is not None:
+        convert(network, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
+    replace_head(network, num_classes)
+    return Classifier(network, resize_size=resize_size, crop_size=crop_size, label_smoothing=label_smoothing)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The metric of semantic segmentation: a confusion matrix of pixels, and the mean intersection over union."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pliant._check import fail
+from pliant.data import IGNORE
+
+UNDEFINED = -1.0
+
+
+@dataclass(frozen=True)
+class SegmentationMetrics:
+    """Numbers of semantic segmentation, in [0, 1]; -1 where a number is undefined.
+
+    Attributes:
+        miou: mean of `per_category` over the classes that are in the truth or in the predictions.
+        pixel_accuracy: share of the counted pixels with the right label.
+        mean_accuracy: mean over the classes of the truth of the share of their pixels that are found.
+        per_category: intersection over union of each class: pixels of both over pixels of either.
+        pixels: how many pixels were counted; those with the label 255 are not.
+    """
+
+    miou: float
+    pixel_accuracy: float
+    mean_accuracy: float
+    per_category: dict[str, float] = field(default_factory=dict)
+    pixels: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain values for JSON; `per_category` is a dictionary of name to IoU."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """Return the IoU of each class, and the means."""
+        width = max(map(len, (*self.per_category, "pixel accuracy")))
+        lines = [" IoU by category"]
+        lines += [f"   {name:<{width}}  {_shown(value)}" for name, value in self.per_category.items()]
+        lines += ["", f"   {'mIoU':<{width}}  {_shown(self.miou)}"]
+        lines += [f"   {'pixel accuracy':<{width}}  {_shown(self.pixel_accuracy)}"]
+        lines += [f"   {'mean accuracy':<{width}}  {_shown(self.mean_accuracy)}", f" over {self.pixels} pixels"]
+        return "\n".join(lines)
+
+
+def confusion(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Count the pixels of each pair of labels.
+
+    Args:
+        truth: integers of any shape, 0..C-1, or 255, which is left out.
+        predicted: integers of the same shape, 0..C-1.
+        num_classes: C.
+
+    Returns:
+        (C, C) int64: row the true label, column the predicted one.
+
+    Raises:
+        ValueError: another shape, or a label that is out of range.
+
+    Example:
+        >>> confusion(torch.tensor([0, 1, 1, 255]), torch.tensor([0, 0, 1, 1]), 2).tolist()
+        [[1, 0], [1, 1]]
+    """
+    if truth.shape != predicted.shape:
+        got = f"{tuple(predicted.shape)} for {tuple(truth.shape)}"
+        fail("predicted", "must have the shape of the truth", got, "predict at the image's own size")
+    counted = truth != IGNORE
+    rows, columns = truth[counted].long(), predicted[counted].long()
+    for name, labels in (("truth", rows), ("predicted", columns)):
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+            got = f"{int(labels.min())} to {int(labels.max())}"
+            fail(name, f"must be labels from 0 to {num_classes - 1}", got, "give the classes of the model")
+    flat = torch.bincount(rows * num_classes + columns, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def segmentation_metrics(matrix: Tensor, names: Sequence[str]) -> SegmentationMetrics:
+    r"""Return the metric of a confusion matrix, which may be the sum of those of many images.
+
+    .. math:: \mathrm{IoU}_c = \frac{M_{cc}}{\sum_k M_{ck} + \sum_k M_{kc} - M_{cc}}, \quad
+              \mathrm{mIoU} = \frac{1}{|C'|} \sum_{c \in C'} \mathrm{IoU}_c
+
+    over the classes :math:`C'` with at least one pixel in truth or prediction, as Pascal VOC's development kit does.
+
+    Args:
+        matrix: (C, C) counts: row the true label, column the predicted one.
+        names: those of the C classes.
+
+    Example:
+        >>> metrics = segmentation_metrics(torch.tensor([[3, 1], [2, 4]]), ["ground", "tree"])
+        >>> metrics.per_category["ground"], round(metrics.miou, 4), metrics.pixel_accuracy
+        (0.5, 0.5357, 0.7)
+    """
+    if matrix.shape != (len(names), len(names)):
+        fail("matrix", f"must be {len(names)} x {len(names)}", tuple(matrix.shape), "give a name for each class")
+    counts = matrix.double()
+    found, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    union = true + predicted - found
+    ious = [_ratio(f, u) for f, u in zip(found.tolist(), union.tolist(), strict=True)]
+    recalls = [_ratio(f, t) for f, t in zip(found.tolist(), true.tolist(), strict=True)]
+    return SegmentationMetrics(
+        miou=_mean(ious),
+        pixel_accuracy=_ratio(float(found.sum()), float(counts.sum())),
+        mean_accuracy=_mean(recalls),
+        per_category=dict(zip(names, ious, strict=True)),
+        pixels=int(matrix.sum()),
+    )
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else UNDEFINED
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if value != UNDEFINED]
+    return sum(defined) / len(defined) if defined else UNDEFINED
+
+
+def _shown(value: float) -> str:
+    return "n/a" if value < 0 else f"{value:.3f}"
