@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.blobs import PICTURE, TRUTH
 from pliant._check import PliantError
+from pliant.detection import faster_rcnn
 from pliant.detection.box_heads import BoxHeads
 from pliant.detection.ohem import hardest, region_losses
 
@@ -122,6 +124,22 @@ def test_detections_are_class_agnostic_boxes_with_class_scores() -> None:
     torch.testing.assert_close(found[0]["boxes"], torch.tensor([[12.0, 10, 32, 20]] * 2))
     assert found[0]["labels"].tolist() == [2, 1]
     torch.testing.assert_close(found[0]["scores"], torch.tensor([5 / 8, 2 / 8]))
+
+
+def test_mining_keeps_the_losses_of_the_pyramids_detector() -> None:
+    """With as many hard examples as proposals, both are torchvision's, over all proposals."""
+    torch.manual_seed(0)
+    options = {"min_size": 64, "fpn_channels": 16, "head_channels": 16, "roi_samples": 2100}
+    plain = faster_rcnn(3, "resnet18", **options).train()  # type: ignore[arg-type]
+    mined = faster_rcnn(3, "resnet18", ohem=3000, **options).train()  # type: ignore[arg-type]
+    mined.load_state_dict(plain.state_dict())
+    plain.roi_heads.fg_bg_sampler.positive_fraction = 1.0
+    losses = []
+    for model in (plain, mined):
+        torch.manual_seed(1)
+        losses.append(model([PICTURE], [TRUTH]))
+    for name, loss in losses[0].items():
+        torch.testing.assert_close(losses[1][name], loss)
 
 
 def test_an_image_without_regions_gives_losses_of_zero() -> None:

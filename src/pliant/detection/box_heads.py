@@ -98,6 +98,20 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
         self.ohem, self.class_agnostic = ohem, class_agnostic
         self.beta, self.background_iou = beta, background_iou
 
+    @classmethod
+    def mining(cls, heads: RoIHeads, ohem: int) -> BoxHeads:
+        """Return the second stage `heads` of torchvision's Faster R-CNN, its parts and losses, with hard examples."""
+        return cls(
+            heads.box_roi_pool,
+            heads.box_head,
+            heads.box_predictor,
+            ohem=ohem,
+            beta=1 / 9,
+            score_threshold=heads.score_thresh,
+            nms_threshold=heads.nms_thresh,
+            max_detections=heads.detections_per_img,
+        )
+
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:

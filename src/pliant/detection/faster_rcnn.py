@@ -12,6 +12,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from pliant._check import PliantError, fail
 
+from .box_heads import BoxHeads
 from .pyramid import PyramidBackbone, pyramid_backbone
 
 ROI_BINS = 7
@@ -35,6 +36,7 @@ def faster_rcnn(
     anchor_scales: Sequence[float] = (1.0,),
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
     roi_samples: int = 512,
+    ohem: int | None = None,
     min_size: int | Sequence[int] = 800,
     max_size: int = 1333,
     proposals: int = 1000,
@@ -63,6 +65,7 @@ def faster_rcnn(
         anchor_scales: factors; each map has an anchor for each of them ...
         anchor_ratios: ... and for each ratio of height to width.
         roi_samples: regions per image on which the second stage is trained.
+        ohem: None, or train it on these many hardest of all proposals instead (512 in the official pyramid).
         min_size: images are resized so that the short side has so many pixels (of several values one at random in
             training and the last in tests) ...
         max_size: ... unless the long side would have more than these.
@@ -99,7 +102,7 @@ def faster_rcnn(
             out_channels=fpn_channels,
         )
     names = [str(k) for k in range(len(backbone.strides) - 1)]
-    return FasterRCNN(
+    model = FasterRCNN(
         backbone,
         min_size=min_size if isinstance(min_size, int) else tuple(min_size),
         max_size=max_size,
@@ -114,6 +117,9 @@ def faster_rcnn(
         box_detections_per_img=max_detections,
         box_batch_size_per_image=roi_samples,
     )
+    if ohem is not None:
+        model.roi_heads = BoxHeads.mining(model.roi_heads, ohem)
+    return model
 
 
 def _anchors(

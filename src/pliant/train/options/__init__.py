@@ -26,4 +26,5 @@ from .models import ModelKind as ModelKind
 from .models import ModelOptions as ModelOptions
 from .run import RunOptions as RunOptions
 from .schedule import ScheduleOptions as ScheduleOptions
+from .single_map import SingleMapOptions as SingleMapOptions
 from .testing import TestTimeOptions as TestTimeOptions

@@ -8,6 +8,9 @@ from typing import ClassVar
 
 from .fields import Options, option
 
+WITH_PYRAMID = ("faster-rcnn",)
+WITH_SECOND_STAGE = (*WITH_PYRAMID, "faster-rcnn-dc5", "rfcn")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorOptions(Options):
@@ -16,14 +19,31 @@ class DetectorOptions(Options):
     TITLE: ClassVar[str] = "detector"
     ONLY: ClassVar[tuple[str, ...]] = ("detection",)
 
-    strides: tuple[int, ...] = option((4, 8, 16, 32), "strides of the pyramid's maps, in pixels", minimum=1)
-    fpn_channels: int = option(256, "channels of the pyramid's maps", minimum=1)
-    head_channels: int = option(1024, "width of the box head's two layers", minimum=1)
-    roi_samples: int = option(512, "regions per image that the box head is trained on", minimum=1)
+    strides: tuple[int, ...] = option(
+        (4, 8, 16, 32), "strides of the pyramid's maps, in pixels", minimum=1, only=WITH_PYRAMID
+    )
+    fpn_channels: int = option(256, "channels of the pyramid's maps", minimum=1, only=WITH_PYRAMID)
+    head_channels: int = option(
+        1024, "width of the box head's two layers", minimum=1, only=(*WITH_PYRAMID, "faster-rcnn-dc5")
+    )
+    roi_samples: int = option(
+        512, "regions per image that the box head is trained on", minimum=1, only=WITH_SECOND_STAGE
+    )
+    ohem: int | None = option(
+        None,
+        "train the box head on so many regions of an image with the highest loss, of all proposals",
+        minimum=1,
+        only=("faster-rcnn", "faster-rcnn-dc5", "rfcn"),
+    )
     anchor_sizes: tuple[float, ...] | None = option(
-        None, "anchor side in pixels for each map and one more; default 8 times the stride", minimum=1
+        None,
+        "anchor side in pixels for each map of a pyramid and one more, by default 8 times the stride; without a "
+        "pyramid all sides on its one map",
+        minimum=1,
     )
     anchor_scales: tuple[float, ...] = option((1.0,), "factors; each map has an anchor of each", minimum=0.01)
     anchor_ratios: tuple[float, ...] = option((0.5, 1.0, 2.0), "heights over widths of the anchors", minimum=0.01)
-    proposals: int = option(1000, "regions per image that the box head looks at in tests", minimum=1)
+    proposals: int = option(
+        1000, "regions per image that the box head looks at in tests", minimum=1, only=WITH_SECOND_STAGE
+    )
     max_detections: int = option(100, "most detections per image", minimum=1)

@@ -25,8 +25,14 @@ class ModelKind:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
+# The sizes of the official v1 code, for COCO.
+_V1 = {"anchor_sizes": (64.0, 128.0, 256.0, 512.0), "min_size": (600,), "max_size": 1000}
+
 MODELS: dict[str, ModelKind] = {
     "faster-rcnn": ModelKind("detection", "Faster R-CNN over a feature pyramid"),
+    "class-aware-rpn": ModelKind(
+        "detection", "an RPN with a class for each anchor (v1 paper)", {**_V1, "reduction_channels": 1024}
+    ),
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pliant.detection import faster_rcnn
+from pliant.detection import DilatedBackbone, class_aware_rpn, dilated_backbone, faster_rcnn
 from pliant.train.config import TrainConfig
 
 # (config, classes with the background, weights of the backbone) to the detector.
@@ -29,15 +29,11 @@ def trunk_options(config: TrainConfig, weights: str | None) -> dict[str, Any]:
 
 
 def common_options(config: TrainConfig) -> dict[str, Any]:
-    """Return the options of anchors, image size and tests as every detector takes them."""
+    """Return the options of image size and tests as every detector takes them."""
     return {
-        "roi_samples": config.roi_samples,
-        "anchor_sizes": config.anchor_sizes,
-        "anchor_scales": config.anchor_scales,
         "anchor_ratios": config.anchor_ratios,
         "min_size": config.min_size,
         "max_size": config.max_size,
-        "proposals": config.proposals,
         "max_detections": max(config.max_detections, config.counted_detections or 0),
     }
 
@@ -49,10 +45,34 @@ def _faster_rcnn(config: TrainConfig, num_classes: int, weights: str | None) -> 
         strides=config.strides,
         fpn_channels=config.fpn_channels,
         head_channels=config.head_channels,
+        roi_samples=config.roi_samples,
+        ohem=config.ohem,
+        anchor_sizes=config.anchor_sizes,
+        anchor_scales=config.anchor_scales,
+        proposals=config.proposals,
         **trunk_options(config, weights),
         **common_options(config),
     )
     return model
 
 
-BUILDERS: dict[str, Builder] = {"faster-rcnn": _faster_rcnn}
+def _class_aware_rpn(config: TrainConfig, num_classes: int, weights: str | None) -> nn.Module:
+    model: nn.Module = class_aware_rpn(
+        num_classes, _dilated_backbone(config, weights), **_single_map_options(config), **common_options(config)
+    )
+    return model
+
+
+def _dilated_backbone(config: TrainConfig, weights: str | None) -> DilatedBackbone:
+    return dilated_backbone(
+        config.backbone, reduction_channels=config.reduction_channels, **trunk_options(config, weights)
+    )
+
+
+def _single_map_options(config: TrainConfig) -> dict[str, Any]:
+    """The options that the detectors without a pyramid share: all sizes of anchors belong to their one map."""
+    sizes = [size * scale for size in config.anchor_sizes or () for scale in config.anchor_scales]
+    return {"rpn_channels": config.rpn_channels, "anchor_sizes": sizes}
+
+
+BUILDERS: dict[str, Builder] = {"faster-rcnn": _faster_rcnn, "class-aware-rpn": _class_aware_rpn}
