@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pliant._check import PliantError
+from pliant.nn import DeformPSRoIPool, DeformRoIPool
 from pliant.surgery import convert, param_groups
 from surgery.models import Twins
 
@@ -52,3 +53,38 @@ def test_param_groups_refuse_a_frozen_model_and_a_negative_scale() -> None:
         PliantError, match="model: must have a parameter that requires a gradient; got Conv2d; unfreeze"
     ):
         param_groups(model.requires_grad_(False), 0.1, 0.0)
+
+
+class _Pools(nn.Module):
+    """A layer with an offset branch of each kind, and one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.first = DeformRoIPool(2, 4, modulated=False)
+        self.second = DeformRoIPool(2, 4, hidden_channels=5)
+        self.mmcv = DeformRoIPool(2, 4, modulated=False, branch="mmcv", hidden_channels=5)
+        self.sensitive = DeformPSRoIPool(2, 4, 3)
+
+
+def test_branches_of_roi_pooling_learn_at_the_papers_rates_or_at_a_given_one() -> None:
+    """1/100 for v1's one layer, the full rate for v2's three; whatever was said for all of them otherwise."""
+    model = convert(_Pools(), "conv")
+    groups = param_groups(model, lr=0.02, weight_decay=1e-4)
+    assert [(g["name"], pytest.approx(g["lr"]), g["weight_decay"]) for g in groups] == [
+        ("base", 0.02, 1e-4),
+        ("offset", 0.002, 1e-4),
+        ("roi_offset", 0.0002, 1e-4),
+        ("roi_offset", 0.02, 1e-4),
+    ]
+    wanted = [
+        [model.conv.weight, model.conv.bias],
+        [*model.conv.conv_offset.parameters()],
+        [*model.first.parameters()],
+        [*model.second.parameters(), *model.mmcv.parameters(), *model.sensitive.parameters()],
+    ]
+    assert [list(map(id, g["params"])) for g in groups] == [list(map(id, some)) for some in wanted]
+    given = param_groups(model, 0.02, 1e-4, roi_offset_lr_scale=0.5)
+    assert [(g["name"], len(g["params"]), g["lr"]) for g in given][2:] == [("roi_offset", 2 + 6 + 6 + 2, 0.01)]
+    with pytest.raises(ValueError, match=r"roi_offset_lr_scale: must not be negative; got -2; use 0\.01 \(DCNv1\)"):
+        param_groups(model, 0.1, 0.0, roi_offset_lr_scale=-2)

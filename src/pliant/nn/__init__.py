@@ -2,3 +2,5 @@
 """Layers with their own offset branch."""
 
 from pliant.nn.deform_conv import DeformConv2d as DeformConv2d
+from pliant.nn.deform_ps_roi_pool import DeformPSRoIPool as DeformPSRoIPool
+from pliant.nn.deform_roi_pool import DeformRoIPool as DeformRoIPool

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deformable RoI pooling as a layer that predicts where the bins of each region go, and how much each counts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pliant._check import fail
+from pliant._geometry import pair
+from pliant.ops import deform_roi_pool
+
+Branch = Literal["paper", "mmcv"]
+Boxes = Tensor | Sequence[Tensor]
+
+
+class DeformRoIPool(nn.Module):
+    r"""RoI pooling whose bins follow the image: shifts and weights come from layers on the region, plainly pooled.
+
+    .. math:: y(k) = \frac{\Delta m_k}{n_k} \sum_{j=1}^{n_k} x(p_{kj} + \Delta p_k), \quad
+              \Delta p_k = \gamma \cdot \Delta \hat p_k \circ (w, h)
+
+    Each region is pooled once without offsets; fully connected layers on the result give each of its K = Ph*Pw bins an
+    offset in units of the region's size times `gamma` and, in v2, a weight from a sigmoid; then it is pooled again.
+    The last layer of the branch starts at zero, so that v1 starts as RoIAlign and v2 as half of it; the layers before
+    it start with N(0, 0.01^2), biases with zero.
+
+    Args:
+        output_size: bins of a region, an integer or (Ph, Pw).
+        in_channels: C, channels of the feature map.
+        spatial_scale: cells of the map per pixel of the boxes, 1/16 for a map of stride 16.
+        sampling_ratio: samples per bin and axis; 0 takes as many as the bin is cells wide, rounded up. The v2 paper
+            has 2.
+        gamma: factor on the offsets; 0.1 in the papers.
+        modulated: v2 (offsets and weights) if true, v1 (offsets alone) if false.
+        hidden_channels: width of the hidden layers, of which the v1 paper's branch has none.
+        branch: "paper" is one layer with 2K outputs (v1), or two hidden layers and one with 3K outputs, the offsets
+            before the weights (v2). "mmcv" has its layers and names, so that the state dicts of its
+            `DeformRoIPoolPack` and `ModulatedDeformRoIPoolPack` load: two hidden layers and one of 2K outputs,
+            `offset_fc`, and in v2 beside it one hidden layer and one of K outputs, `mask_fc`.
+
+    Shape:
+        input (N, C, H, W); boxes (R, 5) of image index, x1, y1, x2, y2 in pixels, or a list of (Li, 4), one for each
+        image; output (R, C, Ph, Pw).
+
+    Raises:
+        ValueError: a size is below 1, or `branch` is neither of the two.
+
+    Example:
+        >>> import torch
+        >>> from pliant.nn import DeformRoIPool
+        >>> pool = DeformRoIPool(7, in_channels=16, spatial_scale=1 / 8)
+        >>> pool(torch.rand(2, 16, 20, 25), [torch.tensor([[8.0, 16.0, 90.0, 120.0]]), torch.zeros(0, 4)]).shape
+        torch.Size([1, 16, 7, 7])
+
+    References:
+        Deformable Convolutional Networks (arXiv 1703.06211), section 2.2;
+        Deformable ConvNets v2 (arXiv 1811.11168), section 3.2, Eq. 2.
+    """
+
+    offset_fc: nn.Sequential
+    mask_fc: nn.Sequential | None
+
+    def __init__(
+        self,
+        output_size: int | Sequence[int],
+        in_channels: int,
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = 0,
+        gamma: float = 0.1,
+        *,
+        modulated: bool = True,
+        hidden_channels: int = 1024,
+        branch: Branch = "paper",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.output_size = pair("output_size", output_size, minimum=1)
+        self.in_channels, self.hidden_channels = in_channels, hidden_channels
+        self.spatial_scale, self.sampling_ratio, self.gamma = spatial_scale, sampling_ratio, gamma
+        self.modulated, self.branch = modulated, branch
+        for name, value in (("in_channels", in_channels), ("hidden_channels", hidden_channels)):
+            if value < 1:
+                fail(name, "must be at least 1", value, "use 1 or more")
+        if branch not in get_args(Branch):
+            fail("branch", "must be 'paper' or 'mmcv'", repr(branch), "use 'mmcv' for checkpoints of mmcv and mmdet")
+        bins = self.output_size[0] * self.output_size[1]
+        pooled, hidden = in_channels * bins, hidden_channels
+        separate = modulated and branch == "mmcv"
+        widths = [pooled, 2 * bins] if self.has_single_layer else [pooled, hidden, hidden, 2 * bins]
+        widths[-1] += bins if modulated and not separate else 0
+        self.offset_fc = _perceptron(widths, device, dtype)
+        self.mask_fc = _perceptron([pooled, hidden, bins], device, dtype) if separate else None
+        self.reset_parameters()
+
+    @property
+    def has_single_layer(self) -> bool:
+        """Whether the branch is the v1 paper's, one layer, which learns at 0.01 of the base rate there."""
+        return self.branch == "paper" and not self.modulated
+
+    def reset_parameters(self) -> None:
+        """Set the last layer of the branch to zero and those before it to N(0, 0.01^2)."""
+        for layers in (self.offset_fc, self.mask_fc):
+            linear = [layer for layer in layers or () if isinstance(layer, nn.Linear)]
+            for layer in linear:
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+            if linear:
+                nn.init.zeros_(linear[-1].weight)
+
+    def offset_and_mask(
+        self, input: Tensor, boxes: Boxes, spatial_scale: float | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the offsets (R, 2, Ph, Pw), x before y, and the weights (R, 1, Ph, Pw), or None in v1.
+
+        Offsets are those of the operator: `gamma` times the region's width and height is their unit.
+        """
+        pooled = self._pool(input, boxes, None, None, spatial_scale).flatten(1)
+        prediction: Tensor = self.offset_fc(pooled).unflatten(1, (-1, *self.output_size))  # (R, 2 or 3, Ph, Pw)
+        if self.mask_fc is not None:
+            logits: Tensor = self.mask_fc(pooled).unflatten(1, (1, *self.output_size))
+            return prediction, logits.sigmoid()
+        return prediction[:, :2], prediction[:, 2:].sigmoid() if self.modulated else None
+
+    def forward(self, input: Tensor, boxes: Boxes, spatial_scale: float | None = None) -> Tensor:
+        """Return the pooled regions; `spatial_scale` overrides the layer's, for a layer that serves several maps."""
+        offset, mask = self.offset_and_mask(input, boxes, spatial_scale)
+        return self._pool(input, boxes, offset, mask, spatial_scale)
+
+    def _pool(
+        self, input: Tensor, boxes: Boxes, offset: Tensor | None, mask: Tensor | None, spatial_scale: float | None
+    ) -> Tensor:
+        scale = self.spatial_scale if spatial_scale is None else spatial_scale
+        return deform_roi_pool(input, boxes, self.output_size, offset, mask, scale, self.sampling_ratio, self.gamma)
+
+    def extra_repr(self) -> str:
+        """Return the arguments, those after `sampling_ratio` where they differ from the defaults."""
+        parts = [f"{self.output_size}, {self.in_channels}, spatial_scale={self.spatial_scale:g}"]
+        parts += [f"sampling_ratio={self.sampling_ratio}"]
+        parts += [f"gamma={self.gamma}"] * (self.gamma != 0.1)
+        parts += ["modulated=False"] * (not self.modulated)
+        parts += [f"branch={self.branch!r}"] * (self.branch != "paper")
+        return ", ".join(parts)
+
+
+def _perceptron(widths: Sequence[int], device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Sequential:
+    """Fully connected layers between `widths`, a ReLU between each two."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, outputs, device=device, dtype=dtype), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
