@@ -13,11 +13,15 @@ from torch import Tensor
 
 from pliant._check import PliantError, fail
 from pliant.data.images import HugeImageError, UnreadableImageError, read_header, read_image
+from pliant.data.masks import BadMaskError, encode_segmentation, mask_area
 from pliant.data.records import Category, ImageInfo, Source, SourceBox, SourceImage
 from pliant.data.report import DataReport, Problem
 
 Verify = Literal["header", "pixels"]
 Progress = Callable[[int, int], None]
+
+# Pixels of all masks of an image together, a byte each when it is read: 2,000 objects of a megapixel.
+_MAX_MASK_PIXELS = 2**31
 
 # Boxes written as x, y, width, height with rounded decimals end a little outside; that is no finding.
 _ROUNDING = 1e-2
@@ -33,7 +37,10 @@ class CheckedImage:
 
 @dataclass(frozen=True)
 class BoxTable:
-    """The boxes of all images in a few tensors, which worker processes share; `rows(i)` are those of image i."""
+    """The boxes of all images in a few tensors, which worker processes share; `rows(i)` are those of image i.
+
+    `masks` are the objects' compressed run lengths, in the same rows; None where masks were not asked for.
+    """
 
     starts: Tensor  # (N + 1,) int64
     corners: Tensor  # (M, 4) float64, x1 y1 x2 y2
@@ -41,6 +48,7 @@ class BoxTable:
     areas: Tensor  # (M,) float64
     crowd: Tensor  # (M,) uint8
     ids: Tensor  # (M,) int64
+    masks: tuple[bytes, ...] | None = None
 
     def rows(self, index: int) -> slice:
         """Return the rows of image `index`."""
@@ -48,17 +56,23 @@ class BoxTable:
 
 
 def check_source(
-    source: Source, categories: Sequence[Category], report: DataReport, verify: Verify, progress: Progress | None
+    source: Source,
+    categories: Sequence[Category],
+    report: DataReport,
+    verify: Verify,
+    progress: Progress | None,
+    *,
+    masks: bool = False,
 ) -> tuple[list[CheckedImage], BoxTable]:
-    """Check every image and box of `source`; what is left is returned, what is not is in `report`."""
+    """Check every image and box of `source`, and every mask if asked; what is left is returned, the rest reported."""
     images = []
     for done, image in enumerate(source.images, 1):
         checked = checked_image(image, report, verify)
-        if checked:
+        if checked and not (masks and _has_huge_masks(checked.info, source, report)):
             images.append(checked)
         if progress:
             progress(done, len(source.images))
-    table = _box_table(images, source, _labels(source.categories, categories), report)
+    table = _box_table(images, source, _labels(source.categories, categories), report, masks)
     _count(report, table)
     return images, table
 
@@ -115,10 +129,10 @@ def _labels(source: Sequence[Category], known: Sequence[Category]) -> dict[int, 
 
 
 def _box_table(
-    images: Sequence[CheckedImage], source: Source, labels: dict[int, int | None], report: DataReport
+    images: Sequence[CheckedImage], source: Source, labels: dict[int, int | None], report: DataReport, masks: bool
 ) -> BoxTable:
     names = {category.id: category.name for category in source.categories}
-    starts, kept = [0], []
+    starts, kept, runs = [0], [], []
     for image in images:
         for box in source.boxes.get(image.info.id, ()):
             place = f"{image.info.file_name}, {box.where}"
@@ -127,7 +141,11 @@ def _box_table(
             elif (label := labels[box.category_id]) is None:
                 report.add(Problem.UNTRAINED_CATEGORY, f"{place}: {names[box.category_id]!r}")
             elif corners := _checked_corners(box, image.info, place, report):
-                kept.append((corners, label, _area(box, corners), box.crowd, box.id))
+                mask = _checked_mask(box, image.info, place, report) if masks else None
+                if masks and mask is None:
+                    continue
+                kept.append((corners, label, _area(box, corners, mask, image.info), box.crowd, box.id))
+                runs += [mask] if mask is not None else []
         starts.append(len(kept))
     return BoxTable(
         starts=torch.tensor(starts, dtype=torch.int64),
@@ -136,6 +154,7 @@ def _box_table(
         areas=torch.tensor([row[2] for row in kept], dtype=torch.float64),
         crowd=torch.tensor([row[3] for row in kept], dtype=torch.uint8),
         ids=torch.tensor([row[4] for row in kept], dtype=torch.int64),
+        masks=tuple(runs) if masks else None,
     )
 
 
@@ -157,10 +176,33 @@ def _checked_corners(box: SourceBox, info: ImageInfo, place: str, report: DataRe
     return inside
 
 
-def _area(box: SourceBox, corners: tuple[float, ...]) -> float:
-    """Return the source's area, which for COCO is that of the mask; that of the box where there is none."""
+def _has_huge_masks(info: ImageInfo, source: Source, report: DataReport) -> bool:
+    """Say, and report, whether the masks of an image would fill the memory; a small file can claim any number."""
+    count = len(source.boxes.get(info.id, ()))
+    if count * info.width * info.height <= _MAX_MASK_PIXELS:
+        return False
+    report.add(Problem.HUGE_MASKS, f"{info.file_name}: {count} masks of {info.width}x{info.height}")
+    return True
+
+
+def _checked_mask(box: SourceBox, info: ImageInfo, place: str, report: DataReport) -> bytes | None:
+    """Return a box's mask as compressed run lengths; None, and an entry in `report`, if it has none."""
+    if not box.segmentation:
+        report.add(Problem.MISSING_MASK, place)
+        return None
+    try:
+        return encode_segmentation(box.segmentation, info.height, info.width)
+    except BadMaskError as error:
+        report.add(Problem.INVALID_MASK, f"{place}: {error}")
+        return None
+
+
+def _area(box: SourceBox, corners: tuple[float, ...], mask: bytes | None, info: ImageInfo) -> float:
+    """Return the source's area, which for COCO is that of the mask; else that of the mask; else that of the box."""
     if box.area is not None and math.isfinite(box.area) and box.area > 0:
         return box.area
+    if mask is not None:
+        return mask_area(mask, info.height, info.width)
     return (corners[2] - corners[0]) * (corners[3] - corners[1])
 
 
@@ -182,6 +224,9 @@ def refuse_unusable(place: str, source: Source, known: Sequence[Category], repor
     if 2 * report.images < source.listed:
         fail(place, "must have at least half of its images in order", f"{report.images} of {source.listed}", lines,
              kind=PliantError)  # fmt: skip
+    if report.count(Problem.MISSING_MASK, Problem.INVALID_MASK) and not report.boxes:
+        fail(place, "must have masks, polygons or run lengths in COCO json or VOC's SegmentationObject", lines,
+             "annotate them, or take a model without masks", kind=PliantError)  # fmt: skip
     if report.count(Problem.UNTRAINED_CATEGORY) and not report.boxes:
         names, has = (", ".join(repr(c.name) for c in some) for some in (known, source.categories))
         fail(place, f"must have boxes of the categories of the model, {names}", has, "give the data of this model",

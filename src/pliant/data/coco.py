@@ -39,14 +39,14 @@ def match_split(splits: dict[str, Path], split: str) -> str | None:
     return dated[0] if dated else None
 
 
-def read_coco(root: Path, split: str, name: str, file: Path, report: DataReport) -> Source:
+def read_coco(root: Path, split: str, name: str, file: Path, report: DataReport, *, masks: bool = False) -> Source:
     """Read COCO json `file` of `split`, which is called `name` (with its year) in the file's own name."""
     content = _load(file)
     categories = _categories(content["categories"], file)
     entries = _unique(content["images"], f"{file}: images")
     images = _images(entries, _image_folder(root, split, name, file, entries), file)
     source = Source(sorted(categories, key=lambda category: category.id), images, listed=len(images))
-    _add_boxes(source, _unique(content["annotations"], f"{file}: annotations"), report)
+    _add_boxes(source, _unique(content["annotations"], f"{file}: annotations"), report, masks)
     return source
 
 
@@ -150,7 +150,7 @@ def _image_folder(root: Path, split: str, name: str, file: Path, entries: Sequen
     return best
 
 
-def _add_boxes(source: Source, entries: Sequence[dict[str, Any]], report: DataReport) -> None:
+def _add_boxes(source: Source, entries: Sequence[dict[str, Any]], report: DataReport, masks: bool) -> None:
     source.boxes = {image.id: [] for image in source.images}
     for entry in entries:
         image_id, where = entry.get("image_id"), f"annotation {entry['id']}"
@@ -166,6 +166,7 @@ def _add_boxes(source: Source, entries: Sequence[dict[str, Any]], report: DataRe
                 area=float(area) if isinstance(area, int | float) else None,
                 crowd=bool(entry.get("iscrowd", 0)),
                 where=where,
+                segmentation=entry.get("segmentation") if masks else None,
             )
         )
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
+from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 
 from pliant.data.checks import BoxTable, CheckedImage
 from pliant.data.image_dataset import ImageDataset
+from pliant.data.masks import coco_segmentation, decode_masks
 from pliant.data.records import Category
 from pliant.data.report import DataReport
 from pliant.data.transforms import Transform
@@ -26,6 +27,7 @@ class DetectionDataset(ImageDataset):
     - `boxes` (L, 4) float32 `BoundingBoxes`, corners x1, y1, x2, y2 in pixels, 0-based and half-open, so that a box
       around the whole image is (0, 0, W, H);
     - `labels` (L,) int64, 1..C in the order of `categories`;
+    - `masks` (L, H, W) uint8 `Mask`, 1 in the object, where `open_dataset` was asked for masks;
     - `image_id` scalar int64; `area` (L,) float32, square pixels; `iscrowd` (L,) uint8, 1 for COCO's crowds and VOC's
       difficult objects.
 
@@ -67,7 +69,7 @@ class DetectionDataset(ImageDataset):
     def _annotations(self, index: int) -> list[dict[str, Any]]:
         table, rows, image_id = self._boxes, self._boxes.rows(index), self.image_info(index).id
         columns = (table.ids, table.corners, table.labels, table.areas, table.crowd)
-        return [
+        annotations: list[dict[str, Any]] = [
             {
                 "id": number,
                 "image_id": image_id,
@@ -78,15 +80,23 @@ class DetectionDataset(ImageDataset):
             }
             for number, (x1, y1, x2, y2), label, area, crowd in zip(*(c[rows].tolist() for c in columns), strict=True)
         ]
+        if table.masks is not None:
+            info = self.image_info(index)
+            for annotation, runs in zip(annotations, table.masks[rows], strict=True):
+                annotation["segmentation"] = coco_segmentation(runs, info.height, info.width)
+        return annotations
 
     def _target(self, index: int) -> dict[str, Tensor]:
         rows, info = self._boxes.rows(index), self.image_info(index)
         corners = self._boxes.corners[rows].float()  # (L, 4)
         boxes = BoundingBoxes(corners, format=BoundingBoxFormat.XYXY, canvas_size=(info.height, info.width))
-        return {
+        target = {
             "boxes": boxes,
             "labels": self._boxes.labels[rows].clone(),
             "image_id": torch.tensor(info.id),
             "area": self._boxes.areas[rows].float(),
             "iscrowd": self._boxes.crowd[rows].clone(),
         }
+        if self._boxes.masks is not None:
+            target["masks"] = Mask(decode_masks(self._boxes.masks[rows], info.height, info.width))
+        return target

@@ -25,6 +25,7 @@ def open_dataset(
     *,
     categories: Sequence[Category] | None = None,
     transforms: Transform | None = None,
+    masks: bool = False,
     strict: bool = False,
     verify: Verify = "header",
     cache_bytes: int = 256 * 2**20,
@@ -42,6 +43,8 @@ def open_dataset(
         split: the part to read, "train" for instance.
         categories: those of a trained model, which labels then follow, by name; None takes them from the data.
         transforms: applied to image and target, see `train_transforms` and `eval_transforms`.
+        masks: read the objects' masks too, polygons and run lengths of COCO json or VOC's `SegmentationObject`, for
+            the images listed in `ImageSets/Segmentation`; a box without a mask is left out.
         strict: make any problem an error.
         verify: "header" opens every image and reads its size; "pixels" decodes every image too, so that broken ones
             are left out at once and not replaced later: right for evaluation.
@@ -73,24 +76,24 @@ def open_dataset(
     if verify not in ("header", "pixels"):
         fail("verify", "must be 'header' or 'pixels'", repr(verify), "use one of them")
     report = DataReport()
-    source = _read(root, split, report, needs_all_names=categories is None)
+    source = _read(root, split, report, needs_all_names=categories is None, masks=masks)
     known = source.categories if categories is None else list(categories)
-    images, boxes = check_source(source, known, report, verify, progress)
+    images, boxes = check_source(source, known, report, verify, progress, masks=masks)
     refuse_unusable(f"{root}, split {split!r}", source, known, report, strict)
     return DetectionDataset(
         root, split, known, images, boxes, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
     )
 
 
-def _read(root: Path, split: str, report: DataReport, *, needs_all_names: bool) -> Source:
+def _read(root: Path, split: str, report: DataReport, *, needs_all_names: bool, masks: bool) -> Source:
     """Read `split` in whatever layout it is there."""
     coco = coco_splits(root)
     name = match_split(coco, split)
     if name is not None:
-        return read_coco(root, split, name, coco[name], report)
-    voc = find_voc(root, split)
+        return read_coco(root, split, name, coco[name], report, masks=masks)
+    voc = find_voc(root, split, "Segmentation" if masks else "Main")
     if voc is not None and split in voc.splits:
-        return read_voc(voc, split, report, needs_all_names=needs_all_names)
+        return read_voc(voc, split, report, needs_all_names=needs_all_names, masks=masks)
     splits = [*coco, *(voc.splits if voc else ())]
     return _refuse_split(root, split, splits) if splits else _refuse_layout(root, split)
 

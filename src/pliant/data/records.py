@@ -41,6 +41,7 @@ class SourceBox:
     """A box as the source has it, with `corners` (x1, y1, x2, y2) in pixels, 0-based and half-open.
 
     `corners` is empty where the source has no four numbers. `where` is the place in its file, for the report.
+    `segmentation` is what COCO json says of the object's mask, unchecked; None where masks are not asked for.
     """
 
     id: int
@@ -49,6 +50,7 @@ class SourceBox:
     area: float | None
     crowd: bool
     where: str
+    segmentation: object = None
 
 
 @dataclass

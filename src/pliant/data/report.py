@@ -39,6 +39,9 @@ class Problem(Enum):
     EMPTY_BOX = ("empty_box", "boxes without area", "left out")
     OUTSIDE_BOX = ("outside_box", "boxes outside their image", "left out")
     CLIPPED_BOX = ("clipped_box", "boxes that reach beyond their image", "cut at its border")
+    MISSING_MASK = ("missing_mask", "boxes without a mask", "left out")
+    INVALID_MASK = ("invalid_mask", "masks that cannot be read", "box left out")
+    HUGE_MASKS = ("huge_masks", "images whose masks have too many pixels in all", "left out")
 
     def __init__(self, key: str, text: str, action: str) -> None:
         self.key = key

@@ -52,6 +52,10 @@ class RandomCrop:
         corners = corners.clamp(min=0).minimum(corners.new_tensor([width, height, width, height]))  # (L, 4)
         kept["area"] = (corners[:, 2:] - corners[:, :2]).prod(-1)
         kept["boxes"] = _boxes(corners, (height, width))
+        if "masks" in kept:
+            kept["masks"] = F.crop(kept["masks"], top, left, height, width)
+            kept["area"] = kept["masks"].as_subclass(Tensor).sum((-2, -1)).float()
+            kept = _keep(kept, kept["area"] > 0)
         return F.crop(image, top, left, height, width).contiguous(), kept
 
     def _window(self, shape: Sequence[int], boxes: Tensor) -> tuple[int, int, int, int]:
@@ -65,7 +69,7 @@ class RandomCrop:
 
 
 class RandomRotate90:
-    """Turn image and boxes by 0, 90, 180 or 270 degrees, each as likely: in photographs from above no side is up."""
+    """Turn image, boxes and masks by 0, 90, 180 or 270 degrees, each as likely: from above no side is up."""
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         """Return image and target, turned together."""
@@ -73,15 +77,21 @@ class RandomRotate90:
 
 
 def rotate90(image: Tensor, target: Target, turns: int) -> tuple[Tensor, Target]:
-    """Turn image and boxes counter-clockwise by `turns` quarters, exactly: no pixel is interpolated."""
+    """Turn image, boxes and masks counter-clockwise by `turns` quarters, exactly: no pixel is interpolated."""
     boxes = target["boxes"].as_subclass(Tensor)
     for quarter in range(turns % 4):
         # A quarter counter-clockwise takes the point (x, y) to (y, W - x).
         width = image.shape[-1] if quarter % 2 == 0 else image.shape[-2]
         x1, y1, x2, y2 = boxes.unbind(-1)
         boxes = torch.stack((y1, width - x2, y2, width - x1), -1)  # (L, 4)
-    turned = wrap(torch.rot90(image.as_subclass(Tensor), turns, (-2, -1)).contiguous(), like=image)
-    return turned, {**target, "boxes": _boxes(boxes, (turned.shape[-2], turned.shape[-1]))}
+    turned = _turned(image, turns)
+    masks = {"masks": _turned(target["masks"], turns)} if "masks" in target else {}
+    return turned, {**target, **masks, "boxes": _boxes(boxes, (turned.shape[-2], turned.shape[-1]))}
+
+
+def _turned(pixels: Tensor, turns: int) -> Tensor:
+    turned: Tensor = wrap(torch.rot90(pixels.as_subclass(Tensor), turns, (-2, -1)).contiguous(), like=pixels)
+    return turned
 
 
 def visible_fraction(boxes: Tensor, left: float, top: float, width: float, height: float) -> Tensor:
@@ -181,9 +191,10 @@ class ToFloat:
 
 def _keep(target: Target, mask: Tensor) -> Target:
     """Return `target` with the boxes of `mask` (L,) only."""
-    boxes = target["boxes"]
     rows = {name: target[name][mask] for name in ("labels", "area", "iscrowd")}
-    return {**target, **rows, "boxes": wrap(boxes.as_subclass(Tensor)[mask], like=boxes)}
+    typed = (name for name in ("boxes", "masks") if name in target)  # tv_tensors, which an index would take apart
+    rows |= {name: wrap(target[name].as_subclass(Tensor)[mask], like=target[name]) for name in typed}
+    return {**target, **rows}
 
 
 def _boxes(corners: Tensor, canvas: tuple[int, int]) -> Tensor:

@@ -16,6 +16,7 @@ from pliant.data.coco import stated_size
 from pliant.data.images import EXTENSIONS
 from pliant.data.records import Category, Source, SourceBox, SourceImage
 from pliant.data.report import DataReport, Problem
+from pliant.data.voc_masks import add_object_masks
 
 # The largest annotation of VOC 2012 is 20 kB; a megabyte holds some 2,000 boxes.
 _MAX_XML_BYTES = 64 * 2**20
@@ -46,24 +47,27 @@ class _Annotation:
     objects: list[_Object]
 
 
-def find_voc(root: Path, split: str) -> VocLayout | None:
-    """Return the VOC layout at `root`, or in its VOCdevkit; or that of xml files beside images; or None."""
+def find_voc(root: Path, split: str, lists: str = "Main") -> VocLayout | None:
+    """Return the VOC layout at `root`, or in its VOCdevkit; or that of xml files beside images; or None.
+
+    `lists` is the folder of ImageSets that says which images are in a split: Main, or Segmentation for masks.
+    """
     nested = sorted(root.glob("VOC[0-9]*")) + sorted(root.glob("VOCdevkit/VOC[0-9]*"))
-    homes = [home for home in (root, *nested) if (home / "ImageSets" / "Main").is_dir()]
+    homes = [home for home in (root, *nested) if (home / "ImageSets" / lists).is_dir()]
     if len(homes) > 1:
         names = ", ".join(str(home.relative_to(root)) for home in homes)
         fail(str(root), "must hold one VOC folder", names, "give the path of one of them", kind=PliantError)
     if not homes and (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir():
-        fix = f"list the images of each split, one name a line, as in ImageSets/Main/{split}.txt"
-        fail(str(root), "must say which images are in a split", "no folder ImageSets/Main", fix, kind=PliantError)
-    return _with_image_sets(homes[0]) if homes else _beside_images(root, split)
+        fix = f"list the images of each split, one name a line, as in ImageSets/{lists}/{split}.txt"
+        fail(str(root), "must say which images are in a split", f"no folder ImageSets/{lists}", fix, kind=PliantError)
+    return _with_image_sets(homes[0], lists) if homes else _beside_images(root, split)
 
 
-def _with_image_sets(home: Path) -> VocLayout:
+def _with_image_sets(home: Path, folder: str) -> VocLayout:
     for name in ("Annotations", "JPEGImages"):
         if not (home / name).is_dir():
             fail(str(home), f"must hold the folder {name} beside ImageSets", "none", "put it there", kind=PliantError)
-    lists = {path.stem: lines_of(path) for path in sorted((home / "ImageSets" / "Main").glob("*.txt"))}
+    lists = {path.stem: lines_of(path) for path in sorted((home / "ImageSets" / folder).glob("*.txt"))}
     splits = {name: lines for name, lines in lists.items() if not _is_per_class(lines)}
     annotations = home / "Annotations"
     return VocLayout(annotations, home / "JPEGImages", splits, sorted(annotations.glob("*.xml")))
@@ -88,8 +92,13 @@ def _beside_images(root: Path, split: str) -> VocLayout | None:
     return VocLayout(root / split, root / split, splits, [file for files in xml.values() for file in files])
 
 
-def read_voc(layout: VocLayout, split: str, report: DataReport, *, needs_all_names: bool) -> Source:
-    """Read the xml of `split`. With `needs_all_names` the categories are those of every xml, whatever its split."""
+def read_voc(
+    layout: VocLayout, split: str, report: DataReport, *, needs_all_names: bool, masks: bool = False
+) -> Source:
+    """Read the xml of `split`. With `needs_all_names` the categories are those of every xml, whatever its split.
+
+    With `masks` the objects get those of the folder SegmentationObject.
+    """
     annotations = _read_annotations(layout, split, report)
     names = {box.name for annotation in annotations.values() for box in annotation.objects if box.name}
     if needs_all_names:
@@ -97,6 +106,8 @@ def read_voc(layout: VocLayout, split: str, report: DataReport, *, needs_all_nam
     categories = [Category(i, name) for i, name in enumerate(sorted(names), 1)]
     source = Source(categories, listed=len(set(layout.splits[split])))
     _fill(source, annotations, files_by_stem(layout.images), layout.images, report)
+    if masks:
+        add_object_masks(source, layout.images.parent / "SegmentationObject", report)
     return source
 
 
