@@ -13,19 +13,39 @@ from torch import nn
 
 from pliant._check import PliantError
 from pliant.train import TrainConfig
-from pliant.train.batches import SeededDataset, epoch_batches
+from pliant.train.batches import SeededDataset, epoch_steps, own_parts
 from pliant.train.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
 from pliant.train.progress import drop_metrics_after, read_metrics
 from pliant.train.schedule import lr_factor
 
 
 def test_each_epoch_holds_every_image_once_in_another_order() -> None:
-    orders = [[i for batch in epoch_batches(11, 3, seed=4, epoch=e) for i, _ in batch] for e in range(3)]
+    orders = [[i for step in epoch_steps(11, 3, 1, seed=4, epoch=e) for b in step for i, _ in b] for e in range(3)]
     assert all(sorted(order) == list(range(11)) for order in orders)
     assert orders[0] != orders[1] != orders[2]
-    assert [len(batch) for batch in epoch_batches(11, 3, seed=4, epoch=0)] == [3, 3, 3, 2]
-    assert epoch_batches(11, 3, seed=4, epoch=1) == epoch_batches(11, 3, seed=4, epoch=1)
-    assert epoch_batches(11, 3, seed=4, epoch=1) != epoch_batches(11, 3, seed=5, epoch=1)
+    assert epoch_steps(11, 3, 1, seed=4, epoch=1) == epoch_steps(11, 3, 1, seed=4, epoch=1)
+    assert epoch_steps(11, 3, 1, seed=4, epoch=1) != epoch_steps(11, 3, 1, seed=5, epoch=1)
+
+
+def test_steps_cut_the_same_order_into_batches() -> None:
+    alone = [batch for step in epoch_steps(11, 3, 1, seed=4, epoch=0) for batch in step]
+    together = epoch_steps(11, 3, 2, seed=4, epoch=0)
+    assert [len(batch) for batch in alone] == [3, 3, 3, 2]
+    assert together == [alone[:2], alone[2:]]
+
+
+@pytest.mark.parametrize(("length", "processes"), [(12, 2), (11, 2), (7, 3), (2, 3)])
+def test_processes_share_a_step_and_count_every_image_alike(length: int, processes: int) -> None:
+    (step,) = epoch_steps(length, 2, 6, seed=0, epoch=0)
+    parts = [own_parts(step, p, processes, seeded=True) for p in range(processes)]
+    assert all(parts), "a process without a part would leave the others waiting"
+    weights: dict[int, float] = {}
+    for part in (part for own in parts for part in own):
+        for index, seed in part.keys:
+            weights[index] = weights.get(index, 0.0) + part.share / len(part.keys)
+            assert part.seed in [s for _, s in part.keys]
+            assert seed == dict(key for batch in step for key in batch)[index]
+    assert weights == pytest.approx(dict.fromkeys(range(length), 1 / length))
 
 
 def test_augmentation_depends_on_the_key_and_leaves_the_generator_alone() -> None:

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order of training images and the seed of each one's augmentation: functions of (seed, epoch) alone.
 
-So a resumed run continues within an epoch exactly, with any number of reading processes.
+So a resumed run continues within an epoch exactly, with any number of reading processes. A step of the optimizer is
+made of one batch or several, and it does not matter which process takes which of them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,18 +35,63 @@ class SeededDataset(Dataset[Sample]):
             return self.dataset[index]
 
 
-def epoch_batches(length: int, batch_size: int, seed: int, epoch: int) -> list[list[Key]]:
-    """Return the batches of one epoch: every index once, in an order and with seeds that (seed, epoch) decide.
+@dataclass(frozen=True)
+class Part:
+    """A batch that one process takes in one go, as a part of a step.
+
+    Attributes:
+        keys: the images, and the seeds of their augmentation.
+        share: of the step's images, 0..1; 0 where a process has none of them and only keeps the others company.
+        seed: what the model's own random draws start from; None: they go on from the step before.
+    """
+
+    keys: list[Key]
+    share: float
+    seed: int | None
+
+
+Step = list[list[Key]]
+
+
+def epoch_steps(length: int, batch_size: int, batches: int, seed: int, epoch: int) -> list[Step]:
+    """Return the steps of one epoch: every index once, in an order and with seeds that (seed, epoch) decide.
+
+    Args:
+        length: images of the split.
+        batch_size: images of a batch.
+        batches: batches of a step; the last step of the epoch may have fewer, and its last batch fewer images.
+        seed: of the run.
+        epoch: from 0.
 
     Example:
-        >>> sorted(index for batch in epoch_batches(5, 2, seed=0, epoch=3) for index, _ in batch)
-        [0, 1, 2, 3, 4]
+        >>> steps = epoch_steps(7, 2, batches=2, seed=0, epoch=3)
+        >>> [[len(batch) for batch in step] for step in steps]
+        [[2, 2], [2, 1]]
+        >>> sorted(index for step in steps for batch in step for index, _ in batch)
+        [0, 1, 2, 3, 4, 5, 6]
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(length, generator=generator).tolist()
     seeds = torch.randint(2**62, (length,), generator=generator).tolist()
     keys = list(zip(order, seeds, strict=True))
-    return [keys[start : start + batch_size] for start in range(0, length, batch_size)]
+    chunks = [keys[start : start + batch_size] for start in range(0, length, batch_size)]
+    return [chunks[start : start + batches] for start in range(0, len(chunks), batches)]
+
+
+def own_parts(step: Step, process: int, processes: int, *, seeded: bool) -> list[Part]:
+    """Return the parts of a step that fall to one of several processes; their shares add up to 1 over all processes.
+
+    A process without a batch gets the first one again, with the share 0: gradients are averaged by all or by none.
+
+    Args:
+        step: from `epoch_steps`.
+        process: from 0.
+        processes: how many there are.
+        seeded: give each part a seed, so that what is drawn for it depends neither on its process nor on its place.
+    """
+    total = sum(map(len, step))
+    own = [(batch, len(batch) / total) for batch in step[process::processes]] or [(step[0], 0.0)]
+    return [Part(batch, share, batch[0][1] if seeded else None) for batch, share in own]
 
 
 def training_loader(dataset: Examples, batches: list[list[Key]], workers: int) -> DataLoader[Sample]:
@@ -51,3 +100,13 @@ def training_loader(dataset: Examples, batches: list[list[Key]], workers: int) -
     # A generator of its own: making an iterator draws from it, and must not disturb the one training uses.
     generator = torch.Generator().manual_seed(0)
     return DataLoader(seeded, batch_sampler=batches, num_workers=workers, collate_fn=collate, generator=generator)
+
+
+def read_steps(
+    dataset: Examples, steps: Sequence[Sequence[Part]], workers: int
+) -> Iterator[Iterable[tuple[Part, Batch]]]:
+    """Yield each step as an iterator of its parts, each with its images and targets."""
+    keys = [part.keys for step in steps for part in step]
+    loader = iter(training_loader(dataset, keys, workers))
+    for step in steps:
+        yield zip(step, loader, strict=False)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -16,8 +17,9 @@ from torch.utils.data import DataLoader
 from pliant._check import PliantError
 from pliant.data import collate
 
-from .batches import Batch
+from .batches import Batch, Part
 from .config import TrainConfig
+from .processes import gathered, summed
 from .tasks import task_of
 from .tasks.base import Examples, Metrics, Sample, predict_batch
 
@@ -27,7 +29,7 @@ OnImage = Callable[[int, int], None]
 
 def train_one_epoch(
     model: nn.Module,
-    batches: Iterable[Batch],
+    steps: Iterable[Iterable[tuple[Part, Batch]]],
     optimizer: Optimizer,
     scheduler: LRScheduler,
     accelerator: Accelerator,
@@ -35,16 +37,20 @@ def train_one_epoch(
     grad_clip: float,
     on_step: OnStep,
 ) -> bool:
-    """Take one optimizer step for each batch.
+    """Take one optimizer step for each of `steps`.
+
+    The gradient of a step is the mean over its images: each batch counts by its share of them, whichever process it
+    falls to, also where the last batches are smaller than the others.
 
     Args:
         model: in torchvision's training form, whatever its task: (images, targets) to a dict of losses.
-        batches: lists of images and of targets; moved to the accelerator's device here.
+        steps: for each step this process's parts of it with their batches, moved to the accelerator's device here.
         optimizer: as prepared by the accelerator.
         scheduler: stepped once after each optimizer step.
-        accelerator: device, mixed precision and gradient scaling.
+        accelerator: device, processes, mixed precision and gradient scaling.
         grad_clip: largest norm of the gradient; 0 does not clip.
-        on_step: called after each step with the losses, `loss` being their sum; False ends the epoch early.
+        on_step: called after each step with the losses of the whole step, `loss` being their sum; False ends the epoch
+            early.
 
     Returns:
         Whether the epoch ran to its end.
@@ -53,20 +59,37 @@ def train_one_epoch(
         PliantError: a loss is not finite.
     """
     model.train()
-    for images, targets in batches:
-        with accelerator.autocast():
-            losses = model(*to_device(images, targets, accelerator.device))
-            total = torch.stack(list(losses.values())).sum()
-        _require_finite(losses)
+    for step in steps:
         optimizer.zero_grad()
-        accelerator.backward(total)
+        losses = summed(accelerator, _backward(model, list(step), accelerator))
+        _require_finite(losses)
         if grad_clip:
             accelerator.clip_grad_norm_(model.parameters(), grad_clip)
         optimizer.step()
-        scheduler.step()
-        if not on_step({"loss": total.item(), **{name: value.item() for name, value in losses.items()}}):
+        if not accelerator.optimizer_step_was_skipped:  # by the scaler of fp16, which found an overflow
+            scheduler.step()
+        if not on_step(losses):
             return False
     return True
+
+
+def _backward(model: nn.Module, parts: Sequence[tuple[Part, Batch]], accelerator: Accelerator) -> dict[str, Tensor]:
+    """Add up the gradients of a step and return this process's share of its losses."""
+    sums: dict[str, Tensor] = {}
+    for number, (part, batch) in enumerate(parts, start=1):
+        if part.seed is not None:
+            torch.manual_seed(part.seed)
+        # Gradients travel between the processes once a step, with the last part.
+        with nullcontext() if number == len(parts) else accelerator.no_sync(model):
+            with accelerator.autocast():
+                losses = model(*to_device(*batch, accelerator.device))
+                total = torch.stack(list(losses.values())).sum()
+            # The processes' gradients are averaged, not added.
+            accelerator.backward(total * (part.share * accelerator.num_processes))
+        for name, value in {"loss": total, **losses}.items():
+            share = value.detach() * part.share
+            sums[name] = sums[name] + share if name in sums else share
+    return sums
 
 
 def to_device(images: list[Tensor], targets: list[dict[str, Tensor]], device: torch.device) -> Batch:
@@ -74,8 +97,8 @@ def to_device(images: list[Tensor], targets: list[dict[str, Tensor]], device: to
     return [image.to(device) for image in images], [{k: v.to(device) for k, v in t.items()} for t in targets]
 
 
-def _require_finite(losses: dict[str, Tensor]) -> None:
-    wrong = [name for name, value in losses.items() if not math.isfinite(value.item())]
+def _require_finite(losses: dict[str, float]) -> None:
+    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
         fix = "lower lr, raise warmup_steps or lower grad_clip"
         raise PliantError(f"training: losses must be finite; got {' and '.join(wrong)} not finite; {fix}")
@@ -94,6 +117,7 @@ def evaluate(
     *,
     workers: int = 0,
     on_image: OnImage | None = None,
+    accelerator: Accelerator | None = None,
 ) -> Metrics:
     """Predict on every image of `dataset` and return the metric of the task.
 
@@ -104,14 +128,17 @@ def evaluate(
         config: gives the task and the options of test time.
         workers: processes that read images.
         on_image: called with (images done, images in all).
+        accelerator: of several processes, which then share the images and all return the same metric.
     """
     task = task_of(config)
     predict = task.predictor(model.eval(), config)
-    loader: DataLoader[Sample] = DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
+    process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    own = range(process, len(dataset), processes)
+    loader: DataLoader[Sample] = DataLoader(dataset, 1, sampler=own, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
     parts = []
     for done, (images, targets) in enumerate(loader, start=1):
         output = predict_batch(predict, images, device)[0]
         parts.append(task.part(output, targets[0], dataset))
         if on_image is not None:
-            on_image(done, len(dataset))
-    return task.score(parts, dataset, config)
+            on_image(min(done * processes, len(dataset)), len(dataset))
+    return task.score(parts if accelerator is None else gathered(accelerator, parts), dataset, config)

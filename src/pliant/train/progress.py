@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +26,15 @@ class RunReporter:
     """Shows the progress of a run on standard error and writes its folder's log, metrics and TensorBoard events.
 
     Where standard error is no terminal, lines take the place of the bar. `unit` is the name of the metric.
+    A `quiet` one, of a process that is not the main one, neither shows nor writes anything.
     """
 
-    def __init__(self, run: Path, total_steps: int, unit: str, *, tensorboard: bool = False) -> None:
+    def __init__(
+        self, run: Path, total_steps: int, unit: str, *, tensorboard: bool = False, quiet: bool = False
+    ) -> None:
         self.run = run
-        self.console = Console(stderr=True)
+        self.quiet = quiet
+        self.console = Console(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,13 +43,15 @@ class RunReporter:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
+            disable=quiet,
         )
         self._task: TaskID = self._bar.add_task("train", total=total_steps, loss="-", metric="-")
         self._events = _event_writer(run) if tensorboard else None
 
     def __enter__(self) -> Self:
-        self._metrics = (self.run / METRICS_FILE).open("a", encoding="utf-8")
-        self._log = (self.run / LOG_FILE).open("a", encoding="utf-8")
+        metrics, log = (Path(os.devnull),) * 2 if self.quiet else (self.run / METRICS_FILE, self.run / LOG_FILE)
+        self._metrics = metrics.open("a", encoding="utf-8")
+        self._log = log.open("a", encoding="utf-8")
         self._bar.start()
         return self
 

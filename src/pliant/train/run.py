@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,11 +21,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from pliant._check import PliantError, fail
 from pliant.analysis import OffsetWatch
 
-from .batches import epoch_batches, training_loader
+from .batches import Batch, Part, epoch_steps, own_parts, read_steps
 from .checkpoint import load_checkpoint, random_state, save_checkpoint, save_weights, set_random_state, write_atomically
 from .config import TrainConfig
 from .engine import evaluate, train_one_epoch
+from .environment import environment
 from .model import CONFIG_FILE, WEIGHTS_FILE, build_model, load_categories, load_config, resolve, save_categories
+from .processes import anyone, make_accelerator
 from .progress import RunReporter, drop_metrics_after
 from .schedule import build_optimizer, build_scheduler
 from .tasks import task_of
@@ -35,12 +35,11 @@ from .tasks.base import Examples
 
 CHECKPOINT_FILE = "last.pt"
 ENVIRONMENT_FILE = "environment.json"
-PACKAGES = ("pliant", "torch", "torchvision", "timm", "accelerate", "faster-coco-eval", "numpy")
 
 
 @dataclass
 class Progress:
-    """Where a run stands: steps, epochs, batches of the present epoch, the best metric, and whether all is done."""
+    """Where a run stands: steps, epochs, steps of the present epoch, the best metric, and whether all is done."""
 
     step: int = 0
     epoch: int = 0
@@ -64,16 +63,20 @@ def train(config: TrainConfig, out: Path) -> bool:
     if (out / CONFIG_FILE).exists():
         fix = f"use another --out, or continue it with `pliant train --resume {out}`"
         fail("out", "must not hold a run already", str(out), fix, kind=PliantError)
+    accelerator = make_accelerator(config)
     config = resolve(config)
     datasets = _open_datasets(config, None)
-    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    model = build_model(config, len(datasets[0].categories))
-    save_categories(out, datasets[0].categories)
-    _write_json(out / ENVIRONMENT_FILE, environment())
-    # The config is written last: a folder with it is a run that can be resumed.
-    _write_json(out / CONFIG_FILE, config.as_dict())
-    return _Run(config, out, model, datasets).complete()
+    # The first process downloads what there is to download; all have looked for an earlier run before it writes.
+    with accelerator.main_process_first():
+        model = build_model(config, len(datasets[0].categories))
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        save_categories(out, datasets[0].categories)
+        _write_json(out / ENVIRONMENT_FILE, environment(accelerator.num_processes))
+        # The config is written last: a folder with it is a run that can be resumed.
+        _write_json(out / CONFIG_FILE, config.as_dict())
+    return _Run(config, out, model, datasets, accelerator).complete()
 
 
 def resume(out: Path) -> bool:
@@ -83,36 +86,21 @@ def resume(out: Path) -> bool:
         True when the run is complete, False when it was stopped again.
 
     Raises:
-        PliantError: not a run folder, or its data or checkpoint are not usable.
+        PliantError: not a run folder, its data or checkpoint are not usable, or there are not as many processes as
+            there were.
     """
     config = load_config(out, "resume")
+    accelerator = make_accelerator(config)
     datasets = _open_datasets(config, out)
     torch.manual_seed(config.seed)
     checkpoint = load_checkpoint(out / CHECKPOINT_FILE) if (out / CHECKPOINT_FILE).is_file() else None
     model = build_model(config, len(datasets[0].categories), pretrained=checkpoint is None)
-    run = _Run(config, out, model, datasets)
-    drop_metrics_after(out, checkpoint["progress"]["step"] if checkpoint else 0)
+    run = _Run(config, out, model, datasets, accelerator)
+    if accelerator.is_main_process:
+        drop_metrics_after(out, checkpoint["progress"]["step"] if checkpoint else 0)
     if checkpoint is not None:
         run.load(checkpoint)
     return run.complete()
-
-
-def environment() -> dict[str, Any]:
-    """Return the versions and the machine that a run is made with."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "packages": versions,
-    }
 
 
 Datasets = tuple[Examples, Examples | None]
@@ -129,22 +117,31 @@ def _open_datasets(config: TrainConfig, run: Path | None) -> Datasets:
 class _Run:
     """The objects of a run, and the order of what happens in it."""
 
-    def __init__(self, config: TrainConfig, out: Path, model: nn.Module, datasets: Datasets) -> None:
-        self.config, self.out, self.task = config, out, task_of(config)
+    def __init__(
+        self, config: TrainConfig, out: Path, model: nn.Module, datasets: Datasets, accelerator: Accelerator
+    ) -> None:
+        self.config, self.out, self.task, self.accelerator = config, out, task_of(config), accelerator
         self.training, self.validation = datasets
-        per_epoch = -(-len(self.training) // config.batch_size)
+        self.batches = config.accumulate * accelerator.num_processes
+        per_epoch = -(-len(self.training) // (config.batch_size * self.batches))
         self.total_steps = config.steps or config.epochs * per_epoch
-        self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision)
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if config.compile:
+            model.get_submodule("backbone").compile()
         optimizer = build_optimizer(model, config)
         self.scheduler: LambdaLR = build_scheduler(optimizer, config, self.total_steps)
         self.model: nn.Module
         self.optimizer: Optimizer
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.progress = Progress()
-        self.watch = OffsetWatch(self.accelerator.unwrap_model(self.model))
+        self.watch = OffsetWatch(accelerator.unwrap_model(self.model))
         self.warned = False
         self.stop_asked = False
-        self.reporter = RunReporter(out, self.total_steps, self.task.unit, tensorboard=config.tensorboard)
+        quiet = not accelerator.is_main_process
+        self.reporter = RunReporter(
+            out, self.total_steps, self.task.unit, tensorboard=config.tensorboard and not quiet, quiet=quiet
+        )
 
     def complete(self) -> bool:
         """Train to the end, or until a signal asks to stop."""
@@ -165,17 +162,18 @@ class _Run:
             self.reporter.say(f"{dataset.split}: {self.task.contents(dataset)}; {problems}")
         if self.progress.step:
             self.reporter.say(f"resumed after step {self.progress.step}")
-        self.reporter.say(f"training on {self.accelerator.device}, {self.total_steps - self.progress.step} steps to go")
+        processes = self.accelerator.num_processes
+        place = f"{self.accelerator.device}" + (f" in {processes} processes" if processes > 1 else "")
+        images = self.config.batch_size * self.batches
+        steps = self.total_steps - self.progress.step
+        self.reporter.say(f"training on {place}, {steps} steps of {images} images to go")
 
     def _epoch(self) -> bool:
         """Train through the rest of an epoch, evaluate and save; False if the run was asked to stop."""
         progress = self.progress
-        batches = epoch_batches(len(self.training), self.config.batch_size, self.config.seed, progress.epoch)
-        todo = batches[progress.batch :][: self.total_steps - progress.step]
-        loader = training_loader(self.training, todo, self.config.workers)
-        clip = self.config.grad_clip
-        parts = (self.model, self._watched(loader, len(todo)), self.optimizer, self.scheduler, self.accelerator)
-        if not train_one_epoch(*parts, grad_clip=clip, on_step=self._on_step):
+        todo = self._steps()
+        parts = (self.model, self._watched(todo), self.optimizer, self.scheduler, self.accelerator)
+        if not train_one_epoch(*parts, grad_clip=self.config.grad_clip, on_step=self._on_step):
             return False  # asked to stop; _on_step has saved
         progress.epoch, progress.batch = progress.epoch + 1, 0
         record: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch}
@@ -192,14 +190,26 @@ class _Run:
             self.save()
         return progress.done or not self.stop_asked
 
-    def _watched(self, loader: Any, length: int) -> Iterator[Any]:
-        """Yield the batches of `loader`, measuring the offsets while the last one is trained on."""
-        for number, batch in enumerate(loader, start=1):
-            if number < length:
-                yield batch
+    def _steps(self) -> list[list[Part]]:
+        """Return this process's parts of the steps that are left of the epoch."""
+        config, process, processes = self.config, self.accelerator.process_index, self.accelerator.num_processes
+        steps = epoch_steps(len(self.training), config.batch_size, self.batches, config.seed, self.progress.epoch)[
+            self.progress.batch :
+        ][: self.total_steps - self.progress.step]
+        return [own_parts(step, process, processes, seeded=self.batches > 1) for step in steps]
+
+    def _watched(self, todo: list[list[Part]]) -> Iterator[Iterable[tuple[Part, Batch]]]:
+        """Yield the steps of `todo`, measuring the offsets while the last one is taken."""
+        for number, step in enumerate(read_steps(self.training, todo, self.config.workers), start=1):
+            if number < len(todo):
+                yield step
             else:
-                with self.watch.measuring():
-                    yield batch
+                with self.watch.measuring(), self._hooks_called():
+                    yield step
+
+    def _hooks_called(self) -> AbstractContextManager[object]:
+        """Return a context in which the watch's hooks are called; a compiled backbone would not call them."""
+        return torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
 
     def _on_step(self, losses: dict[str, float]) -> bool:
         progress, config = self.progress, self.config
@@ -208,6 +218,8 @@ class _Run:
         if progress.step % config.log_every == 0 or progress.step == self.total_steps:
             lr = max(self.scheduler.get_last_lr())
             self.reporter.record({"step": progress.step, "epoch": progress.epoch, "lr": lr, **losses})
+        # All processes must hear of a signal that one of them got, and at the same step.
+        self.stop_asked = anyone(self.accelerator, self.stop_asked)
         if self.stop_asked or progress.step % config.checkpoint_every == 0:
             self.save()
         return not self.stop_asked
@@ -217,7 +229,9 @@ class _Run:
         dataset, model = self.validation, self.accelerator.unwrap_model(self.model)
         workers, device = self.config.workers, self.accelerator.device
         with self.reporter.evaluation(len(dataset)) as on_image:
-            metrics = evaluate(model, dataset, device, self.config, workers=workers, on_image=on_image)
+            metrics = evaluate(
+                model, dataset, device, self.config, workers=workers, on_image=on_image, accelerator=self.accelerator
+            )
         numbers = metrics.as_dict()
         logged = {name: float(numbers[name]) for name in self.task.logged}
         best = logged[self.task.metric]
@@ -225,7 +239,7 @@ class _Run:
         self.reporter.say(f"epoch {self.progress.epoch}  " + "  ".join(f"{k} {v:.4f}" for k, v in logged.items()))
         if best >= self.progress.best:
             self.progress.best = best
-            save_weights(self.out / WEIGHTS_FILE, model)
+            self._save_weights()
         return logged
 
     def _warn_of_runaways(self) -> None:
@@ -239,22 +253,34 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint that `resume` continues from."""
+        if not self.accelerator.is_main_process:
+            return
         scaler = self.accelerator.scaler
         state = {
             "progress": vars(self.progress),
+            "processes": self.accelerator.num_processes,
             "warned": self.warned,
             "model": self.accelerator.unwrap_model(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler_step": self.scheduler.last_epoch,
             "scaler": scaler.state_dict() if scaler is not None else {},
+            # Of the main process: where there are several, each part of a step has a seed of its own.
             "random": random_state(),
         }
         save_checkpoint(self.out / CHECKPOINT_FILE, state)
         if self.validation is None:
+            self._save_weights()
+
+    def _save_weights(self) -> None:
+        if self.accelerator.is_main_process:
             save_weights(self.out / WEIGHTS_FILE, self.accelerator.unwrap_model(self.model))
 
     def load(self, state: dict[str, Any]) -> None:
         """Put the run where the checkpoint was made."""
+        before, now = state.get("processes", 1), self.accelerator.num_processes
+        if before != now:
+            fix = f"start it with `accelerate launch --num_processes {before}`"
+            fail("resume", f"must have as many processes as before, {before}", now, fix, kind=PliantError)
         progress = dict(state["progress"])
         # Version 0.1 knew detection alone.
         self.progress = Progress(best=progress.pop("best_ap", progress.pop("best", -1.0)), **progress)

@@ -17,6 +17,10 @@ class RunOptions(Options):
 
     device: str = option("auto", "auto takes an accelerator where there is one", choices=("auto", "cpu"))
     precision: str = option("no", "mixed precision: no, bf16, fp16", choices=("no", "bf16", "fp16"))
+    channels_last: bool = option(
+        False, "keep images and weights with channels last in memory (fast with fp16 and bf16)"
+    )
+    compile: bool = option(False, "compile the backbone with torch.compile; docs/training.md says when it pays")
     workers: int = option(0, "processes that read images; 0 reads in the training process", minimum=0)
     eval_every: int = option(1, "evaluate each so many epochs, and at the end", minimum=1)
     checkpoint_every: int = option(500, "save a checkpoint each so many steps, and after each evaluation", minimum=1)

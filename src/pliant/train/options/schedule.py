@@ -17,7 +17,10 @@ class ScheduleOptions(Options):
 
     epochs: int = option(12, "passes over the training split", minimum=1)
     steps: int | None = option(None, "stop after so many optimizer steps instead of --epochs", minimum=1)
-    batch_size: int = option(2, "images per step", minimum=1)
+    batch_size: int = option(2, "images that a process takes at once", minimum=1)
+    accumulate: int = option(
+        1, "batches of each process for a step: it has batch_size x accumulate x processes images", minimum=1
+    )
     optimizer: str = option("sgd", "sgd with momentum, or adamw", choices=("sgd", "adamw"))
     lr: float = option(0.0025, "peak learning rate (0.02 for 16 images, scaled to the batch of 2)")
     momentum: float = option(0.9, "momentum of sgd", minimum=0)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process or many: the accelerator of a run, and what its processes have to agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import Tensor
+
+from pliant._check import PliantError, fail
+
+from .config import TrainConfig
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Return the accelerator of a run: alone, or one of the processes of `accelerate launch` or `torchrun`.
+
+    Raises:
+        PliantError: fp16 without an accelerator, or a second precision in one Python process.
+    """
+    if config.precision == "fp16" and (config.device == "cpu" or not torch.accelerator.is_available()):
+        fail("precision", "must be 'no' or 'bf16' on the CPU", "'fp16'", "use bf16", kind=PliantError)
+    # A loss that no image of a batch contributes to (masks, mimicking) leaves parameters without a gradient.
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    try:
+        return Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision, kwargs_handlers=[parallel])
+    except ValueError as error:
+        raise PliantError(
+            f"precision: must be one that accelerate can use here; got {config.precision!r} ({error})"
+        ) from error
+
+
+def summed(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the sums over all processes of scalars that each process has by the same names."""
+    names = sorted(values)
+    together = torch.stack([values[name].float() for name in names])
+    if accelerator.num_processes > 1:
+        together = accelerator.reduce(together, reduction="sum")
+    sums = dict(zip(names, together.tolist(), strict=True))
+    return {name: sums[name] for name in values}
+
+
+def anyone(accelerator: Accelerator, flag: bool) -> bool:
+    """Return whether `flag` is set in any of the processes."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum").item())
+
+
+def gathered(accelerator: Accelerator, own: Sequence[Any]) -> list[Any]:
+    """Return what all processes hold, where process p of P holds the items p, p + P, p + 2P, ... in order.
+
+    The processes may hold unlike numbers of items; each gets them all.
+    """
+    count = accelerator.num_processes
+    if count == 1:
+        return list(own)
+    shares: list[list[Any]] = gather_object([list(own)])
+    longest = max(map(len, shares))
+    return [share[row] for row in range(longest) for share in shares if row < len(share)]

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes, accumulated batches, and mixed precision: the same gradients, whoever computes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
+
+from pliant._check import PliantError
+from pliant.train import TrainConfig
+from pliant.train.batches import epoch_steps, own_parts
+from pliant.train.checkpoint import load_checkpoint
+from pliant.train.engine import train_one_epoch
+from pliant.train.progress import read_metrics
+from pliant.train.run import resume, train
+
+# Without the compiled library the reference serves, and says so once.
+pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
+
+RUN = """
+import json, sys
+from pathlib import Path
+import torch
+from train.test_processes import one_step
+from pliant.train import TrainConfig
+from pliant.train.run import train
+
+torch.set_num_threads(1)
+settings, out = json.loads(sys.argv[1]), Path(sys.argv[2])
+train(TrainConfig.from_dict(settings), out)
+one_step(batches=2, out=out)
+"""
+
+
+class MeanSquare(nn.Module):
+    """A model whose loss is a mean over the images of its batch, and draws nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {"loss_square": torch.stack([(self.weight * image).sum() ** 2 for image in images]).mean()}
+
+
+IMAGES = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 1.0], [0.5, 1.0, 4.0]])
+
+
+def one_step(batches: int, out: Path) -> None:
+    """Take one step of SGD on three images, in batches of two, and keep the weights and the loss."""
+    accelerator = Accelerator(cpu=True)
+    model = MeanSquare()
+    model, optimizer = accelerator.prepare(model, SGD(model.parameters(), lr=1.0))
+    (step,) = epoch_steps(3, 2, batches, seed=0, epoch=0)
+    parts = own_parts(step, accelerator.process_index, accelerator.num_processes, seeded=False)
+    read = [(part, ([IMAGES[index] for index, _ in part.keys], [])) for part in parts]
+    seen: list[dict[str, float]] = []
+    schedule = LambdaLR(optimizer, lambda step: 1.0)
+    train_one_epoch(model, [read], optimizer, schedule, accelerator, grad_clip=0, on_step=lambda x: not seen.append(x))
+    if accelerator.is_main_process:
+        weight = accelerator.unwrap_model(model).weight.tolist()
+        (out / "step.json").write_text(json.dumps({"weight": weight, **seen[0]}), encoding="utf-8")
+
+
+def check_step(out: Path) -> None:
+    """Compare with the gradient of the mean over all three images, by hand: 2 (w.x) x, averaged."""
+    weight = torch.tensor([1.0, -2.0, 0.5])
+    products = IMAGES @ weight  # (3,)
+    expected = weight - (2 * products[:, None] * IMAGES).mean(0)
+    found = json.loads((out / "step.json").read_text(encoding="utf-8"))
+    assert found["weight"] == pytest.approx(expected.tolist(), rel=1e-5)
+    assert found["loss"] == found["loss_square"] == pytest.approx(products.square().mean().item(), rel=1e-5)
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """accelerate allows one precision in a process; forget it before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def small(tiny: dict[str, Any]) -> dict[str, Any]:
+    """Seven images: of two processes or two batches to a step, the second step has two images and one."""
+    frozen = {"norm": "frozen", "lr": 0.02, "offset_lr_scale": 1.0, "warmup_steps": 0}
+    return {**tiny, **frozen, "val_split": "val", "steps": 4, "checkpoint_every": 2}
+
+
+def _launch(settings: dict[str, Any], out: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    script = out.with_suffix(".py")
+    script.write_text(RUN, encoding="utf-8")
+    command = [sys.executable, *launcher, str(script), json.dumps(settings), str(out)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def _losses(run: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in r.items() if k.startswith("loss")} for r in read_metrics(run) if "loss" in r]
+
+
+def test_two_processes_take_the_steps_of_one_that_accumulates(small: dict[str, Any], tmp_path: Path) -> None:
+    assert train(TrainConfig.from_dict({**small, "accumulate": 2}), tmp_path / "one")
+    done = _launch(small, tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    assert "in 2 processes, 4 steps of 4 images to go" in done.stderr
+    assert done.stderr.count("done: ") == 1, "the main process alone speaks"
+    one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
+    assert len(two) == 4
+    assert two == [pytest.approx(losses, rel=1e-4, abs=1e-6) for losses in one]
+    # Momentum holds what the gradients were; SGD's buffers say more than the weights, which hardly move.
+    states = [load_checkpoint(tmp_path / name / "last.pt") for name in ("one", "two")]
+    buffers = [[s["momentum_buffer"] for s in state["optimizer"]["state"].values()] for state in states]
+    assert len(buffers[0]) > 40
+    for ours, theirs in zip(*buffers, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5)
+    check_step(tmp_path / "two")
+    # Both looked at both images of the validation split.
+    metrics = [[r["ap50"] for r in read_metrics(tmp_path / name) if "ap50" in r] for name in ("one", "two")]
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-3)
+
+
+def test_batches_of_unlike_size_count_by_their_images(tmp_path: Path) -> None:
+    one_step(batches=2, out=tmp_path)
+    check_step(tmp_path)
+
+
+def test_another_number_of_processes_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
+    assert train(TrainConfig.from_dict({**small, "steps": 1, "val_split": None}), tmp_path / "run")
+    state = load_checkpoint(tmp_path / "run" / "last.pt")
+    torch.save({**state, "processes": 4}, tmp_path / "run" / "last.pt")
+    with pytest.raises(PliantError, match="resume: must have as many processes as before, 4; got 1; .*processes 4"):
+        resume(tmp_path / "run")
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_bf16_trains_on_the_cpu(small: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**small, "steps": 3, "val_split": None}
+    assert train(TrainConfig.from_dict(settings), tmp_path / "float32")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert train(TrainConfig.from_dict({**settings, "precision": "bf16"}), tmp_path / "bf16")
+    whole, half = _losses(tmp_path / "float32"), _losses(tmp_path / "bf16")
+    assert half != whole
+    # After a step the proposals, and with them the samples that are drawn, are others.
+    assert half[0]["loss"] == pytest.approx(whole[0]["loss"], rel=0.02)
+    assert [r["loss"] for r in half] == pytest.approx([r["loss"] for r in whole], rel=0.5)
+    weights = load_checkpoint(tmp_path / "bf16" / "last.pt")["model"]
+    assert {w.dtype for w in weights.values()} <= {torch.float32, torch.int64}
+
+
+def test_fp16_needs_an_accelerator(small: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(PliantError, match="precision: must be 'no' or 'bf16' on the CPU; got 'fp16'; use bf16"):
+        train(TrainConfig.from_dict({**small, "precision": "fp16"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_channels_last_changes_the_layout_and_not_the_losses(small: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**small, "steps": 2, "val_split": None}
+    assert train(TrainConfig.from_dict(settings), tmp_path / "first")
+    assert train(TrainConfig.from_dict({**settings, "channels_last": True}), tmp_path / "last")
+    first, last = _losses(tmp_path / "first"), _losses(tmp_path / "last")
+    assert last == [pytest.approx(losses, rel=1e-4) for losses in first]
+    weight = load_checkpoint(tmp_path / "last" / "last.pt")["model"]["backbone.body.layer3.1.conv2.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+
+
+def test_compile_is_asked_of_the_backbone_and_offsets_are_still_watched(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    compile_eagerly = torch.nn.Module.compile
+
+    def compile_(module: torch.nn.Module) -> None:
+        compiled.append(module)
+        compile_eagerly(module, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    settings = {**small, "min_size": [64], "steps": 2, "val_split": None}
+    assert train(TrainConfig.from_dict(settings), tmp_path / "plain")
+    assert train(TrainConfig.from_dict({**settings, "compile": True}), tmp_path / "compiled")
+    assert [type(module).__name__ for module in compiled] == ["PyramidBackbone"]
+    plain, ours = _losses(tmp_path / "plain"), _losses(tmp_path / "compiled")
+    assert ours == [pytest.approx(losses, rel=1e-4) for losses in plain]
+    (offsets,) = (r["offsets"] for r in read_metrics(tmp_path / "compiled") if "offsets" in r)
+    assert len(offsets) == 4
+    assert set(load_checkpoint(tmp_path / "compiled" / "last.pt")["model"]) == set(
+        load_checkpoint(tmp_path / "plain" / "last.pt")["model"]
+    )
