@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from pliant.ops import _triton
+
 if TYPE_CHECKING:
     from pliant.ops._native.library import NativeLibrary
 
 OPERATORS = ("deform_conv2d", "deform_roi_pool", "deform_ps_roi_pool")
-NATIVE_OPERATORS = ("deform_conv2d",)  # those that the CPU library holds kernels for
+NATIVE_OPERATORS = OPERATORS  # those that the CPU library holds kernels for
+TRITON_OPERATORS = ("deform_conv2d",)  # those that there are Triton kernels for
 
 
 class Backend(NamedTuple):
@@ -45,14 +48,31 @@ def describe() -> list[Backend]:
 def _rows(operator: str) -> list[Backend]:
     native = native_library() if has_native(operator) else None
     reason = why_no_native(operator) if native is None else native.describe()
+    triton = _triton.describe() if operator in TRITON_OPERATORS else (False, _no_kernels(operator))
     return [
         Backend(operator, "native (CPU)", native is not None, reason),
-        Backend(operator, "triton (GPU)", False, TRITON_REASON),
+        Backend(operator, "triton (GPU)", *triton),
         Backend(operator, "reference (any device)", True, "plain PyTorch, differentiable to any order"),
     ]
 
 
-TRITON_REASON = "this version of pliant holds no GPU kernels"
+def _no_kernels(operator: str) -> str:
+    return f"this version of pliant holds no GPU kernels for {operator}"
+
+
+def why_no_triton(operator: str, device: torch.device) -> str | None:
+    """Return why Triton cannot serve `operator` on `device`, or None where it can."""
+    return _triton.why_not(device) if operator in TRITON_OPERATORS else _no_kernels(operator)
+
+
+@functools.cache
+def warn_columns(operator: str, reason: str) -> None:
+    """Say once that PyTorch's own operations serve a GPU, and why its kernels do not."""
+    warnings.warn(
+        f"pliant.ops.{operator} runs on PyTorch's own operations, a band of rows at a time: {reason}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def warn_reference(operator: str, device: torch.device) -> None:
@@ -68,7 +88,8 @@ def _warn_once(operator: str, device_type: str) -> None:
         why = why_no_native(operator)
         advice = f"{why}; reinstall pliant with a C++17 compiler at hand and PLIANT_NO_NATIVE unset"
     else:
-        advice = f"{TRITON_REASON}; pass impl='reference' to accept it without this warning"
+        why = why_no_triton(operator, torch.device(device_type))
+        advice = f"{why}; pass impl='reference' to accept it without this warning"
     warnings.warn(
         f"pliant.ops.{operator} runs its slow reference implementation on {device_type}: {advice}",
         RuntimeWarning,

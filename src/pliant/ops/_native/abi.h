@@ -11,7 +11,7 @@
 #define PLIANT_API __attribute__((visibility("default")))
 #endif
 
-#define PLIANT_ABI_VERSION 1
+#define PLIANT_ABI_VERSION 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -95,6 +95,53 @@ PLIANT_API void pliant_deform_depthwise_backward(const pliant_tile* tile, int im
 // Adds the slices of `partial` in order to grad_offset (2*G*K, count) and grad_mask (G*K, count; may be null).
 PLIANT_API void pliant_deform_reduce(const void* partial, int is_double, int64_t slices, int64_t count, int64_t samples,
                                      void* grad_offset, void* grad_mask, int64_t threads);
+
+// --- poolings of boxes: the mean of a grid of bilinear samples in each bin of a box, a bin moved by a shift ----------
+
+// Where the samples of a bin stand, and which count.
+enum pliant_pooling_rule {
+  // RoIAlign's: in the middles of the grid's cells. One up to a pixel outside the image reads the border, one further
+  // out reads 0; all count.
+  PLIANT_POOL_ALIGNED = 0,
+  // The position-sensitive operator's: at the upper left of the grid's cells. One up to half a pixel outside reads the
+  // border; one further out does not count.
+  PLIANT_POOL_POSITION_SENSITIVE = 1
+};
+
+// Some boxes of one image, and a slice of the output's channels. An image has groups * groups times the output's
+// channels: those of a group lie together.
+typedef struct pliant_pooling {
+  int64_t height, width;   // of the image
+  int64_t pixel_stride;    // elements between neighbouring pixels of the image
+  int64_t groups;          // along each axis: bin b of n reads group b * groups / n
+  int64_t group_stride;    // elements between the channels of neighbouring groups, row-major
+  int64_t bins[2];         // of a box: (vertical, horizontal)
+  int64_t rule;            // a pliant_pooling_rule
+  int64_t outputs;         // channels of the output
+  int64_t class_channels;  // outputs that share shifts and masks; divides `outputs`
+  int64_t channel_begin;   // of the slice, among all outputs
+  int64_t channels;        // in this slice
+  int64_t boxes;           // in this call
+  int64_t threads;         // to share the work among, at most
+} pliant_pooling;
+
+// All in arithmetic type, and of all boxes: `index` (boxes) has the numbers of the boxes that are meant here.
+//   sides  (R, 2, 3)                      for (vertical, horizontal): start and size in pixels, samples of a bin
+//   shift  (R, classes, 2, bins)          (horizontal, vertical), in pixels; may be null
+//   mask   (R, classes, bins)             what a bin is multiplied with; may be null
+//   output (R, outputs, bins)             of the image's type, as is `grad`
+// A sample that is not finite counts as one far outside the image. Both functions return 0, or -1 where there is no
+// memory to work in.
+PLIANT_API int pliant_pool(const pliant_pooling* pooling, int image_type, const void* image, const int64_t* index,
+                           const void* sides, const void* shift, const void* mask, void* output);
+
+// Adds to `grad_image` (arithmetic type, pixels `grad_pixel_stride` apart, groups as in the image; may be null) and
+// writes to `products` (units, boxes, classes, bins, 5; may be null), for units of 64 channels of a class, the sums
+// over their channels of the gradients of the mask, of the shift (vertical, horizontal), and of the size (vertical,
+// horizontal) with starts and shifts held. Entries of bins that have no sample are left as they are.
+PLIANT_API int pliant_pool_backward(const pliant_pooling* pooling, int image_type, const void* image,
+                                    const int64_t* index, const void* sides, const void* shift, const void* mask,
+                                    const void* grad, void* grad_image, int64_t grad_pixel_stride, void* products);
 
 #ifdef __cplusplus
 }

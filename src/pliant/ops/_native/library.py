@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 PATH = Path(__file__).with_name(f"libpliant_cpu.{_SUFFIX}")
 
@@ -42,9 +42,31 @@ class Tile(ctypes.Structure):
     )
 
 
+class Pooling(ctypes.Structure):
+    """`pliant_pooling` of abi.h: some boxes of one image and a slice of the output's channels."""
+
+    _fields_ = (
+        ("height", c_int64),
+        ("width", c_int64),
+        ("pixel_stride", c_int64),
+        ("groups", c_int64),
+        ("group_stride", c_int64),
+        ("bins", Pair),
+        ("rule", c_int64),
+        ("outputs", c_int64),
+        ("class_channels", c_int64),
+        ("channel_begin", c_int64),
+        ("channels", c_int64),
+        ("boxes", c_int64),
+        ("threads", c_int64),
+    )
+
+
+POOL_ALIGNED, POOL_POSITION_SENSITIVE = 0, 1
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 _TILE = POINTER(Tile)
+_POOLING = POINTER(Pooling)
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "pliant_abi_version": (c_int64, []),
     "pliant_instruction_set": (c_char_p, []),
@@ -61,6 +83,8 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         [_TILE, c_int, *[c_void_p] * 6, c_int64, c_void_p, c_void_p, c_int64, c_int64],
     ),
     "pliant_deform_reduce": (None, [c_void_p, c_int, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64]),
+    "pliant_pool": (c_int, [_POOLING, c_int, *[c_void_p] * 6]),
+    "pliant_pool_backward": (c_int, [_POOLING, c_int, *[c_void_p] * 7, c_int64, c_void_p]),
 }
 
 

@@ -18,6 +18,8 @@
 namespace pliant {
 namespace PLIANT_ISA {
 
+PLIANT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
 #elif defined(__AVX__)
@@ -25,6 +27,9 @@ constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
 #endif
+
+template <class T>
+constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
 struct bfloat16 {
   uint16_t bits;

@@ -2,41 +2,13 @@
 // The loops of deformable convolution behind untyped pointers. Compiled once for each instruction set.
 #include "cpu_kernels.h"
 
+#include "../_native/types.h"
 #include "cpu_conv.h"
 #include "cpu_depthwise.h"
 
 namespace pliant {
 namespace PLIANT_ISA {
 namespace {
-
-template <class Arithmetic, class Storage>
-struct Types {
-  using T = Arithmetic;
-  using S = Storage;
-};
-
-template <class Body>
-void with_types(int image_type, const Body& body) {
-  switch (image_type) {
-    case PLIANT_FLOAT64:
-      return body(Types<double, double>{});
-    case PLIANT_BFLOAT16:
-      return body(Types<float, bfloat16>{});
-    case PLIANT_FLOAT16:
-      return body(Types<float, float16>{});
-    default:
-      return body(Types<float, float>{});
-  }
-}
-
-template <class T>
-const T* as(const void* p) {
-  return static_cast<const T*>(p);
-}
-template <class T>
-T* as(void* p) {
-  return static_cast<T*>(p);
-}
 
 int conv(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
          const void* weight, int64_t outputs, const void* bias, void* output, const int64_t* output_stride,

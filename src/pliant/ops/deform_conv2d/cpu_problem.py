@@ -7,9 +7,7 @@ taken in slices of channels, whose products add up. That bounds the memory beyon
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +16,10 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._native.library import Tile, load
+from pliant.ops._native.memory import reused_memory, transpose
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
 TILE_BYTES = 16 << 20  # of the columns of one tile in the backward pass
-KEPT_BYTES = 16 << 20  # of such memory, that a thread keeps for its next call
 MAX_POSITIONS = 2048  # of such a tile
 
 
@@ -37,24 +35,6 @@ class Slice:
     def width(self) -> int:
         """Return the number of channels."""
         return self.end - self.begin
-
-
-_kept = threading.local()
-
-
-def reused_memory(purpose: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return memory whose contents do not matter, which the thread keeps for the same purpose in its next call.
-
-    Memory fresh from the system costs a page fault every 4 KiB, which for a small convolution is a tenth of its time.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    memory: Tensor | None = getattr(_kept, purpose, None)
-    if memory is None or memory.numel() < size:
-        with torch.inference_mode(False):
-            memory = torch.empty(size, dtype=torch.uint8)
-        if size <= KEPT_BYTES:
-            setattr(_kept, purpose, memory)
-    return memory[:size].view(dtype).view(*shape)
 
 
 class Problem:
@@ -116,12 +96,7 @@ class Problem:
 
     def transpose(self, source: Tensor, target: Tensor) -> None:
         """Set the (X, Y) `target` to the transpose of the (Y, X) `source`; lines of both are contiguous, or made so."""
-        if source.dtype != target.dtype:
-            target.copy_(source.T)
-            return
-        source = source if source.stride(1) == 1 else source.contiguous()
-        lines = (source.data_ptr(), *source.shape, source.stride(0), target.data_ptr(), target.stride(0))
-        self.native.pliant_transpose(*lines, source.itemsize, self.threads)
+        transpose(self.native, source, target, self.threads)
 
     def weight_rows(self, s: Slice, dtype: torch.dtype) -> Tensor:
         """Return the weights of slice `s` as (groups, O/groups, K*run), in the order of the columns."""
@@ -180,11 +155,6 @@ class Problem:
             threads=self.threads,
         )
         return tile, o, m
-
-
-def pointer(tensor: Tensor | None) -> int | None:
-    """Return the address of a tensor's data, or None for none."""
-    return None if tensor is None else tensor.data_ptr()
 
 
 def positions(tensor: Tensor, n: int, channels: slice) -> Tensor:

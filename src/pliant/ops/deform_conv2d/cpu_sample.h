@@ -11,11 +11,6 @@ namespace {
 
 constexpr int64_t kPositionsPerTask = 64;
 
-template <class T>
-constexpr int kLanes = kVectorBytes / int(sizeof(T));
-
-PLIANT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 template <class T, class S>
 struct Corners {
   const S* pixel[4];

@@ -132,6 +132,12 @@ torch.library.impl(BACKWARD, "CompositeExplicitAutograd")(backward_reference)
 
 HAS_NATIVE = _backends.has_native("deform_ps_roi_pool")
 
+if HAS_NATIVE:
+    from pliant.ops.deform_ps_roi_pool.cpu_native import deform_ps_roi_pool_backward_cpu, deform_ps_roi_pool_cpu
+
+    torch.library.impl(FORWARD, "CPU")(deform_ps_roi_pool_cpu)
+    torch.library.impl(BACKWARD, "CPU")(deform_ps_roi_pool_backward_cpu)
+
 
 # --- shapes without data -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Poolings of boxes on the CPU, cut into images, slices of channels and runs of boxes.
+
+Images are channels-last inside, so that the kernels run over channels; those of a group lie together. An image too
+large to be copied so at once is taken in slices of channels. That bounds the memory beyond the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pliant._geometry import Pair, memory_format
+from pliant.ops._boxes import check_image_index
+from pliant.ops._checks import compute_dtype
+from pliant.ops._native.library import TYPES, Pooling, load
+from pliant.ops._native.memory import pointer, reused_memory, transpose
+
+IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
+PRODUCT_BYTES = 16 << 20  # of the sums that one call of the backward kernel writes
+UNIT = 64  # channels that the kernel sums over at once
+VALUE, SLOPE_Y, SLOPE_X, MOMENT_Y, MOMENT_X = range(5)  # the sums, see pliant_pool_backward in abi.h
+
+
+@dataclass(frozen=True)
+class Bins:
+    """The bins of R boxes for K classes of output channels, in pixels of the image and in the type of arithmetic."""
+
+    rois: Tensor  # (R, 5), of which the number of the image is used
+    sides: Tensor  # (R, 2, 3): start, size and samples of a bin, vertical and horizontal
+    shift: Tensor | None  # (R, K, 2, Ph, Pw): horizontal and vertical
+    mask: Tensor | None  # (R, K, Ph, Pw)
+    size: Pair  # (Ph, Pw)
+    rule: int  # where samples stand, and which count: POOL_ALIGNED or POOL_POSITION_SENSITIVE
+    outputs: int  # channels
+    groups: int = 1  # along each axis
+    classes: int = 1
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Output channels [begin, end)."""
+
+    begin: int
+    end: int
+
+    @property
+    def width(self) -> int:
+        """Return the number of channels."""
+        return self.end - self.begin
+
+
+class Problem:
+    """One call's image and bins."""
+
+    def __init__(self, input: Tensor, bins: Bins) -> None:
+        check_image_index(bins.rois, input.shape[0])
+        self.input, self.bins = input, bins
+        self.N, self.C, self.H, self.W = input.shape
+        self.cells = bins.groups * bins.groups
+        self.dtype = compute_dtype(input)
+        self.threads = torch.get_num_threads()
+        self.channels_last = memory_format(input) == torch.channels_last
+        library = load()
+        assert library is not None, "registered only where the library is loaded"
+        self.native: Any = library.functions
+        self.sides, self.shift, self.mask = (
+            None if t is None else t.to(self.dtype).contiguous() for t in (bins.sides, bins.shift, bins.mask)
+        )
+
+    @property
+    def reads_in_place(self) -> bool:
+        """Return whether the image lies as the kernels read it."""
+        return self.channels_last and self.cells == 1
+
+    def boxes(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield each image's number and those of its boxes, in their order."""
+        image = self.bins.rois[:, 0]
+        for n in range(self.N):
+            yield n, (image == n).nonzero().flatten()
+
+    def slices(self, *, copies: bool) -> list[Slice]:
+        """Return the slices of channels: one, unless the image or its gradient must be copied and is large."""
+        limit = self.bins.outputs
+        if copies:
+            limit = max(1, IMAGE_BYTES // max(1, self.H * self.W * self.cells * self.dtype.itemsize))
+            limit -= limit % UNIT if limit > UNIT else 0
+        return [Slice(c, min(self.bins.outputs, c + limit)) for c in range(0, self.bins.outputs, limit)]
+
+    def cell(self, maps: Tensor, n: int, s: Slice, cell: int) -> Tensor:
+        """View channels `s` of one group of image n of (N, C, H, W) `maps`: (channels, H, W)."""
+        maps_of_cells: Tensor = maps[n].unflatten(0, (self.bins.outputs, self.cells))
+        return maps_of_cells[s.begin : s.end, cell]
+
+    def image(self, n: int, s: Slice) -> Tensor:
+        """Return channels `s` of image n as (H*W, groups, channels), or the view of them that lies so."""
+        if self.reads_in_place:
+            return self.input[n, s.begin : s.end]
+        image = reused_memory("image", (self.H * self.W, self.cells, s.width), self.input.dtype)
+        for i in range(self.cells):
+            transpose(self.native, self.cell(self.input, n, s, i).flatten(1), image[:, i], self.threads)
+        return image
+
+    def describe(self, s: Slice, boxes: Tensor) -> Pooling:
+        """Return the C struct of a call."""
+        bins = self.bins
+        return Pooling(
+            height=self.H,
+            width=self.W,
+            pixel_stride=self.C if self.reads_in_place else self.cells * s.width,
+            groups=bins.groups,
+            group_stride=s.width,
+            bins=bins.size,
+            rule=bins.rule,
+            outputs=bins.outputs,
+            class_channels=bins.outputs // bins.classes,
+            channel_begin=s.begin,
+            channels=s.width,
+            boxes=boxes.shape[0],
+            threads=self.threads,
+        )
+
+    def arguments(self, s: Slice, image: Tensor, boxes: Tensor) -> tuple[Any, ...]:
+        """Return the arguments that both kernels begin with."""
+        tensors = (self.sides, self.shift, self.mask)
+        head = (self.describe(s, boxes), TYPES[image.dtype], image.data_ptr(), boxes.data_ptr())
+        return (*head, *(pointer(t) for t in tensors))
+
+
+def pool(input: Tensor, bins: Bins) -> Tensor:
+    """Return the mean of each bin, (R, outputs, Ph, Pw), contiguous and of input's type."""
+    problem = Problem(input, bins)
+    output = torch.empty(bins.rois.shape[0], bins.outputs, *bins.size, dtype=input.dtype)
+    for n, boxes in problem.boxes():
+        for s in problem.slices(copies=not problem.reads_in_place) if boxes.numel() else ():
+            image = problem.image(n, s)
+            _check(problem.native.pliant_pool(*problem.arguments(s, image, boxes), output.data_ptr()))
+    return output
+
+
+def _check(status: int) -> None:
+    if status:
+        raise MemoryError("pliant.ops: no memory for the bins that are pooled in the cache")
+
+
+class _Backward:
+    """The results of a backward pass, allocated where they are needed."""
+
+    def __init__(self, problem: Problem, needs_input: bool, needs_products: bool) -> None:
+        self.problem, bins = problem, problem.bins
+        self.input: Tensor | None = None
+        self.products: Tensor | None = None
+        if needs_input:
+            self.input = torch.empty_like(problem.input, memory_format=memory_format(problem.input))
+        if needs_products:
+            self.products = torch.zeros(bins.rois.shape[0], bins.classes, *bins.size, 5, dtype=problem.dtype)
+        self.writes_in_place = problem.reads_in_place and problem.input.dtype == problem.dtype
+
+    def image(self, n: int, s: Slice) -> Tensor | None:
+        """Return memory that is zero to add an image's gradient to."""
+        if self.input is None:
+            return None
+        if self.writes_in_place:
+            return self.input[n, s.begin : s.end].zero_()
+        shape = (self.problem.H * self.problem.W, self.problem.cells, s.width)
+        return reused_memory("grad_image", shape, self.problem.dtype).zero_()
+
+    def store_image(self, n: int, s: Slice, grad_image: Tensor | None) -> None:
+        """Write an image's gradient that was added up in memory of its own."""
+        problem = self.problem
+        if self.input is None or grad_image is None or self.writes_in_place:
+            return
+        for i in range(problem.cells):
+            target = problem.cell(self.input, n, s, i)
+            if target.is_contiguous() or not problem.channels_last:
+                transpose(problem.native, grad_image[:, i], target.flatten(1), problem.threads)
+            else:
+                target.copy_(grad_image[:, i].T.unflatten(1, (problem.H, problem.W)))
+
+    def add_products(self, boxes: Tensor, parts: Tensor) -> None:
+        """Add the sums over the channels of a slice, (units, boxes, classes, Ph*Pw, 5), in the order of the units."""
+        if self.products is not None:
+            total = parts[0]
+            for part in parts[1:]:
+                total += part
+            self.products[boxes] += total.view(-1, *self.products.shape[1:])
+
+    def products_of(self, s: Slice, boxes: int) -> Tensor | None:
+        """Return memory that is zero for the sums over the channels of a slice."""
+        if self.products is None:
+            return None
+        bins = self.problem.bins
+        units = -(-min(s.width, bins.outputs // bins.classes) // UNIT)
+        shape = (units, boxes, bins.classes, bins.size[0] * bins.size[1], 5)
+        return reused_memory("products", shape, self.problem.dtype).zero_()
+
+    def boxes_at_once(self, s: Slice) -> int:
+        """Return for how many boxes the sums over the channels of a slice fit `PRODUCT_BYTES`."""
+        one = self.products_of(s, 1)
+        return self.problem.bins.rois.shape[0] if one is None else max(1, PRODUCT_BYTES // one.nbytes)
+
+
+def pool_backward(
+    grad: Tensor, input: Tensor, bins: Bins, *, needs_input: bool, needs_products: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradient of input, and the sums (R, K, Ph, Pw, 5) the other gradients consist of, where needed."""
+    problem = Problem(input, bins)
+    grad = grad.to(input.dtype).contiguous()
+    result = _Backward(problem, needs_input, needs_products)
+    for n, boxes in problem.boxes():
+        if not boxes.numel():
+            if result.input is not None:
+                result.input[n].zero_()
+            continue
+        for s in problem.slices(copies=not result.writes_in_place):
+            image, grad_image = problem.image(n, s), result.image(n, s)
+            stride = problem.C if result.writes_in_place else problem.cells * s.width
+            for some in boxes.split(result.boxes_at_once(s)):
+                products = result.products_of(s, some.shape[0])
+                arguments = problem.arguments(s, image, some)
+                results = (grad.data_ptr(), pointer(grad_image), stride, pointer(products))
+                _check(problem.native.pliant_pool_backward(*arguments, *results))
+                if products is not None:
+                    result.add_products(some, products)
+            result.store_image(n, s, grad_image)
+    return result.input, result.products

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Position-sensitive pooling on the CPU: the bins of `pliant.ops._pooling` and the gradients made of its sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pliant.ops._checks import compute_dtype
+from pliant.ops._native.library import POOL_POSITION_SENSITIVE
+from pliant.ops._pooling.cpu_pooling import SLOPE_X, SLOPE_Y, VALUE, Bins, pool, pool_backward
+from pliant.ops.deform_ps_roi_pool.reference import PSPooling, classes_of, of_parts, round_half_away, to_parts
+
+
+def deform_ps_roi_pool_cpu(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    output_size: Sequence[int],
+    output_channels: int,
+    group_size: int,
+    part_size: Sequence[int],
+    samples_per_bin: int,
+    spatial_scale: float,
+    gamma: float,
+) -> Tensor:
+    """Return the pooling of CPU tensors; the equation stands in reference.py."""
+    size, part = (output_size[0], output_size[1]), (part_size[0], part_size[1])
+    pooling = PSPooling(size, output_channels, group_size, part, samples_per_bin, spatial_scale, gamma)
+    return pool(input, _bins(input, rois, offset, mask, pooling))
+
+
+def deform_ps_roi_pool_backward_cpu(
+    grad: Tensor,
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    output_size: Sequence[int],
+    output_channels: int,
+    group_size: int,
+    part_size: Sequence[int],
+    samples_per_bin: int,
+    spatial_scale: float,
+    gamma: float,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of input, offset and mask of CPU tensors, empty where not needed."""
+    size, part = (output_size[0], output_size[1]), (part_size[0], part_size[1])
+    pooling = PSPooling(size, output_channels, group_size, part, samples_per_bin, spatial_scale, gamma)
+    bins = _bins(input, rois, offset, mask, pooling)
+    needs_offset, needs_mask = needed[1] and offset is not None, needed[2] and mask is not None
+    g_input, sums = pool_backward(grad, input, bins, needs_input=needed[0], needs_products=needs_offset or needs_mask)
+    g_offset = g_mask = empty = grad.new_empty(0)
+    if sums is not None and offset is not None and needs_offset:
+        height, width = bins.sides[:, :, 1, None, None, None].unbind(1)
+        shifts = [gamma * width * sums[..., SLOPE_X], gamma * height * sums[..., SLOPE_Y]]
+        g_offset = to_parts(torch.stack(shifts, 2).flatten(1, 2), pooling).to(offset.dtype)
+    if sums is not None and mask is not None and needs_mask:
+        g_mask = to_parts(sums[..., VALUE], pooling).to(mask.dtype)
+    return empty if g_input is None else g_input, g_offset, g_mask
+
+
+def _bins(input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: PSPooling) -> Bins:
+    dtype = compute_dtype(input)
+    corners = round_half_away(rois.to(dtype)[:, 1:]).view(-1, 2, 2).flip(2)  # (R, (begin, end), (y, x))
+    begin, end = corners[:, 0] * pooling.spatial_scale - 0.5, (corners[:, 1] + 1) * pooling.spatial_scale - 0.5
+    extent = (end - begin).clamp(min=0.1)
+    finite = begin.isfinite() & extent.isfinite()  # a box that is not has no samples, and gives no gradient
+    begin, extent = torch.where(finite, begin, torch.nan), torch.where(finite, extent, 0)
+    sides = torch.stack([begin, extent, torch.full_like(extent, pooling.samples_per_bin)], 2)
+    classes = classes_of(offset, mask)
+    shift = None
+    if offset is not None:
+        of_bins = of_parts(offset.to(dtype), pooling).unflatten(1, (classes, 2))  # (R, K, (x, y), Ph, Pw)
+        shift = of_bins * pooling.gamma * extent.flip(1)[:, None, :, None, None]
+    of_mask = None if mask is None else of_parts(mask, pooling)
+    outputs, groups = pooling.output_channels, pooling.group_size
+    return Bins(
+        rois,
+        sides,
+        shift,
+        of_mask,
+        pooling.output_size,
+        POOL_POSITION_SENSITIVE,
+        outputs,
+        groups=groups,
+        classes=classes,
+    )
