@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faster R-CNN with a feature pyramid: torchvision's detector on a backbone with deformable layers."""
+"""Faster and Mask R-CNN with a feature pyramid: torchvision's detectors with deformable layers and RoI pooling."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
 from pliant._check import PliantError, fail
+from pliant.nn.deform_roi_pool import Branch
 
 from .box_heads import BoxHeads
 from .pyramid import PyramidBackbone, pyramid_backbone
+from .roi_pools import roi_pool as build_roi_pool
 
-ROI_BINS = 7
+BOX_BINS = 7
+MASK_BINS = 14
+MASK_LAYERS = 4
 
 
 def faster_rcnn(
@@ -31,7 +37,12 @@ def faster_rcnn(
     frozen_stages: int | None = None,
     strides: Sequence[int] = (4, 8, 16, 32),
     fpn_channels: int = 256,
+    roi_pool: str = "align",
+    roi_branch: Branch = "paper",
+    roi_shared: bool = True,
     head_channels: int = 1024,
+    masks: bool = False,
+    mask_channels: int = 256,
     anchor_sizes: Sequence[float] | None = None,
     anchor_scales: Sequence[float] = (1.0,),
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
@@ -44,7 +55,7 @@ def faster_rcnn(
     nms_threshold: float = 0.5,
     max_detections: int = 100,
 ) -> FasterRCNN:
-    """Return torchvision's Faster R-CNN over a feature pyramid.
+    """Return torchvision's Faster R-CNN over a feature pyramid; its Mask R-CNN with `masks`.
 
     Args:
         num_classes: classes with the background, as in torchvision: C + 1 for labels 1..C.
@@ -59,7 +70,13 @@ def faster_rcnn(
         frozen_stages: first stages that are not trained; None: 2 where there are weights, else 0.
         strides: strides in input pixels of the maps that the pyramid is built on.
         fpn_channels: channels of the pyramid's maps.
+        roi_pool: how regions are pooled, for boxes (7x7 bins) and masks (14x14): `align` is torchvision's RoIAlign,
+            `deform` deformable RoI pooling (v1), `modulated` that with weights of the bins (v2).
+        roi_branch: layers of the pools' offset branch, `paper` or `mmcv`; see `pliant.nn.DeformRoIPool`.
+        roi_shared: one offset branch for all maps of the pyramid; False: one for each.
         head_channels: width of the two fully connected layers on each region.
+        masks: whether each detection gets a mask; targets then need `masks`.
+        mask_channels: width of the mask head.
         anchor_sizes: side in pixels of the (resized) image of the square anchor of each map, the extra one
             included; None: 8 times the map's stride.
         anchor_scales: factors; each map has an anchor for each of them ...
@@ -75,7 +92,7 @@ def faster_rcnn(
         max_detections: most detections per image.
 
     Returns:
-        A `torchvision.models.detection.FasterRCNN`.
+        A `torchvision.models.detection.FasterRCNN`, with `masks` a `MaskRCNN`.
 
     Raises:
         PliantError: an argument out of its range, or a checkpoint which does not fit.
@@ -101,25 +118,59 @@ def faster_rcnn(
             strides=strides,
             out_channels=fpn_channels,
         )
-    names = [str(k) for k in range(len(backbone.strides) - 1)]
-    model = FasterRCNN(
+    if masks and ohem is not None:
+        fix = "leave it out"
+        fail("ohem", "must be left out with masks, which are trained on sampled regions", ohem, fix, kind=PliantError)
+    names, channels = [str(k) for k in range(len(backbone.strides) - 1)], backbone.out_channels
+
+    def pool(bins: int) -> MultiScaleRoIAlign:
+        return build_roi_pool(roi_pool, names, bins, channels, branch=roi_branch, shared=roi_shared)
+
+    mask_parts: dict[str, Any] = {}
+    if masks:
+        mask_parts["mask_roi_pool"] = pool(MASK_BINS)
+        mask_parts["mask_head"] = MaskRCNNHeads(channels, (mask_channels,) * MASK_LAYERS, dilation=1)
+        mask_parts["mask_predictor"] = MaskRCNNPredictor(mask_channels, mask_channels, num_classes)
+    detector = MaskRCNN if masks else FasterRCNN
+    model = detector(
         backbone,
         min_size=min_size if isinstance(min_size, int) else tuple(min_size),
         max_size=max_size,
         rpn_anchor_generator=_anchors(backbone.strides, anchor_sizes, anchor_scales, anchor_ratios),
         rpn_pre_nms_top_n_test=proposals,
         rpn_post_nms_top_n_test=proposals,
-        box_roi_pool=MultiScaleRoIAlign(names, output_size=ROI_BINS, sampling_ratio=2),
-        box_head=TwoMLPHead(backbone.out_channels * ROI_BINS**2, head_channels),
+        box_roi_pool=pool(BOX_BINS),
+        box_head=TwoMLPHead(channels * BOX_BINS**2, head_channels),
         box_predictor=FastRCNNPredictor(head_channels, num_classes),
         box_score_thresh=score_threshold,
         box_nms_thresh=nms_threshold,
         box_detections_per_img=max_detections,
         box_batch_size_per_image=roi_samples,
+        **mask_parts,
     )
     if ohem is not None:
         model.roi_heads = BoxHeads.mining(model.roi_heads, ohem)
     return model
+
+
+def mask_rcnn(num_classes: int, backbone: str | PyramidBackbone = "resnet50", **options: Any) -> MaskRCNN:
+    """Return torchvision's Mask R-CNN over a feature pyramid: `faster_rcnn(..., masks=True)`.
+
+    Args:
+        num_classes: classes with the background, C + 1 for labels 1..C.
+        backbone: a name for `pyramid_backbone`, or a finished backbone.
+        options: the other arguments of `faster_rcnn`; `roi_pool` decides how boxes and masks are pooled.
+
+    Example:
+        >>> import torch
+        >>> model = mask_rcnn(num_classes=3, backbone="resnet18", roi_pool="deform", min_size=64).eval()
+        >>> sorted(model([torch.zeros(3, 64, 80)])[0])
+        ['boxes', 'labels', 'masks', 'scores']
+
+    References:
+        Mask R-CNN (arXiv 1703.06870); with both pools deformable as in Deformable ConvNets v2 (arXiv 1811.11168), 5.1.
+    """
+    return faster_rcnn(num_classes, backbone, **options, masks=True)
 
 
 def _anchors(
