@@ -27,17 +27,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:
 KILLED_RUN = """
 import json, os, signal, sys
 from pathlib import Path
+import torch
 from pliant.train import TrainConfig
-from pliant.train.progress import RunReporter
 from pliant.train.run import train
 
-shown = RunReporter.step
-def step(self, number, loss):
-    shown(self, number, loss)
-    if number == 8:
+settings, out, fatal = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+whole = torch.save
+def save(state, path):
+    whole(state, path)
+    if state["progress"]["step"] == fatal:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-RunReporter.step = step
-train(TrainConfig.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]))
+torch.save = save
+train(TrainConfig.from_dict(settings), out)
 """
 
 
@@ -45,20 +47,28 @@ def _losses(run: Path) -> list[tuple[int, float, float]]:
     return [(r["step"], r["loss"], r["loss_box_reg"]) for r in read_metrics(run) if "loss" in r]
 
 
-def test_a_run_killed_in_an_epoch_and_resumed_gives_the_losses_of_an_unbroken_one(
-    tiny: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(
+    ("changed", "fatal", "kept"),
+    [
+        # Four steps an epoch: the checkpoint that is there is of the second epoch, the one being written of the third.
+        ({"steps": 10, "checkpoint_every": 3}, 9, 6),
+        ({"steps": 4, "checkpoint_every": 1, "accumulate": 2}, 2, 1),
+    ],
+)
+def test_a_run_killed_while_it_writes_a_checkpoint_is_resumed_with_the_losses_of_an_unbroken_one(
+    changed: dict[str, int], fatal: int, kept: int, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    assert train(TrainConfig.from_dict(tiny), tmp_path / "whole")
+    settings = {**tiny, **changed}
+    assert train(TrainConfig.from_dict(settings), tmp_path / "whole")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", KILLED_RUN, json.dumps(tiny), str(tmp_path / "killed")]
+    command = [sys.executable, "-c", KILLED_RUN, json.dumps(settings), str(tmp_path / "killed"), str(fatal)]
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    # Killed after step 8; the last checkpoint is of step 6, in the middle of the second epoch of four batches.
-    assert [step for step, *_ in _losses(tmp_path / "killed")][-1] in (7, 8)
-    assert torch.load(tmp_path / "killed" / "last.pt", weights_only=True)["progress"]["step"] == 6
+    assert [step for step, *_ in _losses(tmp_path / "killed")][-1] == fatal
+    assert torch.load(tmp_path / "killed" / "last.pt", weights_only=True)["progress"]["step"] == kept
     assert resume(tmp_path / "killed")
     whole, again = _losses(tmp_path / "whole"), _losses(tmp_path / "killed")
-    assert [step for step, *_ in whole] == list(range(1, 11))
+    assert [step for step, *_ in whole] == list(range(1, changed["steps"] + 1))
     assert again == whole
     weights = [load_run(tmp_path / name)[0].state_dict() for name in ("whole", "killed")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
