@@ -84,7 +84,7 @@ MESSAGES: list[tuple[dict[str, Any], type[Exception], str]] = [
      "impl: must be one of 'auto', 'reference', 'native', 'triton'; got 'refrence'; leave it at 'auto'. "
      "Did you mean 'reference'?"),
     ({"impl": "triton"}, RuntimeError,
-     "impl: 'triton' cannot run; got this version of pliant holds no GPU kernels; use 'auto' or 'reference'"),
+     "impl: 'triton' cannot run; got it serves CUDA and ROCm tensors, not those on cpu; use 'auto' or 'reference'"),
 ]  # fmt: skip
 
 

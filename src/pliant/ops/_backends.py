@@ -88,8 +88,8 @@ def _warn_once(operator: str, device_type: str) -> None:
         why = why_no_native(operator)
         advice = f"{why}; reinstall pliant with a C++17 compiler at hand and PLIANT_NO_NATIVE unset"
     else:
-        why = why_no_triton(operator, torch.device(device_type))
-        advice = f"{why}; pass impl='reference' to accept it without this warning"
+        no_triton = why_no_triton(operator, torch.device(device_type))
+        advice = f"{no_triton}; pass impl='reference' to accept it without this warning"
     warnings.warn(
         f"pliant.ops.{operator} runs its slow reference implementation on {device_type}: {advice}",
         RuntimeWarning,

@@ -33,8 +33,8 @@ def check_impl(operator: str, impl: str, device: torch.device, *, has_native: bo
         if not has_native:
             why = _backends.why_no_native(operator)
             fail("impl", "'native' needs the compiled library", why, _FIX, kind=RuntimeError)
-    if impl == "triton":
-        fail("impl", "'triton' cannot run", _backends.TRITON_REASON, "use 'auto' or 'reference'", kind=RuntimeError)
+    if impl == "triton" and (reason := _backends.why_no_triton(operator, device)) is not None:
+        fail("impl", "'triton' cannot run", reason, "use 'auto' or 'reference'", kind=RuntimeError)
 
 
 _FIX = "reinstall pliant with a C++17 compiler, or use 'auto' or 'reference'"

@@ -124,6 +124,59 @@ if HAS_NATIVE:
     torch.library.impl(BACKWARD, "CPU")(backward_cpu)
 
 
+# --- CUDA and ROCm: Triton, imported at the first call, or PyTorch's own operations where it cannot serve ------------
+
+
+def forward_cuda(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    mask: Tensor | None,
+) -> Tensor:
+    """Serve the forward of a GPU."""
+    geometry = _geometry(stride, padding, dilation)
+    reason = _backends.why_no_triton("deform_conv2d", input.device)
+    if reason is None:
+        from pliant.ops.deform_conv2d.gpu_forward import deform_conv2d_triton
+
+        return deform_conv2d_triton(input, offset, weight, bias, geometry, mask)
+    from pliant.ops.deform_conv2d.gpu_columns import deform_conv2d_columns
+
+    _backends.warn_columns("deform_conv2d", reason)
+    return deform_conv2d_columns(input, offset, weight, bias, geometry, mask)
+
+
+def backward_cuda(
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    mask: Tensor | None,
+    needed: Sequence[bool],
+) -> Gradients:
+    """Serve the backward of a GPU."""
+    geometry = _geometry(stride, padding, dilation)
+    if _backends.why_no_triton("deform_conv2d", input.device) is None:
+        from pliant.ops.deform_conv2d.gpu_backward import deform_conv2d_triton_backward
+
+        return deform_conv2d_triton_backward(grad, input, offset, weight, mask, geometry, needed)
+    from pliant.ops.deform_conv2d.gpu_columns import deform_conv2d_columns_backward
+
+    gradients = deform_conv2d_columns_backward(grad, input, offset, weight, mask, geometry)
+    return _only_needed(gradients, needed)
+
+
+torch.library.impl(FORWARD, "CUDA")(forward_cuda)
+torch.library.impl(BACKWARD, "CUDA")(backward_cuda)
+
+
 # --- shapes without data -------------------------------------------------------------------------------------------
 
 

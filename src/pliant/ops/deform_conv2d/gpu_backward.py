@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backward pass on a GPU: PyTorch's libraries do the matrix products, one kernel all that is done per sample.
+
+For each slice of channels and chunk of positions (gpu_plan.py): columns' gradient = grad @ weight; one kernel reads the
+pixels of each sample for the gradients of offset and mask and for the columns; weight's gradient += grad^T @ columns;
+and another kernel adds up each pixel's gradient from the samples around it, sorted by cell. Nothing there is atomic, so
+results are the same bits each time. Small layers scatter the image's gradient with atomics in the first kernel instead,
+unless deterministic algorithms are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pliant._geometry import ConvGeometry, memory_format
+from pliant.ops import _triton
+from pliant.ops.deform_conv2d.gpu_cells import Cells, cells_of
+from pliant.ops.deform_conv2d.gpu_plan import Chunk, Plan, Slice, plan_backward
+from pliant.ops.deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops.deform_conv2d.gpu_products import add_products, products, rows_of
+from pliant.ops.deform_conv2d.gpu_tiles import GATHER_CHANNELS, GATHER_ROWS, power_of_two, sample_tile
+from pliant.ops.deform_conv2d.triton_backward import gather_gradient, sample_backward
+
+
+class _Backward:
+    """One backward pass: its results, and what a slice of a chunk adds to them."""
+
+    def __init__(self, problem: GpuProblem, grad: Tensor, needed: Sequence[bool], plan: Plan) -> None:
+        self.problem, self.grad, self.plan = problem, grad, plan
+        self.needs_input, needs_offset, self.needs_weight, _, needs_mask = needed
+        self.needs_maps = needs_offset or needs_mask
+        p = problem
+        sliced = plan.slices[0].run < p.C // p.G  # several slices add to one gradient of an offset, in full precision
+        types = [p.sum_dtype if sliced else t.dtype for t in (p.offset, p.offset if p.mask is None else p.mask)]
+        self.offset = p.offset.new_empty(p.offset.shape, dtype=types[0]) if self.needs_maps else None
+        has_mask = self.needs_maps and p.mask is not None
+        self.mask = p.offset.new_empty((p.N, p.G * p.K, p.Ho, p.Wo), dtype=types[1]) if has_mask else None
+        self.weight = p.weight.new_empty(p.weight.shape) if self.needs_weight else None
+        self.input = self._empty_image() if self.needs_input else None
+        self.scattered: Tensor | None = None
+        if self.needs_input and plan.scatter:
+            self.scattered = p.image.new_zeros((p.N, p.H, p.W, p.C), dtype=p.sum_dtype)
+        self.all_cells: Cells | None = None
+        if self.needs_input and not plan.scatter and plan.sorts_once:
+            self.all_cells = cells_of(p, Chunk(0, p.M, 0, p.N), 0, p.G)
+
+    def _empty_image(self) -> Tensor:
+        p = self.problem
+        return torch.empty(p.input.shape, dtype=p.dtype, device=p.device, memory_format=memory_format(p.input))
+
+    def run_slice(self, s: Slice) -> None:
+        """Do all that concerns the channels of one slice."""
+        p = self.problem
+        weight = self._weight_rows(s)
+        shape = (p.K, s.width) if p.is_depthwise else weight.shape
+        grad_weight = p.weight.new_zeros(shape, dtype=p.sum_dtype) if self.needs_weight else None
+        image: Tensor | None = None
+        for chunk in self.plan.chunks:
+            u = rows_of(self.grad, self._outputs(s), chunk.first, chunk.count)
+            grad_columns = u.contiguous() if p.is_depthwise else None
+            if grad_columns is None and (self.needs_maps or self.needs_input):
+                grad_columns = products(u, weight)
+            columns = self._sample(s, chunk, weight, grad_columns)
+            if grad_weight is not None and columns is not None:
+                if p.is_depthwise:
+                    grad_weight += columns.sum(0)
+                else:
+                    add_products(u, columns, grad_weight)
+            if self.needs_input and not self.plan.scatter and grad_columns is not None:
+                image = self._gather(s, chunk, weight, grad_columns, image)
+        if self.weight is not None and grad_weight is not None:
+            self._store_weight(s, grad_weight)
+
+    def _outputs(self, s: Slice) -> slice:
+        """Return the output channels of the weight groups that slice `s` is part of."""
+        p = self.problem
+        per = p.O // p.groups
+        return slice(s.begin // p.per_group * per, ((s.begin + s.width - 1) // p.per_group + 1) * per)
+
+    def _inside(self, s: Slice) -> slice:
+        begin = s.begin % self.problem.per_group
+        return slice(begin, begin + s.per_group)
+
+    def _weight_rows(self, s: Slice) -> Tensor:
+        """Return the weights as (groups, O/groups, K*channels) of the slice; depthwise (K, channels)."""
+        p = self.problem
+        if p.is_depthwise:
+            return p.weight.flatten(1)[s.begin : s.begin + s.width].T.contiguous()
+        rows = p.weight[self._outputs(s), self._inside(s)].permute(0, 2, 3, 1)  # (outputs, kh, kw, channels)
+        return rows.reshape(s.width // s.per_group, p.O // p.groups, p.K * s.per_group)
+
+    def _store_weight(self, s: Slice, rows: Tensor) -> None:
+        p = self.problem
+        assert self.weight is not None
+        if p.is_depthwise:
+            self.weight.flatten(1)[s.begin : s.begin + s.width] = rows.T.to(p.dtype)
+        else:
+            gradient = rows.view(-1, p.kh, p.kw, s.per_group).permute(0, 3, 1, 2)
+            self.weight[self._outputs(s), self._inside(s)] = gradient.to(p.dtype)
+
+    def _sample(self, s: Slice, chunk: Chunk, weight: Tensor, grad_columns: Tensor | None) -> Tensor | None:
+        """Read a chunk's samples; return their columns, or the sums over tiles of them for a depthwise convolution."""
+        p = self.problem
+        if not (self.needs_maps or self.needs_weight or self.scattered is not None):
+            return None
+        tile = sample_tile(p.dtype, s.run)
+        tiles = -(-chunk.count // tile.positions)
+        columns: Tensor | None = None
+        if self.needs_weight and p.is_depthwise:
+            columns = p.weight.new_empty((tiles, p.K, s.width), dtype=p.sum_dtype)
+        elif self.needs_weight:
+            columns = p.weight.new_empty((chunk.count, s.width // s.per_group, p.K * s.per_group))
+        _triton.launch(
+            sample_backward,
+            (tiles * p.K, s.width // s.run),
+            p.device,
+            *(p.image, p.offset, p.mask, weight, grad_columns, columns, self.scattered, self.offset, self.mask),
+            *p.sizes(),
+            *p.map_strides(),
+            *p.steps(),
+            *(chunk.first, chunk.count, s.begin),
+            **p.constants(),
+            C=p.C,
+            OFFSET_GROUPS=p.G,
+            WIDTH=s.width,
+            PER_GROUP=s.per_group,
+            RUN=s.run,
+            DEPTHWISE=p.is_depthwise,
+            NEED_MAPS=self.needs_maps,
+            NEED_COLUMN=self.needs_weight,
+            SCATTER=self.scattered is not None,
+            ACCUMULATE=s.begin % (p.C // p.G) > 0,
+            BLOCK_M=tile.positions,
+            BLOCK_C=tile.channels,
+            num_warps=tile.warps,
+        )
+        return columns
+
+    def _gather(self, s: Slice, chunk: Chunk, weight: Tensor, grad_columns: Tensor, image: Tensor | None) -> Tensor:
+        """Add up the image's gradient of a slice; return the memory for it, which the next chunk may use again."""
+        p = self.problem
+        assert self.input is not None
+        result = self.input[chunk.image : chunk.image + chunk.images].permute(0, 2, 3, 1)
+        result = result[..., s.begin : s.begin + s.width]
+        in_place = self.plan.whole_images and memory_format(self.input) == torch.channels_last
+        if in_place:
+            image = result
+        elif image is None or len(image) != chunk.images:
+            dtype = p.dtype if self.plan.whole_images else p.sum_dtype
+            image = p.image.new_empty((chunk.images, p.H, p.W, s.width), dtype=dtype)
+        self._launch_gather(s, chunk, weight, grad_columns, image, stride=p.C if in_place else s.width)
+        if not in_place and (chunk.first + chunk.count) % (p.Ho * p.Wo) == 0:
+            result.copy_(image)
+        return image
+
+    def _launch_gather(
+        self, s: Slice, chunk: Chunk, weight: Tensor, grad_columns: Tensor, image: Tensor, stride: int
+    ) -> None:
+        p = self.problem
+        group, groups = s.begin // (p.C // p.G), s.width // s.run
+        cells = self.all_cells or cells_of(p, chunk, group, groups)
+        block = min(GATHER_CHANNELS, power_of_two(s.run))
+        _triton.launch(
+            gather_gradient,
+            (chunk.images * p.H * p.W, groups, -(-s.run // block)),
+            p.device,
+            *(grad_columns, weight, cells.order, cells.start, cells.place, image, cells.order.numel(), p.H, p.W),
+            *((chunk.first - cells.first) * p.K * cells.groups, chunk.image, cells.image, group - cells.group),
+            K=p.K,
+            STRIDE=stride,
+            WIDTH=s.width,
+            PER_GROUP=s.per_group,
+            RUN=s.run,
+            GROUPS_HERE=cells.groups,
+            DEPTHWISE=p.is_depthwise,
+            ACCUMULATE=chunk.first % (p.Ho * p.Wo) > 0,
+            CT=_triton.compute_type(p.dtype),
+            BLOCK_J=GATHER_ROWS,
+            BLOCK_C=block,
+            num_warps=1,
+        )
+
+    def results(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """Return the gradients of input, offset, weight and mask in the types of their arguments."""
+        p = self.problem
+        if self.input is not None and self.scattered is not None:
+            self.input.copy_(self.scattered.permute(0, 3, 1, 2))
+        offset = None if self.offset is None else self.offset.to(p.offset.dtype)
+        mask = None if self.mask is None or p.mask is None else self.mask.to(p.mask.dtype)
+        return self.input, offset, self.weight, mask
+
+
+def deform_conv2d_triton_backward(
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    geometry: ConvGeometry,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of input, offset, weight, bias and mask of GPU tensors, empty where not needed."""
+    problem = GpuProblem(input, offset, weight, geometry, mask)
+    needs_bias = needed[3]
+    found: tuple[Tensor | None, ...] = (None,) * 4
+    if any((needed[0], needed[1], needed[2], needed[4])):
+        plan = plan_backward(problem, deterministic=torch.are_deterministic_algorithms_enabled())
+        backward = _Backward(problem, grad, needed, plan)
+        for s in plan.slices:
+            backward.run_slice(s)
+        found = backward.results()
+    g_bias = grad.sum((0, 2, 3), dtype=problem.sum_dtype).to(weight.dtype) if needs_bias else None
+    g_input, g_offset, g_weight, g_mask = found
+    results = zip((g_input, g_offset, g_weight, g_bias, g_mask), needed, strict=True)
+    a, b, c, d, e = (g if g is not None and need else grad.new_empty(0) for g, need in results)
+    return a, b, c, d, e

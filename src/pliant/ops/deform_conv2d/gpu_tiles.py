@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tile each Triton kernel works on: a small table by architecture, chosen from what the compiler reports.
+
+The rows of `FUSED` hold for the widest block of output channels that they name or any narrower one. They were chosen
+so that no kernel spills registers and so that shared memory suffices; they have not been timed on a GPU. `gpu_tune`
+times the alternatives for one layer when asked to.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from pliant.ops._triton import Architecture
+
+ELEMENTWISE_CHANNELS = 4  # of a weight group, up to which multiplying elementwise beats padding to a tensor core's 16
+
+
+class Tile(NamedTuple):
+    """Output positions x output channels of one program, channels of one step, and how Triton is to compile it."""
+
+    positions: int
+    outputs: int
+    channels: int
+    warps: int
+    stages: int
+    patch: int = 0  # columns of a two-dimensional tile of positions; 0 is a run of positions
+
+
+class SampleTile(NamedTuple):
+    """Positions x channels of one program of the backward pass, and its warps."""
+
+    positions: int
+    channels: int
+    warps: int
+
+
+# Architecture -> bits of a storage type -> tiles from wide to narrow. 16 is float16 and bfloat16.
+FUSED: dict[str, dict[int, tuple[Tile, ...]]] = {
+    "sm_80": {
+        16: (Tile(128, 256, 32, 8, 2), Tile(128, 128, 32, 8, 2), Tile(128, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+        32: (Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+        64: (Tile(32, 64, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
+    },
+    "sm_90": {
+        16: (Tile(128, 256, 64, 8, 2), Tile(128, 128, 64, 8, 2), Tile(128, 64, 64, 4, 2), Tile(64, 32, 64, 4, 2)),
+        32: (Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+        64: (Tile(32, 64, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
+    },
+    "sm_100": {
+        16: (Tile(128, 256, 64, 8, 2), Tile(128, 128, 64, 8, 2), Tile(128, 64, 64, 4, 2), Tile(64, 32, 64, 4, 2)),
+        32: (Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+        64: (Tile(32, 64, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
+    },
+    "gfx942": {
+        16: (Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+        32: (Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+        64: (Tile(32, 32, 16, 4, 2),),
+    },
+    "default": {
+        16: (Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+        32: (Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+        64: (Tile(32, 32, 16, 4, 2),),
+    },
+}
+ELEMENTWISE = Tile(32, 64, 1, 4, 1)
+SAMPLES = SampleTile(32, 64, 4)
+SAMPLES_FLOAT64 = SampleTile(32, 32, 4)
+CELLS = 1024  # samples of one program that computes their cells
+GATHER_ROWS = 4  # samples that one step of the gradient gather reads together
+GATHER_CHANNELS = 256  # channels of one program of the gradient gather, at most
+
+
+def fused_tile(
+    architecture: Architecture, dtype: torch.dtype, positions: int, groups: int, outputs: int, segment: int
+) -> Tile:
+    """Return the tile of the fused kernel for so many positions, weight groups and output channels of a group.
+
+    Narrower than the table where there are fewer channels; fewer positions where there would be fewer programs than
+    the GPU has processors.
+    """
+    rows = FUSED.get(architecture.name, FUSED["default"])[8 * dtype.itemsize]
+    tile = next((t for t in reversed(rows) if t.outputs >= outputs), rows[0])
+    tile = tile._replace(
+        outputs=min(tile.outputs, max(16, power_of_two(outputs))),
+        channels=min(tile.channels, max(16, power_of_two(segment))),
+    )
+    blocks = groups * -(-outputs // tile.outputs)
+    while tile.positions > 32 and -(-positions // tile.positions) * blocks < architecture.processors:
+        tile = tile._replace(positions=tile.positions // 2)
+    return tile
+
+
+def elementwise_tile(outputs: int) -> Tile:
+    """Return the tile of the kernel without a matrix product."""
+    return ELEMENTWISE._replace(outputs=min(ELEMENTWISE.outputs, max(8, power_of_two(outputs))))
+
+
+def sample_tile(dtype: torch.dtype, channels: int) -> SampleTile:
+    """Return the tile of the backward kernel that reads each sample's pixels, for `channels` of an offset group."""
+    tile = SAMPLES_FLOAT64 if dtype == torch.float64 else SAMPLES
+    return tile._replace(channels=min(tile.channels, max(8, power_of_two(channels))))
+
+
+def power_of_two(n: int) -> int:
+    """Return the least power of two that is at least `n`."""
+    return 1 << max(0, n - 1).bit_length()
