@@ -34,11 +34,12 @@ def locate(position: Tensor, inside: Tensor, size: int, *, right_hand: bool) -> 
     On a pixel, the pixel after it is the next one (`right_hand`, which gives the right-hand derivative there), or the
     pixel itself (which gives the derivative 0).
     """
-    position = torch.where(inside, position, position.new_zeros(()))
-    held = position.clamp(0, size - 1)
+    free = inside & (position >= 0) & (position <= size - 1)
+    border = torch.where(inside, position.detach(), position.new_zeros(())).clamp(0, size - 1)
+    held = torch.where(free, position, border)
     low = held.detach().floor()
     high = (low + 1).clamp(max=size - 1) if right_hand else held.detach().ceil()
-    return Axis(low.long(), high.long(), held - low, inside, inside & (held == position))
+    return Axis(low.long(), high.long(), held - low, inside, free)
 
 
 class Grid(NamedTuple):

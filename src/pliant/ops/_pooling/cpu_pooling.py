@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import Pair, memory_format
-from pliant.ops._boxes import check_image_index
+from pliant.ops._boxes import check_image_index, image_index
 from pliant.ops._checks import compute_dtype
 from pliant.ops._native.library import TYPES, Pooling, load
 from pliant.ops._native.memory import pointer, reused_memory, transpose
@@ -79,7 +79,7 @@ class Problem:
 
     def boxes(self) -> Iterator[tuple[int, Tensor]]:
         """Yield each image's number and those of its boxes, in their order."""
-        image = self.bins.rois[:, 0]
+        image, _ = image_index(self.bins.rois, self.N)
         for n in range(self.N):
             yield n, (image == n).nonzero().flatten()
 

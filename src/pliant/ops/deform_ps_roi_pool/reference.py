@@ -83,7 +83,7 @@ def _positions_along(axis: int, rois: Tensor, shift: Tensor | None, pooling: PSP
     begin = round_half_away(rois[:, 2 - axis]) * pooling.spatial_scale - 0.5
     end = (round_half_away(rois[:, 4 - axis]) + 1) * pooling.spatial_scale - 0.5
     extent = (end - begin).clamp(min=0.1)
-    finite = begin.isfinite() & extent.isfinite()
+    finite = begin.isfinite() & end.isfinite() & extent.isfinite()
     begin = torch.where(finite, begin, begin.new_full((), torch.nan)).view(-1, 1, 1, 1)  # which no image holds
     extent = torch.where(finite, extent, extent.new_zeros(())).view(-1, 1, 1, 1)
     number = torch.arange(bins, dtype=rois.dtype, device=rois.device).view((-1, 1) if axis == 0 else (1, -1))
