@@ -26,6 +26,12 @@ class DetectorOptions(Options):
     head_channels: int = option(
         1024, "width of the box head's two layers", minimum=1, only=(*WITH_PYRAMID, "faster-rcnn-dc5")
     )
+    roi_pool: str = option(
+        "align",
+        "how regions are pooled: align (RoIAlign; in rfcn position-sensitive), deform (v1), modulated (v2; not in rfcn)",
+        choices=("align", "deform", "modulated"),
+        only=WITH_SECOND_STAGE,
+    )
     roi_samples: int = option(
         512, "regions per image that the box head is trained on", minimum=1, only=WITH_SECOND_STAGE
     )

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from .fields import Options, option
 
+TWO_STAGES = ("faster-rcnn-dc5", "rfcn")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SingleMapOptions(Options):
@@ -21,12 +23,12 @@ class SingleMapOptions(Options):
     )
     rpn_channels: int = option(512, "channels of the proposal network's 3x3 convolution", minimum=1)
     train_proposals: int = option(
-        2000, "regions per image handed to the second stage in training", minimum=1, only=("faster-rcnn-dc5", "rfcn")
+        2000, "regions per image handed to the second stage in training", minimum=1, only=TWO_STAGES
     )
-    class_agnostic: bool = option(False, "one box for all classes (official R-FCN)", only=("faster-rcnn-dc5", "rfcn"))
+    class_agnostic: bool = option(False, "one box for all classes (official R-FCN)", only=TWO_STAGES)
     background_iou: float = option(
         0.0,
         "least overlap with a box of regions trained on as background (official v1 Faster R-CNN: 0.1)",
         minimum=0,
-        only=("faster-rcnn-dc5", "rfcn"),
+        only=TWO_STAGES,
     )

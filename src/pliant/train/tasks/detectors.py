@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pliant.detection import DilatedBackbone, class_aware_rpn, dilated_backbone, faster_rcnn
+from pliant.detection import DilatedBackbone, class_aware_rpn, dilated_backbone, faster_rcnn, faster_rcnn_dc5, rfcn
 from pliant.train.config import TrainConfig
 
 # (config, classes with the background, weights of the backbone) to the detector.
@@ -38,6 +38,16 @@ def common_options(config: TrainConfig) -> dict[str, Any]:
     }
 
 
+def second_stage_options(config: TrainConfig) -> dict[str, Any]:
+    """Return the options of the second stage as every detector that has one takes them."""
+    return {
+        "roi_pool": config.roi_pool,
+        "roi_samples": config.roi_samples,
+        "ohem": config.ohem,
+        "proposals": config.proposals,
+    }
+
+
 def _faster_rcnn(config: TrainConfig, num_classes: int, weights: str | None) -> nn.Module:
     model: nn.Module = faster_rcnn(
         num_classes,
@@ -45,12 +55,33 @@ def _faster_rcnn(config: TrainConfig, num_classes: int, weights: str | None) -> 
         strides=config.strides,
         fpn_channels=config.fpn_channels,
         head_channels=config.head_channels,
-        roi_samples=config.roi_samples,
-        ohem=config.ohem,
         anchor_sizes=config.anchor_sizes,
         anchor_scales=config.anchor_scales,
-        proposals=config.proposals,
         **trunk_options(config, weights),
+        **second_stage_options(config),
+        **common_options(config),
+    )
+    return model
+
+
+def _faster_rcnn_dc5(config: TrainConfig, num_classes: int, weights: str | None) -> nn.Module:
+    model: nn.Module = faster_rcnn_dc5(
+        num_classes,
+        _dilated_backbone(config, weights),
+        head_channels=config.head_channels,
+        **_two_stage_options(config),
+        **_single_map_options(config),
+        **common_options(config),
+    )
+    return model
+
+
+def _rfcn(config: TrainConfig, num_classes: int, weights: str | None) -> nn.Module:
+    model: nn.Module = rfcn(
+        num_classes,
+        _dilated_backbone(config, weights),
+        **_two_stage_options(config),
+        **_single_map_options(config),
         **common_options(config),
     )
     return model
@@ -69,10 +100,25 @@ def _dilated_backbone(config: TrainConfig, weights: str | None) -> DilatedBackbo
     )
 
 
+def _two_stage_options(config: TrainConfig) -> dict[str, Any]:
+    """The options of the second stage that the detectors without a pyramid have."""
+    return {
+        **second_stage_options(config),
+        "train_proposals": config.train_proposals,
+        "class_agnostic": config.class_agnostic,
+        "background_iou": config.background_iou,
+    }
+
+
 def _single_map_options(config: TrainConfig) -> dict[str, Any]:
     """The options that the detectors without a pyramid share: all sizes of anchors belong to their one map."""
     sizes = [size * scale for size in config.anchor_sizes or () for scale in config.anchor_scales]
     return {"rpn_channels": config.rpn_channels, "anchor_sizes": sizes}
 
 
-BUILDERS: dict[str, Builder] = {"faster-rcnn": _faster_rcnn, "class-aware-rpn": _class_aware_rpn}
+BUILDERS: dict[str, Builder] = {
+    "faster-rcnn": _faster_rcnn,
+    "faster-rcnn-dc5": _faster_rcnn_dc5,
+    "rfcn": _rfcn,
+    "class-aware-rpn": _class_aware_rpn,
+}
