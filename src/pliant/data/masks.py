@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pliant._check import require_package
 
-# A run length in compressed counts is written in groups of 5 bits; 13 of them hold more than any image.
-_MAX_GROUPS = 13
+# A run length in compressed counts is written in groups of 5 bits; 8 of them hold more than any image has pixels.
+_MAX_GROUPS = 8
 
 
 class BadMaskError(ValueError):
@@ -122,21 +122,21 @@ def _checked_counts(segmentation: dict[str, Any], height: int, width: int) -> li
 def _uncompressed(text: str) -> list[int]:
     """Read COCO's compressed counts: 6-bit characters from '0', 5 bits of a number in each, the lowest first.
 
-    Bit 6 says that more follow, the highest bit of the last is the sign; from the third on, a number is the difference
-    to the one before the last.
+    The sixth bit says that more of the number follow, the fifth of its last character is the sign. From the fourth
+    number on, each is the difference to the one before the last.
     """
-    counts: list[int] = []
-    value = groups = 0
-    for character in text:
-        code = ord(character) - 48
-        if not 0 <= code < 64 or groups == _MAX_GROUPS:
-            raise BadMaskError("run lengths in a text that is not COCO's")
-        value |= (code & 31) << 5 * groups
-        groups += 1
-        if not code & 32:
-            value -= (1 << 5 * groups) * (code >> 4 & 1)
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = groups = 0
-    if groups:
-        raise BadMaskError("run lengths in a text that is cut off")
+    codes = np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes & 32 == 0) + 1  # past the last character of each number
+    starts = np.concatenate([[0], ends[:-1]])
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or ends[-1:].tolist() != [len(codes)]:
+        raise BadMaskError("run lengths in a text that is not COCO's, or is cut off")
+    lengths = ends - starts
+    if lengths.max() > _MAX_GROUPS:
+        raise BadMaskError("run lengths that no image has")
+    places = np.arange(len(codes)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((codes & 31) << 5 * places, starts)
+    numbers -= (codes[ends - 1] >> 4 & 1) << 5 * lengths
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    counts: list[int] = numbers.tolist()
     return counts

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pliant.evaluation.accuracy import ClassificationMetrics, classification_metrics, rank_of_truth
 from pliant.evaluation.coco_metric import CocoMetrics, evaluate_detections
+from pliant.evaluation.instances import InstanceMetrics, evaluate_instances
 from pliant.evaluation.results import coco_results, load_results, save_results
 from pliant.evaluation.semantic import SegmentationMetrics, confusion, segmentation_metrics
 from pliant.evaluation.tiling import merge_tiles, tiles
@@ -12,11 +13,13 @@ from pliant.evaluation.tiling import merge_tiles, tiles
 __all__ = [
     "ClassificationMetrics",
     "CocoMetrics",
+    "InstanceMetrics",
     "SegmentationMetrics",
     "classification_metrics",
     "coco_results",
     "confusion",
     "evaluate_detections",
+    "evaluate_instances",
     "load_results",
     "merge_tiles",
     "rank_of_truth",

@@ -11,12 +11,17 @@ from typing import Any, Literal
 import numpy as np
 
 from pliant._check import PliantError, fail, require_package
+from pliant.data.masks import BadMaskError, encode_segmentation
 from pliant.evaluation.results import check_results
 
 IouType = Literal["bbox", "segm"]
 
-_ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
-_RESULT_KEYS = ("image_id", "category_id", "bbox", "score", "segmentation")
+_ANNOTATION_KEYS = ("image_id", "category_id", "bbox", "area", "iscrowd")
+# Of a result with both, the evaluator would take the area of the box for that of the mask.
+_RESULT_KEYS: dict[str, tuple[str, ...]] = {
+    "bbox": ("image_id", "category_id", "bbox", "score"),
+    "segm": ("image_id", "category_id", "score"),
+}
 _STATS = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
@@ -97,7 +102,8 @@ def evaluate_detections(
             is right where more than a hundred objects of a kind are in a photograph, and is another metric.
 
     Raises:
-        PliantError: a result is no detection, or names an image or category that is not in the ground truth.
+        PliantError: a result is no detection, or names an image or category that is not in the ground truth; with
+            "segm", an annotation or a result whose mask is missing or does not fit its image.
         ValueError: `max_detections` is below 10.
 
     Example:
@@ -139,10 +145,14 @@ def _evaluated(
     core = require_package("faster_coco_eval.core", "train", "the COCO metric")
     # Annotations are numbered anew from 1: the evaluator takes 0, which converters like to begin with, for "no match".
     annotations = [{**_annotation(entry), "id": i} for i, entry in enumerate(ground_truth["annotations"], 1)]
+    given = [_only(result, _RESULT_KEYS[iou_type]) for result in results]
+    if iou_type == "segm":
+        _add_masks(annotations, ground_truth["annotations"], ground_truth["images"], "ground_truth['annotations']")
+        _add_masks(given, results, ground_truth["images"], "results")
     images, categories = ([dict(entry) for entry in ground_truth[key]] for key in ("images", "categories"))
     content = {"images": images, "annotations": annotations, "categories": categories}
     truth = core.COCO(content, print_function=_silent)
-    found = truth.loadRes([_only(result, _RESULT_KEYS) for result in results])
+    found = truth.loadRes(given)
     evaluator = core.COCOeval_faster(truth, found, iouType=iou_type, print_function=_silent)
     evaluator.params.maxDets = [1, 10, max_detections]
     evaluator.run()
@@ -152,6 +162,24 @@ def _evaluated(
 def _annotation(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy with the area of the box and no crowd where the file, against COCO's rules, does not say."""
     return {"area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0, **_only(entry, _ANNOTATION_KEYS)}
+
+
+def _add_masks(
+    entries: Sequence[dict[str, Any]],
+    sources: Sequence[Mapping[str, Any]],
+    images: Sequence[Mapping[str, Any]],
+    place: str,
+) -> None:
+    """Give `entries` the masks of `sources`, checked: the evaluator's C++ code would trust them."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    for i, (entry, source) in enumerate(zip(entries, sources, strict=True)):
+        height, width = sizes[source["image_id"]]
+        try:
+            runs = encode_segmentation(source.get("segmentation"), height, width)
+        except BadMaskError as error:
+            fail(f"{place}[{i}]", f"must have a mask of {height}x{width} pixels", error, "write it in COCO's form",
+                 kind=PliantError)  # fmt: skip
+        entry["segmentation"] = {"size": [height, width], "counts": runs}
 
 
 def _only(entry: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

@@ -14,10 +14,13 @@ from torch import Tensor
 from pliant._check import PliantError, fail
 from pliant.data import Category
 from pliant.data.coco import load_json
+from pliant.data.masks import coco_segmentation, encode_masks
 
 # A thousandth of a pixel; scores keep more digits, since equal scores are ranked in the order of the file.
 _BOX_DECIMALS = 3
 _SCORE_DECIMALS = 7
+# A pixel is in the mask when the head is surer of that than not.
+MASK_THRESHOLD = 0.5
 
 
 def coco_results(
@@ -27,12 +30,13 @@ def coco_results(
 
     Args:
         outputs: pairs of an image's id and its output: `boxes` (L, 4) corners in pixels, `scores` (L,), `labels`
-            (L,) from 1 to C.
+            (L,) from 1 to C, and, where the detector gives them, `masks` (L, 1, H, W) from 0 to 1.
         categories: those of the data set, in the order of the labels; results carry their ids.
 
     Returns:
         One dictionary for each detection: `image_id`, `category_id`, `bbox` (x, y, width, height) rounded to a
-        thousandth of a pixel, and `score` rounded to seven decimals.
+        thousandth of a pixel, and `score` rounded to seven decimals; with masks, `segmentation`, the run lengths of
+        the pixels above a half.
 
     Raises:
         ValueError: a label outside 1..C, or an image that comes twice.
@@ -62,7 +66,7 @@ def _results_of_image(
     wrong = [label for label in labels if not 1 <= label <= len(categories)]
     if wrong:
         fail("labels", f"must be from 1 to {len(categories)}", wrong[0], "give the categories the model was trained on")
-    return [
+    results: list[dict[str, Any]] = [
         {
             "image_id": image_id,
             "category_id": categories[label - 1].id,
@@ -71,6 +75,12 @@ def _results_of_image(
         }
         for (x1, y1, x2, y2), score, label in zip(boxes, scores, labels, strict=True)
     ]
+    if "masks" in output:
+        pixels = output["masks"][:, 0] > MASK_THRESHOLD  # (L, H, W)
+        height, width = pixels.shape[-2:]
+        for result, runs in zip(results, encode_masks(pixels), strict=True):
+            result["segmentation"] = coco_segmentation(runs, height, width)
+    return results
 
 
 def save_results(results: Sequence[Mapping[str, Any]], path: Path | str) -> None:
