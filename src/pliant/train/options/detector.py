@@ -28,7 +28,8 @@ class DetectorOptions(Options):
     )
     roi_pool: str = option(
         "align",
-        "how regions are pooled: align (RoIAlign; in rfcn position-sensitive), deform (v1), modulated (v2; not in rfcn)",
+        "how regions are pooled: align (RoIAlign), deform (v1), modulated (v2); in rfcn position-sensitive, and not "
+        "modulated",
         choices=("align", "deform", "modulated"),
         only=WITH_SECOND_STAGE,
     )
