@@ -94,6 +94,8 @@ class RoICase:
         image = coarse(torch.randn(self.images, self.channels * self.group**2, *self.size, generator=g))
         boxes = self._boxes(g)
         offset = coarse(torch.randn(self.boxes, 2 * self.classes, *self.maps, generator=g) * 1.5)
+        if self.places == "dyadic":
+            offset = offset.round()
         if self.offsets == "far":
             offset = with_far_values(offset)
         mask = coarse(torch.rand(self.boxes, self.classes, *self.maps, generator=g) + 0.05)
@@ -120,7 +122,7 @@ class RoICase:
         corners = torch.cat([centre - side / 2, centre + side / 2], 1)
         corners = (corners * 128).round() / 128
         if self.places == "dyadic":
-            corners = torch.randint(-4, 2 * max(self.size) + 4, (self.boxes, 2, 2), generator=g).double()
+            corners = torch.randint(-4, 4 * max(self.size) + 4, (self.boxes, 2, 2), generator=g).double()
             corners = corners.sort(1)[0].flatten(1) / 2
         if self.places == "far":
             corners = with_far_values(corners)

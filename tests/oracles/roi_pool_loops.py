@@ -199,7 +199,7 @@ OFFICIAL = Definition(official_bins, 0.5, 0.5, right_hand=False, counts_all=Fals
 
 
 def _affine(position: Callable[..., float], begin: float, end: float, move: float, scale: float) -> Axis:
-    """Return the position and its slopes in a box's own numbers, which `scale` brings into the image, and the offset."""
+    """Return the position and its slopes in the offset and in the box's own numbers, which `scale` multiplies."""
     at = position(begin, end, move)
     if not math.isfinite(at):
         return Axis(at, 0.0, 0.0, 0.0)

@@ -69,7 +69,7 @@ def _bins(input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | Non
     corners = round_half_away(rois.to(dtype)[:, 1:]).view(-1, 2, 2).flip(2)  # (R, (begin, end), (y, x))
     begin, end = corners[:, 0] * pooling.spatial_scale - 0.5, (corners[:, 1] + 1) * pooling.spatial_scale - 0.5
     extent = (end - begin).clamp(min=0.1)
-    finite = begin.isfinite() & end.isfinite() & extent.isfinite()  # a box that is not has no samples, and gives no gradient
+    finite = begin.isfinite() & end.isfinite() & extent.isfinite()  # others have no samples
     begin, extent = torch.where(finite, begin, torch.nan), torch.where(finite, extent, 0)
     sides = torch.stack([begin, extent, torch.full_like(extent, pooling.samples_per_bin)], 2)
     classes = classes_of(offset, mask)
