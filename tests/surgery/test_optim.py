@@ -88,3 +88,18 @@ def test_branches_of_roi_pooling_learn_at_the_papers_rates_or_at_a_given_one() -
     assert [(g["name"], len(g["params"]), g["lr"]) for g in given][2:] == [("roi_offset", 2 + 6 + 6 + 2, 0.01)]
     with pytest.raises(ValueError, match=r"roi_offset_lr_scale: must not be negative; got -2; use 0\.01 \(DCNv1\)"):
         param_groups(model, 0.1, 0.0, roi_offset_lr_scale=-2)
+
+
+def test_a_module_may_ask_for_a_rate_of_its_own() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)))
+    model[1].lr_scale = 3.0
+    model[1][2].lr_scale = 0.5
+    convert(model, r"1\.0")
+    groups = param_groups(model, 0.1, 0.01, norm_weight_decay=0.0)
+    assert [(g["name"], len(g["params"]), pytest.approx(g["lr"])) for g in groups] == [
+        ("base", 2, 0.05),
+        ("base", 2, 0.1),
+        ("base", 2, 0.3),
+        ("norm", 2, 0.3),
+        ("offset", 2, 0.01),
+    ]

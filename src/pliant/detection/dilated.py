@@ -17,6 +17,14 @@ STRIDE = 16
 IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what the backbones' weights expect
 
 
+class ScaledConv2d(nn.Conv2d):
+    """A convolution that learns at `lr_scale` times the rate (see `pliant.param_groups`)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, lr_scale: float) -> None:
+        super().__init__(in_channels, out_channels, kernel_size)
+        self.lr_scale = float(lr_scale)
+
+
 class DilatedBackbone(nn.Module):
     """A trunk with conv5 at stride 16 and a 1x1 convolution on it: images (N, 3, H, W) to two maps of stride 16.
 
@@ -24,10 +32,10 @@ class DilatedBackbone(nn.Module):
     (`reduction`; `conv_new_1` in the official code) on conv5's, with `out_channels`.
     """
 
-    def __init__(self, body: nn.Module, channels: tuple[int, int], out_channels: int) -> None:
+    def __init__(self, body: nn.Module, channels: tuple[int, int], out_channels: int, lr_scale: float = 1.0) -> None:
         super().__init__()
         self.body = body
-        self.reduction = nn.Conv2d(channels[1], out_channels, 1)
+        self.reduction = ScaledConv2d(channels[1], out_channels, 1, lr_scale=lr_scale)
         initialise(self.reduction)
         self.proposal_channels, self.out_channels = channels[0], out_channels
 
@@ -41,6 +49,7 @@ def dilated_backbone(
     name: str = "resnet50",
     *,
     reduction_channels: int = 256,
+    reduction_lr_scale: float = 1.0,
     deform: str | None = None,
     modulated: bool = True,
     offset_groups: int = 1,
@@ -58,6 +67,7 @@ def dilated_backbone(
         name: one of `backbone_names()`, or `timm:NAME`.
         reduction_channels: channels of the 1x1 convolution on conv5. The official code has 256 in Faster R-CNN and
             1024 in R-FCN; the v1 paper's text says 1024 for all.
+        reduction_lr_scale: factor on its learning rate; 3 in the official R-FCN.
         deform: which convolutions become deformable: `c3-c5`, `c5` or `last3` in the trunk, or a regular expression
             over the names of the backbone. None: none.
         modulated: DCNv2's modulation; False gives DCNv1.
@@ -93,17 +103,22 @@ def dilated_backbone(
     if built.strides[3:] != (STRIDE, STRIDE):
         rule = "must have the stages C4 and C5, of strides 16 and 32"
         fail("backbone", rule, f"{name} with strides {built.strides}", "use e.g. resnet50", kind=PliantError)
-    backbone = DilatedBackbone(built.maps((4, 5)), (built.channels[3], built.channels[4]), reduction_channels)
+    channels = (built.channels[3], built.channels[4])
+    backbone = DilatedBackbone(built.maps((4, 5)), channels, reduction_channels, reduction_lr_scale)
     if deform is not None and not is_stage_selector(deform):
         convert(backbone, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
     return backbone
 
 
-def as_dilated(backbone: str | DilatedBackbone, num_classes: int, reduction_channels: int) -> DilatedBackbone:
+def as_dilated(
+    backbone: str | DilatedBackbone, num_classes: int, reduction_channels: int, reduction_lr_scale: float = 1.0
+) -> DilatedBackbone:
     """Return the backbone of a detector for so many classes, which may be given by name."""
     if num_classes < 2:
         fail("num_classes", "must count the background and one class at least", num_classes, "use 2 for one class")
-    return dilated_backbone(backbone, reduction_channels=reduction_channels) if isinstance(backbone, str) else backbone
+    if not isinstance(backbone, str):
+        return backbone
+    return dilated_backbone(backbone, reduction_channels=reduction_channels, reduction_lr_scale=reduction_lr_scale)
 
 
 def image_transform(min_size: int | Sequence[int], max_size: int) -> GeneralizedRCNNTransform:

@@ -18,7 +18,7 @@ from .dilated import STRIDE, DilatedBackbone, as_dilated, image_transform, initi
 from .proposals import MapProposals, ProposalHead, map_anchors
 
 ROI_BINS = 7
-REDUCTION_CHANNELS = 1024
+REDUCTION_CHANNELS, REDUCTION_LR_SCALE = 1024, 3.0
 SAMPLES_PER_BIN = 4  # along each axis, in the official code
 POOLS = ("align", "deform")
 
@@ -51,7 +51,8 @@ def rfcn(
 
     Args:
         num_classes: classes with the background: C + 1 for labels 1..C.
-        backbone: a finished `dilated_backbone(..., reduction_channels=1024)`, or the name of one.
+        backbone: a finished `dilated_backbone(..., reduction_channels=1024, reduction_lr_scale=3.0)`, or the name of
+            one.
         roi_pool: `align` (position-sensitive pooling by the same samples, without offsets) or `deform`.
         rpn_channels: width of the proposal network's 3x3 convolution.
         anchor_sizes: sides in pixels of the (resized) image of the square anchors of a cell ...
@@ -82,7 +83,7 @@ def rfcn(
     References:
         R-FCN (arXiv 1605.06409); Deformable Convolutional Networks (arXiv 1703.06211), sections 2.2 and 2.3.
     """
-    backbone = as_dilated(backbone, num_classes, REDUCTION_CHANNELS)
+    backbone = as_dilated(backbone, num_classes, REDUCTION_CHANNELS, REDUCTION_LR_SCALE)
     anchors = map_anchors(anchor_sizes, anchor_ratios)
     if roi_pool not in POOLS:
         fail(

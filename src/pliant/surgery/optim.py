@@ -32,7 +32,9 @@ def param_groups(
     The groups are `base`, `norm` (only if `norm_weight_decay` is given), `offset` for the branches of convolutions and
     `roi_offset` for those of RoI pooling, those that have parameters. Every parameter that requires a gradient is in
     exactly one of them, shared ones too. As in torchvision's reference detection training, biases decay like weights,
-    and normalization layers too unless told otherwise.
+    and normalization layers too unless told otherwise. A module with an attribute `lr_scale` asks for that factor on
+    the learning rate of its parameters (offset branches excepted), as a layer of the official R-FCN does; a further
+    `base` group holds them.
 
     Args:
         model: any module; without deformable layers there is no `offset` group.
@@ -72,12 +74,13 @@ def param_groups(
     modules = list(model.modules())
     offset = _ids(layer.conv_offset for layer in modules if isinstance(layer, DeformConv2d))
     roi_offset = _roi_scales(modules, roi_offset_lr_scale)
+    own = _own_scales(modules)
     norm = _ids(m for m in modules if isinstance(m, _NORMALIZATION)) if norm_weight_decay is not None else set()
     groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():  # each shared parameter once
         if parameter.requires_grad:
             key = id(parameter)
-            name, scale = "norm" if key in norm else "base", 1.0
+            name, scale = "norm" if key in norm else "base", own.get(key, 1.0)
             if key in offset:
                 name, scale = "offset", offset_lr_scale
             elif key in roi_offset:
@@ -105,6 +108,15 @@ def _roi_scales(modules: Iterable[nn.Module], given: float | None) -> dict[int, 
             single = isinstance(module, DeformRoIPool) and module.has_single_layer
             scale = given if given is not None else _SINGLE_LAYER_SCALE if single else _ROI_SCALE
             # A layer's parameters are all of its offset branch.
+            scales.update(dict.fromkeys(_ids([module]), scale))
+    return scales
+
+
+def _own_scales(modules: Iterable[nn.Module]) -> dict[int, float]:
+    """The factor that modules ask for by `lr_scale`, by the parameter's identity; the innermost module decides."""
+    scales: dict[int, float] = {}
+    for module in modules:  # outer ones come first
+        if isinstance(scale := getattr(module, "lr_scale", None), int | float):
             scales.update(dict.fromkeys(_ids([module]), scale))
     return scales
 

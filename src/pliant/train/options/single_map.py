@@ -21,6 +21,9 @@ class SingleMapOptions(Options):
     reduction_channels: int = option(
         256, "channels of the 1x1 convolution on conv5; default 1024 but for faster-rcnn-dc5", minimum=1
     )
+    reduction_lr_scale: float = option(
+        1.0, "factor on the learning rate of that convolution; default 3 for rfcn, as the official code has", minimum=0
+    )
     rpn_channels: int = option(512, "channels of the proposal network's 3x3 convolution", minimum=1)
     train_proposals: int = option(
         2000, "regions per image handed to the second stage in training", minimum=1, only=TWO_STAGES

@@ -96,7 +96,10 @@ def _class_aware_rpn(config: TrainConfig, num_classes: int, weights: str | None)
 
 def _dilated_backbone(config: TrainConfig, weights: str | None) -> DilatedBackbone:
     return dilated_backbone(
-        config.backbone, reduction_channels=config.reduction_channels, **trunk_options(config, weights)
+        config.backbone,
+        reduction_channels=config.reduction_channels,
+        reduction_lr_scale=config.reduction_lr_scale,
+        **trunk_options(config, weights),
     )
 
 
