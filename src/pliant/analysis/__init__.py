@@ -6,6 +6,9 @@ from __future__ import annotations
 from .draw import draw_boxes as draw_boxes
 from .draw import draw_curves as draw_curves
 from .draw import draw_sampling as draw_sampling
+from .draw_labels import draw_labels as draw_labels
+from .draw_labels import draw_ranking as draw_ranking
+from .draw_labels import label_colours as label_colours
 from .measure import LayerOffsets as LayerOffsets
 from .measure import OffsetWatch as OffsetWatch
 from .record import OffsetField as OffsetField

@@ -17,7 +17,8 @@ PREDICTED_COLOUR = "#ff7f0e"
 PICTURE_INCHES = 12.0
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure of so many inches, and the axes in it."""
     require_package("matplotlib", "train", "drawing")
     # The figure class alone, without pyplot: no window system is touched and no global state is left behind.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,11 +29,11 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _show(image: Tensor) -> tuple[Any, Any]:
-    """A figure with `image` (uint8, (3, H, W)) in it, axes in its pixels."""
+def show(image: Tensor) -> tuple[Any, Any]:
+    """Return a figure with `image` (uint8, (3, H, W)) in it, axes in its pixels."""
     height, width = image.shape[-2:]
     scale = PICTURE_INCHES / max(height, width)
-    figure, axes = _figure(width * scale, height * scale)
+    figure, axes = new_figure(width * scale, height * scale)
     axes.imshow(image.permute(1, 2, 0).numpy())
     axes.set_axis_off()
     return figure, axes
@@ -57,7 +58,7 @@ def draw_boxes(
         labels: a text for each predicted box, or None.
         title: a line above the picture.
     """
-    figure, axes = _show(image)
+    figure, axes = show(image)
     for boxes, colour in ((true, TRUE_COLOUR), (predicted, PREDICTED_COLOUR)):
         if boxes is not None:
             _add_boxes(axes, boxes, colour)
@@ -96,7 +97,7 @@ def draw_sampling(
         margin: show only so many pixels around `centre`; None shows the whole image.
         title: a line above the picture.
     """
-    figure, axes = _show(image)
+    figure, axes = show(image)
     if regular is not None:
         y, x = regular[:, 0], regular[:, 1]
         axes.scatter(x, y, s=60, marker="s", facecolor="none", edgecolor="black", label="plain convolution")
@@ -124,7 +125,7 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | st
         path: the picture file; its suffix chooses the format.
         value: the key to draw.
     """
-    figure, axes = _figure(8.0, 5.0)
+    figure, axes = new_figure(8.0, 5.0)
     for name, records in runs.items():
         drawn = [(record["step"], record[value]) for record in records if value in record]
         steps = [step for step, _ in drawn]

@@ -8,7 +8,7 @@ from pliant.data.classification_transforms import classification_transforms
 from pliant.data.dataset import DetectionDataset
 from pliant.data.image_dataset import ImageDataset
 from pliant.data.images import UnreadableImageError, read_image
-from pliant.data.label_maps import IGNORE, read_label_map
+from pliant.data.label_maps import IGNORE, read_label_map, write_label_map
 from pliant.data.open import open_dataset
 from pliant.data.records import Category, ImageInfo
 from pliant.data.report import DataReport, Problem
@@ -38,4 +38,5 @@ __all__ = [
     "read_label_map",
     "segmentation_transforms",
     "train_transforms",
+    "write_label_map",
 ]

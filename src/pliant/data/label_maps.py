@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pliant._check import fail
@@ -75,6 +76,20 @@ def _check_mode(path: Path | str, mode: str) -> None:
     if mode not in _MODES:
         fail("labels", "must be palette indices or grey levels, one channel", f"{path} in mode {mode}",
              "save the class of each pixel, not its colour", kind=UnreadableImageError)  # fmt: skip
+
+
+def write_label_map(labels: Tensor, path: Path | str, *, palette: Tensor) -> None:
+    """Write labels (H, W) uint8 as a palette PNG, the format of Pascal VOC.
+
+    Args:
+        labels: (H, W) uint8.
+        path: a file name that ends in .png.
+        palette: (256, 3) uint8, the colour that shows each value.
+    """
+    height, width = labels.shape
+    image = Image.frombytes("P", (width, height), labels.to(torch.uint8).contiguous().numpy().tobytes())
+    image.putpalette(palette.flatten().tolist())
+    image.save(path, format="PNG")
 
 
 class LabelTable:

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 from torchvision.tv_tensors import Image, Mask, wrap
 
-from pliant._check import fail
+from pliant._check import PliantError, fail
 from pliant.data.label_maps import IGNORE
 from pliant.data.transforms import Chain, Target, ToFloat, Transform, randint
 
@@ -26,7 +26,8 @@ class RandomScale:
 
     def __init__(self, low: float, high: float) -> None:
         if not 0 < low <= high:
-            fail("scale", "must be two rising positive factors", (low, high), "use 0.5 2.0 for instance")
+            fail("scale", "must be two rising positive factors", (low, high), "use 0.5 2.0 for instance",
+                 kind=PliantError)  # fmt: skip
         self.low, self.high = low, high
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -100,11 +101,12 @@ def segmentation_transforms(
     """
     for name, chance in (("flip", flip), ("vertical_flip", vertical_flip)):
         if not 0 <= chance <= 1:
-            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance")
+            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance", kind=PliantError)
     if not 0 <= rotate <= 180:
-        fail("rotate", "must be an angle from 0 to 180 degrees", rotate, "use 10 for instance")
+        fail("rotate", "must be an angle from 0 to 180 degrees", rotate, "use 10 for instance", kind=PliantError)
     if crop is not None and min(crop) < 1:
-        fail("crop", "must be a height and a width in pixels", crop, "use 768 1024 for instance")
+        fail("crop", "must be a height and a width in pixels", crop, "use 768 1024 for instance",
+             kind=PliantError)  # fmt: skip
     bilinear = v2.InterpolationMode.BILINEAR
     steps: list[Any] = [RandomScale(*scale)] if scale is not None else []
     steps += [v2.RandomRotation(rotate, interpolation=bilinear, fill=_FILL)] if rotate else []

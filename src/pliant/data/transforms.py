@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, wrap
 
-from pliant._check import fail
+from pliant._check import PliantError, fail
 
 Target = dict[str, Tensor]
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
@@ -38,7 +38,8 @@ class RandomCrop:
 
     def __init__(self, size: int, min_visible: float = 0.4) -> None:
         if size < 1:
-            fail("crop", "must be a positive number of pixels", size, "use 320 for instance, or None")
+            fail("crop", "must be a positive number of pixels", size, "use 320 for instance, or None",
+                 kind=PliantError)  # fmt: skip
         if not 0 < min_visible <= 1:
             fail("min_visible", "must be a fraction in (0, 1]", min_visible, "use 0.4 for instance")
         self.size = size
@@ -134,7 +135,7 @@ def train_transforms(
     """
     for name, chance in (("flip", flip), ("vertical_flip", vertical_flip)):
         if not 0 <= chance <= 1:
-            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance")
+            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance", kind=PliantError)
     steps: list[Any] = [DropCrowd()]
     steps += [RandomCrop(crop, min_visible)] if crop is not None else []
     steps += [v2.RandomHorizontalFlip(flip)] if flip else []

@@ -13,6 +13,7 @@ which models or tasks it is; an option may say so for itself. To add
 from __future__ import annotations
 
 from .backbone import BackboneOptions as BackboneOptions
+from .classifier import ClassifierOptions as ClassifierOptions
 from .data import AugmentationOptions as AugmentationOptions
 from .data import DataOptions as DataOptions
 from .detector import DetectorOptions as DetectorOptions
@@ -26,5 +27,6 @@ from .models import ModelKind as ModelKind
 from .models import ModelOptions as ModelOptions
 from .run import RunOptions as RunOptions
 from .schedule import ScheduleOptions as ScheduleOptions
+from .segmenter import SegmenterOptions as SegmenterOptions
 from .single_map import SingleMapOptions as SingleMapOptions
 from .testing import TestTimeOptions as TestTimeOptions

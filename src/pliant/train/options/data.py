@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from .fields import Options, option
 
+_RESIZED = ("detection", "segmentation")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(Options):
@@ -15,7 +17,10 @@ class DataOptions(Options):
 
     TITLE: ClassVar[str] = "data"
 
-    data: str = option(help="folder of the data set: COCO json or Pascal VOC layout, recognised")
+    data: str = option(
+        help="folder of the data set, its layout recognised. Detection: COCO json or Pascal VOC. Segmentation: Pascal "
+        "VOC, Cityscapes, or images/SPLIT with labels/SPLIT. Classification: SPLIT/CLASS/IMAGE"
+    )
     split: str = option("train", "split to train on")
     val_split: str | None = option("val", "split to evaluate on during training; 'none' evaluates never")
 
@@ -30,10 +35,19 @@ class AugmentationOptions(Options):
         (800,),
         "short side of the resized image in pixels; several: one at random in training, the last in tests",
         minimum=32,
+        only=_RESIZED,
     )
-    max_size: int = option(1333, "limit of the long side of the resized image, in pixels", minimum=32)
-    crop: int | None = option(None, "train on random square crops of so many pixels of the original image", minimum=32)
+    max_size: int = option(1333, "limit of the long side of the resized image, in pixels", minimum=32, only=_RESIZED)
+    crop: int | None = option(
+        None,
+        "train on random square crops of so many pixels of the original image",
+        minimum=32,
+        only=("detection",),
+    )
     flip: float = option(0.5, "chance of a horizontal flip, 0..1", minimum=0)
     vertical_flip: float = option(0.0, "chance of a vertical flip, 0..1", minimum=0)
+    rotate: float = option(
+        0.0, "turn by a random angle of at most so many degrees", minimum=0, only=("segmentation", "classification")
+    )
     rotate90: bool = option(False, "rotate by a random multiple of 90 degrees (aerial and microscope images)")
     photometric: bool = option(False, "vary brightness, contrast, saturation and hue at random")

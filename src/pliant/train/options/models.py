@@ -28,11 +28,25 @@ class ModelKind:
 # The sizes of the official v1 code, for COCO.
 _V1 = {"anchor_sizes": (64.0, 128.0, 256.0, 512.0), "min_size": (600,), "max_size": 1000}
 
+# The sizes of the official code, for Pascal VOC.
+_DEEPLAB = {"min_size": (360,), "max_size": 600}
+# The usual recipe of ImageNet, for 32 images a step; fine-tuned networks keep learning their statistics.
+_CLASSIFIER = {
+    "norm": "batch",
+    "frozen_stages": 0,
+    "batch_size": 32,
+    "epochs": 90,
+    "lr": 0.0125,
+    "milestones": (1 / 3, 2 / 3, 8 / 9),
+}
+
 MODELS: dict[str, ModelKind] = {
     "faster-rcnn": ModelKind("detection", "Faster R-CNN over a feature pyramid"),
     "class-aware-rpn": ModelKind(
         "detection", "an RPN with a class for each anchor (v1 paper)", {**_V1, "reduction_channels": 1024}
     ),
+    "deeplab": ModelKind("segmentation", "DeepLab semantic segmentation (v1 paper)", _DEEPLAB),
+    "classifier": ModelKind("classification", "image classification by the backbone itself", _CLASSIFIER),
 }
 
 

@@ -40,7 +40,11 @@ if TYPE_CHECKING:
     from .base import Task
 
 # Each module holds its task as TASK.
-TASKS = {"detection": ".detection"}
+TASKS = {
+    "detection": ".detection",
+    "segmentation": ".segmentation",
+    "classification": ".classification",
+}
 
 
 def task_of(config: TrainConfig) -> Task:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image classification: a label for each image, measured by top-1 and top-5 accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from pliant._check import PliantError, fail
+from pliant.analysis import draw_ranking
+from pliant.classification import Classifier, classifier
+from pliant.data import (
+    Category,
+    ClassificationDataset,
+    classification_transforms,
+    eval_transforms,
+    open_class_folders,
+)
+from pliant.evaluation import ClassificationMetrics, classification_metrics, rank_of_truth
+from pliant.train.config import TrainConfig
+
+from .base import Features, Output, Target, Task
+
+
+class Classification(Task):
+    """A label for each image."""
+
+    metric: ClassVar[str] = "top1"
+    logged: ClassVar[tuple[str, ...]] = ("top1", "top5")
+    unit: ClassVar[str] = "top-1"
+    found: ClassVar[str] = "labels"
+
+    def open_data(
+        self, config: TrainConfig, split: str, *, training: bool, known: Sequence[Category] | None = None
+    ) -> ClassificationDataset:
+        """Open a split of images in a folder for each class; see `Task.open_data`."""
+        if not training:
+            transforms = eval_transforms()
+            return open_class_folders(config.data, split, categories=known, transforms=transforms, verify="pixels")
+        if len(config.crop_area) != 2:
+            fail("crop_area", "must be two shares", config.crop_area, "give e.g. 0.08 1", kind=PliantError)
+        transforms = classification_transforms(
+            config.crop_size,
+            scale=(config.crop_area[0], config.crop_area[1]),
+            flip=config.flip,
+            vertical_flip=config.vertical_flip,
+            rotate=config.rotate,
+            rotate90=config.rotate90,
+            photometric=config.photometric,
+        )
+        return open_class_folders(config.data, split, categories=known, transforms=transforms)
+
+    def contents(self, dataset: Any) -> str:
+        """Return `60 images of 10 classes`."""
+        return f"{len(dataset)} images of {len(dataset.categories)} classes"
+
+    def build(self, config: TrainConfig, categories: int, *, weights: str | None) -> nn.Module:
+        """Build the classifier; see `Task.build`."""
+        return classifier(
+            categories,
+            config.backbone,
+            deform=config.deform,
+            modulated=config.modulated,
+            offset_groups=config.offset_groups,
+            mask_scale=config.mask_scale,
+            weights=weights,
+            norm=config.norm,
+            frozen_stages=config.frozen_stages or 0,
+            resize_size=config.resize_size,
+            crop_size=config.crop_size,
+            label_smoothing=config.label_smoothing,
+        )
+
+    def part(self, output: Output, target: Target, dataset: Any) -> tuple[int, int]:
+        """Return the true label, and its place among the predicted ones."""
+        label = int(target["label"])
+        return label, rank_of_truth(label, output["labels"])
+
+    def score(self, parts: Sequence[tuple[int, int]], dataset: Any, config: TrainConfig) -> ClassificationMetrics:
+        """Return the accuracies over all images."""
+        return classification_metrics([label for label, _ in parts], [rank for _, rank in parts], dataset.class_names)
+
+    def records(self, image_id: int, output: Output, categories: Sequence[Category]) -> list[dict[str, Any]]:
+        """Return the best labels, best first."""
+        return [
+            {
+                "image_id": image_id,
+                "category_id": categories[label].id,
+                "category": categories[label].name,
+                "score": round(score, 7),
+            }
+            for label, score in zip(output["labels"].tolist(), output["scores"].tolist(), strict=True)
+        ]
+
+    def draw(
+        self, image: Tensor, output: Output, path: Path, *, categories: Sequence[Category], min_score: float
+    ) -> None:
+        """Draw the image and the best labels beside it, whatever their scores."""
+        names = [categories[label].name for label in output["labels"].tolist()]
+        draw_ranking(image, names, output["scores"].tolist(), path)
+
+    def features(self, model: nn.Module, image: Tensor) -> Features:
+        """Return the whole image, resized but not cropped, so that every pixel of it can be asked about."""
+        assert isinstance(model, Classifier)
+        resized = model.resized(image.to(model.mean.device).float() / 255)
+        return Features(model.network, model.normalised([resized]), (resized.shape[-2], resized.shape[-1]))
+
+
+TASK = Classification()
