@@ -70,7 +70,7 @@ def test_train_help_gives_defaults_and_units(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "--max-size N limit of the long side of the resized image, in pixels (default: 1333)" in text
+    assert "--max-size N limit of the long side of the resized image, in pixels (default: 1333; " in text
     assert "--strides N [N ...] strides of the pyramid's maps, in pixels (default: 4 8 16 32)" in text
 
 
@@ -175,7 +175,10 @@ def test_a_resumed_complete_run_stays_complete(run: Path, capsys: pytest.Capture
             "pliant predict: argument --min-score: must be a number",
         ),
         (["predict", "r", "none.jpg", "--out", "o"], "pliant: images: must be files or folders; got none.jpg"),
-        (["plan", "--model", "resnet51", "--deform", "c5"], "pliant: backbone: must name a backbone; got 'resnet51'"),
+        (
+            ["plan", "--model", "resnet51", "--deform", "c5"],
+            "pliant: backbone: must name a classification network of torchvision or timm; got 'resnet51'",
+        ),
         (["plan", "--model", "resnet18", "--deform", "conv9"], "pliant: where: must match the name of a convolution"),
         (["demo", "--steps", "0"], "pliant demo: argument --steps: must be an integer of at least 1; got '0'"),
     ],

@@ -41,7 +41,7 @@ def add_options(parser: Parser, group: type[Options]) -> None:
     section = parser.add_argument_group(group.TITLE, only)
     for spec in dataclasses.fields(group):
         default = "required" if spec.default is dataclasses.MISSING else f"default: {_text(spec.default)}"
-        others = [f"{k.defaults[spec.name]} for {name}" for name, k in MODELS.items() if spec.name in k.defaults]
+        others = [f"{_text(k.defaults[spec.name])} for {name}" for name, k in MODELS.items() if spec.name in k.defaults]
         only = f"; {', '.join(spec.metadata['only'])} only" if spec.metadata["only"] else ""
         help = f"{spec.metadata['help']} ({'; '.join([default, *others])}{only})".replace("%", "%%")
         flag = "--" + spec.name.replace("_", "-")

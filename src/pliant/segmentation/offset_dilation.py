@@ -6,7 +6,6 @@ from __future__ import annotations
 from torch import nn
 
 from pliant._check import PliantError, fail
-from pliant._geometry import Pair
 from pliant.nn import DeformConv2d
 
 
@@ -38,7 +37,7 @@ def undilate_offset_branches(network: nn.Module) -> int:
     return len(layers)
 
 
-def _centred_padding(layer: DeformConv2d) -> Pair:
+def _centred_padding(layer: DeformConv2d) -> tuple[int, int]:
     """The padding that keeps size and centre of the output when the dilation goes to 1."""
     geometry = zip(layer.kernel_size, layer.dilation, layer.padding, strict=True)
     reach = [(p, (d - 1) * (k - 1)) for k, d, p in geometry]

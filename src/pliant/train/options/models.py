@@ -37,7 +37,7 @@ _CLASSIFIER = {
     "batch_size": 32,
     "epochs": 90,
     "lr": 0.0125,
-    "milestones": (1 / 3, 2 / 3, 8 / 9),
+    "milestones": (0.333, 0.667, 0.889),
 }
 
 MODELS: dict[str, ModelKind] = {
