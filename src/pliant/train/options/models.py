@@ -25,8 +25,22 @@ class ModelKind:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-# The sizes of the official v1 code, for COCO.
-_V1 = {"anchor_sizes": (64.0, 128.0, 256.0, 512.0), "min_size": (600,), "max_size": 1000}
+# The official v1 code, for COCO.
+_V1 = {
+    "reduction_channels": 1024,
+    "anchor_sizes": (64.0, 128.0, 256.0, 512.0),
+    "min_size": (600,),
+    "max_size": 1000,
+}
+_RFCN = {
+    **_V1,
+    "reduction_lr_scale": 3.0,
+    "roi_samples": 128,
+    "ohem": 128,
+    "class_agnostic": True,
+    "train_proposals": 300,
+    "proposals": 300,
+}
 
 # The sizes of the official code, for Pascal VOC.
 _DEEPLAB = {"min_size": (360,), "max_size": 600}
@@ -42,9 +56,14 @@ _CLASSIFIER = {
 
 MODELS: dict[str, ModelKind] = {
     "faster-rcnn": ModelKind("detection", "Faster R-CNN over a feature pyramid"),
-    "class-aware-rpn": ModelKind(
-        "detection", "an RPN with a class for each anchor (v1 paper)", {**_V1, "reduction_channels": 1024}
+    "mask-rcnn": ModelKind("detection", "the same with a mask for each detection"),
+    "faster-rcnn-dc5": ModelKind(
+        "detection",
+        "Faster R-CNN in the papers' form, without a pyramid and with conv5 at stride 16",
+        {"anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0)},
     ),
+    "rfcn": ModelKind("detection", "R-FCN, with position-sensitive RoI pooling", _RFCN),
+    "class-aware-rpn": ModelKind("detection", "an RPN with a class for each anchor (v1 paper)", _V1),
     "deeplab": ModelKind("segmentation", "DeepLab semantic segmentation (v1 paper)", _DEEPLAB),
     "classifier": ModelKind("classification", "image classification by the backbone itself", _CLASSIFIER),
 }
