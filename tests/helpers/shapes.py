@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny detection data set in COCO layout: bright squares and dark bars on grey, for tests of training."""
+"""A tiny detection data set in COCO layout: bright squares and dark bars on grey, with boxes and masks."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def _write_split(root: Path, split: str, count: int, generator: torch.Generator)
             top = int(torch.randint(0, HEIGHT - height, (), generator=generator))
             picture[:, top : top + height, left : left + width] = value
             box = {"bbox": [left, top, width, height], "area": width * height, "iscrowd": 0}
+            right, bottom = left + width, top + height
+            box["segmentation"] = [[left, top, right, top, right, bottom, left, bottom]]
             annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": category, **box})
         name = f"{number:03d}.png"
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / name)

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from .bins import RegionBins as RegionBins
+from .bins import record_bins as record_bins
 from .draw import draw_boxes as draw_boxes
 from .draw import draw_curves as draw_curves
 from .draw import draw_sampling as draw_sampling
 from .draw_labels import draw_labels as draw_labels
 from .draw_labels import draw_ranking as draw_ranking
 from .draw_labels import label_colours as label_colours
+from .draw_regions import draw_bins as draw_bins
+from .draw_regions import draw_instances as draw_instances
 from .measure import LayerOffsets as LayerOffsets
 from .measure import OffsetWatch as OffsetWatch
 from .record import OffsetField as OffsetField

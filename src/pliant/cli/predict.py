@@ -24,6 +24,8 @@ def add(commands: Commands[Parser]) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
     help = "draw boxes of at least this score, 0..1 (default: 0.5); the JSON holds all"
     parser.add_argument("--min-score", metavar="X", type=share, default=0.5, help=help)
+    help = "draw the predictions (default), or the bins of deformable RoI pooling on them (v1 paper, Fig. 7)"
+    parser.add_argument("--draw", choices=("predictions", "bins"), default="predictions", help=help)
     add_device(parser)
 
 
@@ -52,7 +54,10 @@ def _run(arguments: argparse.Namespace) -> int:
         found = task.records(image_id, output, categories)
         results += [{**result, "file_name": str(path)} for result in found]
         picture = arguments.out / f"{image_id:04d}_{path.stem}.png"
-        task.draw(image, output, picture, categories=categories, min_score=arguments.min_score)
+        if arguments.draw == "bins":
+            task.draw_bins(model, image, output, picture, min_score=arguments.min_score)
+        else:
+            task.draw(image, output, picture, categories=categories, min_score=arguments.min_score)
     save_results(results, arguments.out / "predictions.json")
     print(f"{len(results)} {task.found} on {len(paths) - unreadable} images; wrote {arguments.out}")
     return 2 if unreadable else 0

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from .fields import Options, option
 
-WITH_PYRAMID = ("faster-rcnn",)
+WITH_PYRAMID = ("faster-rcnn", "mask-rcnn")
 WITH_SECOND_STAGE = (*WITH_PYRAMID, "faster-rcnn-dc5", "rfcn")
 
 
@@ -33,6 +33,19 @@ class DetectorOptions(Options):
         choices=("align", "deform", "modulated"),
         only=WITH_SECOND_STAGE,
     )
+    roi_branch: str = option(
+        "paper",
+        "layers that deformable RoI pooling computes its offsets with: the papers' (v1: one; v2: three) or mmcv's (v1: "
+        "three; v2: three, and two for the weights)",
+        choices=("paper", "mmcv"),
+        only=WITH_PYRAMID,
+    )
+    roi_shared: bool = option(
+        True,
+        "one such branch for all maps of the pyramid; without it one for each, as in mmdetection",
+        only=WITH_PYRAMID,
+    )
+    mask_channels: int = option(256, "width of the mask head", minimum=1, only=("mask-rcnn",))
     roi_samples: int = option(
         512, "regions per image that the box head is trained on", minimum=1, only=WITH_SECOND_STAGE
     )

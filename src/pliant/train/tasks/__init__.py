@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 
     from .base import Task
 
-# Each module holds its task as TASK.
+# Each module holds its task as TASK. A model that is measured in another way than its task has one of its own.
 TASKS = {
     "detection": ".detection",
+    "mask-rcnn": ".instances",
     "segmentation": ".segmentation",
     "classification": ".classification",
 }
@@ -55,5 +56,6 @@ def task_of(config: TrainConfig) -> Task:
         >>> task_of(TrainConfig(data="shapes", model="faster-rcnn")).metric
         'ap'
     """
-    task: Task = importlib.import_module(TASKS[config.task], __name__).TASK
+    module = TASKS.get(config.model, TASKS[config.task])
+    task: Task = importlib.import_module(module, __name__).TASK
     return task

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from pliant._check import PliantError, fail
 from pliant.data import Category, DataReport
 from pliant.train.config import TrainConfig
 
@@ -120,6 +121,15 @@ class Task(ABC):
         min_score: float,
     ) -> None:
         """Draw the predictions on a uint8 image (3, H, W) into the PNG `path`; files beside it share its stem."""
+
+    def draw_bins(self, model: nn.Module, image: Tensor, output: Output, path: Path, *, min_score: float) -> None:
+        """Draw where deformable RoI pooling puts its bins on the predictions, into the PNG `path`.
+
+        Raises:
+            PliantError: the model has no such pooling.
+        """
+        fix = "leave --draw bins out"
+        fail("draw", "bins needs a detector with deformable RoI pooling", type(model).__name__, fix, kind=PliantError)
 
     def features(self, model: nn.Module, image: Tensor) -> Features:
         """Return what `pliant explain` looks into, for a uint8 image (3, H, W)."""

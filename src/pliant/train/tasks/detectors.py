@@ -8,7 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from pliant.detection import DilatedBackbone, class_aware_rpn, dilated_backbone, faster_rcnn, faster_rcnn_dc5, rfcn
+from pliant.detection import (
+    DilatedBackbone,
+    class_aware_rpn,
+    dilated_backbone,
+    faster_rcnn,
+    faster_rcnn_dc5,
+    mask_rcnn,
+    rfcn,
+)
 from pliant.train.config import TrainConfig
 
 # (config, classes with the background, weights of the backbone) to the detector.
@@ -49,19 +57,30 @@ def second_stage_options(config: TrainConfig) -> dict[str, Any]:
 
 
 def _faster_rcnn(config: TrainConfig, num_classes: int, weights: str | None) -> nn.Module:
-    model: nn.Module = faster_rcnn(
-        num_classes,
-        config.backbone,
-        strides=config.strides,
-        fpn_channels=config.fpn_channels,
-        head_channels=config.head_channels,
-        anchor_sizes=config.anchor_sizes,
-        anchor_scales=config.anchor_scales,
+    model: nn.Module = faster_rcnn(num_classes, config.backbone, **_pyramid_options(config, weights))
+    return model
+
+
+def _mask_rcnn(config: TrainConfig, num_classes: int, weights: str | None) -> nn.Module:
+    options = _pyramid_options(config, weights)
+    model: nn.Module = mask_rcnn(num_classes, config.backbone, mask_channels=config.mask_channels, **options)
+    return model
+
+
+def _pyramid_options(config: TrainConfig, weights: str | None) -> dict[str, Any]:
+    """The options of the detectors with a pyramid."""
+    return {
+        "strides": config.strides,
+        "fpn_channels": config.fpn_channels,
+        "head_channels": config.head_channels,
+        "roi_branch": config.roi_branch,
+        "roi_shared": config.roi_shared,
+        "anchor_sizes": config.anchor_sizes,
+        "anchor_scales": config.anchor_scales,
         **trunk_options(config, weights),
         **second_stage_options(config),
         **common_options(config),
-    )
-    return model
+    }
 
 
 def _faster_rcnn_dc5(config: TrainConfig, num_classes: int, weights: str | None) -> nn.Module:
@@ -121,6 +140,7 @@ def _single_map_options(config: TrainConfig) -> dict[str, Any]:
 
 BUILDERS: dict[str, Builder] = {
     "faster-rcnn": _faster_rcnn,
+    "mask-rcnn": _mask_rcnn,
     "faster-rcnn-dc5": _faster_rcnn_dc5,
     "rfcn": _rfcn,
     "class-aware-rpn": _class_aware_rpn,

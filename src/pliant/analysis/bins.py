@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records where deformable RoI pooling puts the bins of each region, as boxes in the network's input image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pliant._check import fail
+from pliant.nn import DeformPSRoIPool, DeformRoIPool
+
+_LAYERS = (DeformPSRoIPool, DeformRoIPool)
+
+
+@dataclass(frozen=True)
+class RegionBins:
+    """Where one call of one layer put the bins of its regions.
+
+    R regions, Q sets of offsets (one, or one for each class), Ph x Pw bins. Corners are x1, y1, x2, y2 in pixels of the
+    network's input image, with 0 at its left and upper border.
+
+    Attributes:
+        layer: name of the layer in the module that was run.
+        images: (R,) index of each region's image.
+        regions: (R, 4) the regions.
+        bins: (R, Q, Ph, Pw, 4) the shifted bins.
+        weights: (R, Ph, Pw) the modulation of each bin, ones where the layer has none.
+    """
+
+    layer: str
+    images: Tensor
+    regions: Tensor
+    bins: Tensor
+    weights: Tensor
+
+
+def record_bins(module: nn.Module, run: Callable[[], object]) -> list[RegionBins]:
+    """Call `run` without gradients and return the bins of each call of a deformable RoI pooling layer, in order.
+
+    Args:
+        module: holds `pliant.nn.DeformRoIPool` or `DeformPSRoIPool` layers: a detector's `roi_heads.box_roi_pool`.
+        run: calls it, for instance `lambda: pool(features, boxes, image_sizes)`.
+
+    Raises:
+        ValueError: the module has no such layer.
+
+    Example:
+        >>> import torch
+        >>> from pliant.nn import DeformRoIPool
+        >>> pool = DeformRoIPool(2, in_channels=4, spatial_scale=0.5, modulated=False)
+        >>> record = record_bins(pool, lambda: pool(torch.rand(1, 4, 8, 8), [torch.tensor([[2.0, 4.0, 6.0, 12.0]])]))[0]
+        >>> record.bins[0, 0, 1, 0].tolist()  # lower left, not shifted yet
+        [2.0, 8.0, 4.0, 12.0]
+
+    References:
+        Deformable Convolutional Networks (arXiv 1703.06211), Fig. 7.
+    """
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, _LAYERS)]
+    if not layers:
+        fix = "train a detector with --roi-pool deform or modulated"
+        fail("module", "must have deformable RoI pooling", type(module).__name__, fix)
+    records: list[RegionBins] = []
+    # Submodules run too when the layer is asked for its offsets; the hook is on the layer alone.
+    handles = [layer.register_forward_pre_hook(_recorder(name, records)) for name, layer in layers]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return records
+
+
+def _recorder(name: str, records: list[RegionBins]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(layer, DeformPSRoIPool):
+            _, features, boxes = args
+            regions = _joined(boxes)
+            offset = layer.offset(features, boxes).unflatten(1, (-1, 2))  # (R, Q, 2, part, part)
+            parts = torch.arange(layer.output_size, device=offset.device) * layer.part_size // layer.output_size
+            offset, weights = offset[..., parts, :][..., parts], None
+            corners = regions[:, 1:].sign() * (regions[:, 1:].abs() + 0.5).floor()  # C's round
+            corners = corners + corners.new_tensor([0, 0, 1, 1])  # the last pixel belongs to the region
+        else:
+            assert isinstance(layer, DeformRoIPool)
+            regions = _joined(args[1])
+            offset, weights = layer.offset_and_mask(*args)
+            offset, corners = offset[:, None], regions[:, 1:]
+        bins = shifted_bins(corners.float(), layer.gamma * offset.float())
+        ones = torch.ones_like(bins[:, 0, ..., 0])
+        weights = ones if weights is None else weights[:, 0].float()
+        records.append(RegionBins(name, regions[:, 0].long().cpu(), corners.cpu(), bins.cpu(), weights.cpu()))
+
+    return hook
+
+
+def shifted_bins(regions: Tensor, shift: Tensor) -> Tensor:
+    """Return the bins of regions: (R, 4) corners and shifts (R, Q, 2, Ph, Pw) to (R, Q, Ph, Pw, 4) corners.
+
+    Shifts are in units of the region's size, x before y.
+
+    Example:
+        >>> shift = torch.zeros(1, 1, 2, 2, 2)
+        >>> shift[0, 0, 0, 0, 1] = 0.5  # x of the upper right bin
+        >>> shifted_bins(torch.tensor([[0.0, 0.0, 8.0, 4.0]]), shift)[0, 0, 0, 1].tolist()
+        [8.0, 0.0, 12.0, 2.0]
+    """
+    rows, columns = shift.shape[-2:]
+    x1, y1, x2, y2 = (corner[:, None, None, None] for corner in regions.unbind(-1))  # (R, 1, 1, 1)
+    width, height = x2 - x1, y2 - y1
+    j = torch.arange(columns, device=shift.device)
+    i = torch.arange(rows, device=shift.device)[:, None]
+    left = x1 + width * (j / columns + shift[:, :, 0])  # (R, Q, Ph, Pw)
+    top = y1 + height * (i / rows + shift[:, :, 1])
+    return torch.stack([left, top, left + width / columns, top + height / rows], dim=-1)
+
+
+def _joined(boxes: Tensor | list[Tensor]) -> Tensor:
+    """Boxes as (R, 5), the image's index before the corners."""
+    if isinstance(boxes, Tensor):
+        return boxes
+    return torch.cat([torch.cat([torch.full_like(b[:, :1], i), b], dim=1) for i, b in enumerate(boxes)])

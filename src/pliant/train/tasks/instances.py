@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instance segmentation: boxes and masks, measured by COCO's AP of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from pliant.analysis import draw_instances
+from pliant.data import Category
+from pliant.evaluation import InstanceMetrics, evaluate_instances
+from pliant.evaluation.results import MASK_THRESHOLD
+from pliant.train.config import TrainConfig
+
+from .base import Output
+from .detection import Detection, captions, counted
+
+
+class Instances(Detection):
+    """Boxes, their categories, and the pixels of each object."""
+
+    metric: ClassVar[str] = "mask_ap"
+    logged: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", "ap", "ap50", "ap75")
+    unit: ClassVar[str] = "mask AP"
+    masks: ClassVar[bool] = True
+
+    def score(self, parts: Sequence[list[dict[str, Any]]], dataset: Any, config: TrainConfig) -> InstanceMetrics:  # type: ignore[override]
+        """Return COCO's metrics of the boxes and of the masks of all images."""
+        results = [result for part in parts for result in part]
+        return evaluate_instances(dataset.coco_ground_truth(), results, max_detections=counted(config))
+
+    def draw(
+        self, image: Tensor, output: Output, path: Path, *, categories: Sequence[Category], min_score: float
+    ) -> None:
+        """Draw the masks and boxes of at least `min_score`, with category and score."""
+        drawn = output["scores"] >= min_score
+        masks = output["masks"][drawn, 0] > MASK_THRESHOLD
+        draw_instances(image, output["boxes"][drawn], masks, path, labels=captions(output, drawn, categories))
+
+
+TASK = Instances()
