@@ -160,6 +160,7 @@ int main() {
       pliant_set_parallel_region(threads == 1 ? nullptr : team);
       for (int64_t rows : {1, 7, 16, 65})
         for (int64_t columns : {1, 8, 33, 130}) test_transpose(rows, columns, threads);
+      test_pooling(std::string(set) + ", " + std::to_string(threads) + " threads, ", threads);
       for (const Shape& shape : kShapes) {
         const std::string what = std::string(set) + ", " + std::to_string(threads) + " threads, " + shape.name;
         test_type<PLIANT_FLOAT64>(shape, threads, what + ", float64:");

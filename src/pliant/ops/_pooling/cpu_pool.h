@@ -88,6 +88,12 @@ struct Boxes {
     }
   }
 
+  // How many of a box's bins are taken at a time: equal blocks.
+  PLIANT_MEMBER int64_t block_bins() const {
+    const int64_t bins = pooling.bins[0] * pooling.bins[1], blocks = (bins + kBlockBins - 1) / kBlockBins;
+    return (bins + blocks - 1) / blocks;
+  }
+
   PLIANT_MEMBER T mask_at(int64_t box, int64_t class_number, int64_t bin) const {
     const int64_t bins = pooling.bins[0] * pooling.bins[1], classes = pooling.outputs / pooling.class_channels;
     return mask ? mask[(box * classes + class_number) * bins + bin] : T(1);
@@ -160,8 +166,8 @@ struct Pool {
     const pliant_pooling& p = boxes.pooling;
     const int64_t bins = p.bins[0] * p.bins[1], width = channels.end - channels.begin;
     S* to = output + (number * p.outputs + p.channel_begin + channels.begin) * bins;
-    for (int64_t first = 0; first < bins; first += kBlockBins) {
-      const int64_t last = smaller(bins, first + kBlockBins);
+    for (int64_t first = 0, step = boxes.block_bins(); first < bins; first += step) {
+      const int64_t last = smaller(bins, first + step);
       boxes.for_bins(number, channels.class_number, first, last, work, [&](int64_t bin, int64_t group) {
         T* sums = work.block + (bin - first) * kRow;
         if (work.rows.empty() || work.columns.empty()) {

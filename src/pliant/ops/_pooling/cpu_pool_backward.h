@@ -84,8 +84,8 @@ struct PoolBackward {
     const pliant_pooling& p = boxes.pooling;
     const int64_t bins = p.bins[0] * p.bins[1], number = boxes.index[i], width = channels.end - channels.begin;
     const S* from = grad + (number * p.outputs + p.channel_begin + channels.begin) * bins;
-    for (int64_t first = 0; first < bins; first += kBlockBins) {
-      const int64_t last = smaller(bins, first + kBlockBins);
+    for (int64_t first = 0, step = boxes.block_bins(); first < bins; first += step) {
+      const int64_t last = smaller(bins, first + step);
       read(from + first, bins, width, last - first, work);
       boxes.for_bins(number, channels.class_number, first, last, work, [&](int64_t bin, int64_t group) {
         if (work.rows.empty() || work.columns.empty()) return;
