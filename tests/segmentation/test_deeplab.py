@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, log_softmax
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from pliant import param_groups
 from pliant._check import PliantError
 from pliant.nn import DeformConv2d
 from pliant.segmentation import DeepLab, deeplab
@@ -174,6 +175,19 @@ def test_without_min_size_images_keep_their_own() -> None:
 def test_a_regular_expression_reaches_the_whole_model() -> None:
     model = deeplab(4, "resnet18", deform=r"backbone\.layer3\.1\.conv1")
     assert [n for n, m in model.named_modules() if isinstance(m, DeformConv2d)] == ["backbone.layer3.1.conv1"]
+
+
+def test_biases_of_the_head_and_of_offset_branches_learn_at_the_official_codes_rate() -> None:
+    model = deeplab(4, "resnet18", deform="last2", bias_lr_scale=2.0)
+    groups = param_groups(model, lr=0.01, weight_decay=0.0, offset_lr_scale=0.5)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    seen = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    branch = "backbone.layer4.1.conv2.conv_offset"
+    assert (seen["fc6.weight"], seen["fc6.bias"], seen["score.weight"], seen["score.bias"]) == (0.01, 0.02, 0.01, 0.02)
+    assert (seen[f"{branch}.weight"], seen[f"{branch}.bias"]) == (0.005, 0.01)
+    assert (seen["backbone.conv1.weight"], seen["backbone.bn1.bias"]) == (0.01, 0.01)
+    plain = param_groups(deeplab(4, "resnet18"), lr=0.01, weight_decay=0.0)
+    assert {group["lr"] for group in plain} == {0.01}
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -12,6 +12,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant._check import PliantError, fail
 from pliant.backbones import is_stage_selector, pixel_statistics, prepared_trunk
+from pliant.nn import DeformConv2d
 from pliant.surgery import convert
 
 from .offset_dilation import undilate_offset_branches
@@ -139,7 +140,7 @@ def deeplab(
     backbone: str = "resnet101",
     *,
     deform: str | None = None,
-    modulated: bool = False,
+    modulated: bool = True,
     offset_groups: int = 1,
     mask_scale: float = 2.0,
     offset_dilation: str = "official",
@@ -148,6 +149,7 @@ def deeplab(
     frozen_stages: int | None = None,
     output_stride: int = 16,
     head_channels: int = HEAD_CHANNELS,
+    bias_lr_scale: float = 1.0,
     min_size: int | Sequence[int] | None = 360,
     max_size: int = 600,
 ) -> DeepLab:
@@ -161,7 +163,7 @@ def deeplab(
         backbone: one of `pliant.backbones.backbone_names()`, or `timm:NAME`.
         deform: which convolutions become deformable: `c5`, `c3-c5`, `last3`, or a regular expression over the names
             of the whole model; None: none.
-        modulated: DCNv2's modulation; False gives DCNv1, the paper's.
+        modulated: DCNv2's modulation; False gives DCNv1, which the paper has.
         offset_groups: groups of channels with offsets of their own; the official DeepLab has 1.
         mask_scale: factor of the modulation's sigmoid; 2 keeps the network's function at the start.
         offset_dilation: `official` undilates the offset branch of dilated layers, as the code that the published
@@ -171,6 +173,8 @@ def deeplab(
         frozen_stages: first stages that are not trained; None: 2 where there are weights, else 0.
         output_stride: pixels of the resized image per cell of the scores.
         head_channels: channels of `fc6`.
+        bias_lr_scale: factor on the learning rate of the biases of `fc6`, `score` and the offset branches, for
+            `pliant.param_groups`; 2 in the official code.
         min_size: images are resized so that the short side has so many pixels (of several values one at random in
             training and the last in tests); None leaves them at their own size, for training on crops.
         max_size: limit of the long side in pixels; not read where `min_size` is None.
@@ -217,4 +221,11 @@ def deeplab(
         convert(model, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
     if offset_dilation == "official":
         undilate_offset_branches(model)
+    _scale_biases(model, bias_lr_scale)
     return model
+
+
+def _scale_biases(model: DeepLab, scale: float) -> None:
+    branches = (module.conv_offset for module in model.modules() if isinstance(module, DeformConv2d))
+    for layer in (model.fc6, model.score, *branches):
+        layer.bias_lr_scale = float(scale)  # type: ignore[assignment]

@@ -34,7 +34,8 @@ def param_groups(
     exactly one of them, shared ones too. As in torchvision's reference detection training, biases decay like weights,
     and normalization layers too unless told otherwise. A module with an attribute `lr_scale` asks for that factor on
     the learning rate of its parameters (offset branches excepted), as a layer of the official R-FCN does; a further
-    `base` group holds them.
+    `base` group holds them. `bias_lr_scale` of a module is a further factor for its bias alone, whatever the group, as
+    the official DeepLab has it.
 
     Args:
         model: any module; without deformable layers there is no `offset` group.
@@ -74,7 +75,7 @@ def param_groups(
     modules = list(model.modules())
     offset = _ids(layer.conv_offset for layer in modules if isinstance(layer, DeformConv2d))
     roi_offset = _roi_scales(modules, roi_offset_lr_scale)
-    own = _own_scales(modules)
+    own, bias = _own_scales(modules), _bias_scales(modules)
     norm = _ids(m for m in modules if isinstance(m, _NORMALIZATION)) if norm_weight_decay is not None else set()
     groups: dict[tuple[str, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():  # each shared parameter once
@@ -85,7 +86,7 @@ def param_groups(
                 name, scale = "offset", offset_lr_scale
             elif key in roi_offset:
                 name, scale = "roi_offset", roi_offset[key]
-            groups.setdefault((name, scale), []).append(parameter)
+            groups.setdefault((name, scale * bias.get(key, 1.0)), []).append(parameter)
     if not groups:
         fix = "unfreeze some with requires_grad_()"
         fail("model", "must have a parameter that requires a gradient", type(model).__name__, fix, kind=PliantError)
@@ -119,6 +120,12 @@ def _own_scales(modules: Iterable[nn.Module]) -> dict[int, float]:
         if isinstance(scale := getattr(module, "lr_scale", None), int | float):
             scales.update(dict.fromkeys(_ids([module]), scale))
     return scales
+
+
+def _bias_scales(modules: Iterable[nn.Module]) -> dict[int, float]:
+    """The factor that modules ask for by `bias_lr_scale`, by the bias's identity."""
+    asked = ((getattr(module, "bias", None), getattr(module, "bias_lr_scale", None)) for module in modules)
+    return {id(bias): scale for bias, scale in asked if bias is not None and isinstance(scale, int | float)}
 
 
 def _ids(modules: Iterable[nn.Module]) -> set[int]:

@@ -24,6 +24,11 @@ class SegmenterOptions(Options):
         "dilation of the offset branches in dilated layers: official (1, as in the published code) or paper (the same)",
         choices=("official", "paper"),
     )
+    bias_lr_scale: float = option(
+        1.0,
+        "factor on the learning rate of the biases of fc6, score and the offset branches; 2 in the official code",
+        minimum=0,
+    )
     window: tuple[int, ...] | None = option(
         None,
         "train on random windows of this height and width in pixels, e.g. 768 1024; images then keep their own size, "
