@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 
 from pliant._check import PliantError, fail
 
-from .dilated import initialise
+from .dilated import at_least_float32, initialise
 from .ohem import hardest, region_losses
 
 
@@ -160,11 +160,9 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
     def predict(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """Return the class logits (R, C+1) and the box deltas of the regions of all images."""
-        outputs: tuple[Tensor, Tensor] = self.box_predictor(
-            self.box_head(self.box_roi_pool(features, boxes, image_shapes))
-        )
-        return outputs
+        """Return the class logits (R, C+1) and the box deltas of the regions of all images, in float32 at least."""
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_shapes)))
+        return at_least_float32(logits), at_least_float32(deltas)
 
     def _by_class(self, deltas: Tensor, logits: Tensor) -> Tensor:
         """The box deltas of each class (R, C+1, 4)."""

@@ -108,7 +108,7 @@ class ClassAwareProposals(MapProposals):
             assert targets is not None
             return [], self.losses(logits, deltas, anchors, targets)
         boxes = self.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
-        scores = functional.softmax(logits.float(), dim=1).view(len(anchors), -1, logits.shape[1])
+        scores = functional.softmax(logits, dim=1).view(len(anchors), -1, logits.shape[1])
         found = zip(boxes, scores, images.image_sizes, strict=True)
         return [self.detections(*image) for image in found], {}
 
@@ -122,10 +122,8 @@ class ClassAwareProposals(MapProposals):
         sampled = torch.where(positive | negative)[0]
         foreground = torch.where(positive)[0]
         count = max(len(sampled), 1)
-        classification = functional.cross_entropy(logits[sampled].float(), torch.cat(labels)[sampled], reduction="sum")
-        box = functional.smooth_l1_loss(
-            deltas[foreground].float(), wanted[foreground].float(), beta=1 / 9, reduction="sum"
-        )
+        classification = functional.cross_entropy(logits[sampled], torch.cat(labels)[sampled], reduction="sum")
+        box = functional.smooth_l1_loss(deltas[foreground], wanted[foreground], beta=1 / 9, reduction="sum")
         return {"loss_classifier": classification / count, "loss_box_reg": box / count}
 
     def match(self, anchors: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -132,3 +133,8 @@ def initialise(layer: nn.Conv2d | nn.Linear) -> None:
     nn.init.normal_(layer.weight, std=0.01)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return float16 and bfloat16 as float32: from here on they are coordinates of boxes, or losses."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

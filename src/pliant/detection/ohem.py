@@ -30,9 +30,9 @@ def region_losses(
         >>> region_losses(zeros, box, torch.tensor([1, 0]), torch.zeros(2, 4), beta=1.0)
         (tensor([0.6931, 0.6931]), tensor([2.5000, 0.0000]))
     """
-    classification = functional.cross_entropy(logits.float(), labels, reduction="none")
-    own = deltas[torch.arange(len(labels), device=labels.device), labels].float()
-    box = functional.smooth_l1_loss(own, targets.float(), beta=beta, reduction="none").sum(dim=1)
+    classification = functional.cross_entropy(logits, labels, reduction="none")
+    own = deltas[torch.arange(len(labels), device=labels.device), labels]
+    box = functional.smooth_l1_loss(own, targets, beta=beta, reduction="none").sum(dim=1)
     return classification, torch.where(labels > 0, box, 0.0)
 
 

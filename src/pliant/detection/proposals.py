@@ -13,7 +13,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from pliant._check import PliantError, fail
 
-from .dilated import initialise
+from .dilated import at_least_float32, initialise
 
 BEFORE_NMS = 6000  # proposals with the highest scores, before suppression; the official v1 code's number
 ANCHORS_PER_IMAGE = 256  # sampled in training, half of them positive at most; both papers and both codes
@@ -34,6 +34,11 @@ class ProposalHead(RPNHead):  # type: ignore[misc]
         self.conv = nn.Sequential(wide)
         self.cls_logits = nn.Conv2d(hidden_channels, num_anchors * scores, 1)
         initialise(self.cls_logits)
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the scores (N, A*scores, H, W) and deltas (N, 4*A, H, W) of each map, in float32 at least."""
+        scores, deltas = super().forward(maps)
+        return [at_least_float32(s) for s in scores], [at_least_float32(d) for d in deltas]
 
 
 class MapProposals(RegionProposalNetwork):  # type: ignore[misc]
