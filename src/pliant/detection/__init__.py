@@ -18,3 +18,9 @@ from .pyramid import pyramid_backbone as pyramid_backbone
 from .rfcn import rfcn as rfcn
 from .roi_pools import ROI_POOLS as ROI_POOLS
 from .roi_pools import MultiScaleDeformRoIPool as MultiScaleDeformRoIPool
+from .views import Thresholds as Thresholds
+from .views import add_masks as add_masks
+from .views import candidates as candidates
+from .views import has_masks as has_masks
+from .views import set_thresholds as set_thresholds
+from .views import thresholds as thresholds

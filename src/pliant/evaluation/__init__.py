@@ -8,6 +8,7 @@ from pliant.evaluation.coco_metric import CocoMetrics, evaluate_detections
 from pliant.evaluation.instances import InstanceMetrics, evaluate_instances
 from pliant.evaluation.results import coco_results, load_results, save_results
 from pliant.evaluation.semantic import SegmentationMetrics, confusion, segmentation_metrics
+from pliant.evaluation.suppression import average_boxes, suppress
 from pliant.evaluation.tiling import merge_tiles, tiles
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "CocoMetrics",
     "InstanceMetrics",
     "SegmentationMetrics",
+    "average_boxes",
     "classification_metrics",
     "coco_results",
     "confusion",
@@ -25,5 +27,6 @@ __all__ = [
     "rank_of_truth",
     "save_results",
     "segmentation_metrics",
+    "suppress",
     "tiles",
 ]

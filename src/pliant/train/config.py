@@ -84,6 +84,9 @@ class TrainConfig(
             object.__setattr__(self, spec.name, value)
         if self.lr <= 0:
             fail("lr", "must be positive", self.lr, "use e.g. 0.0025", kind=PliantError)
+        if self.step_images is not None and self.accumulate != 1:
+            fix = "give one of the two"
+            fail("step_images", "must come without accumulate", f"accumulate {self.accumulate}", fix, kind=PliantError)
         changed = [spec.name for spec in dataclasses.fields(self) if getattr(self, spec.name) != spec.default]
         _refuse_foreign(changed, self.model)
 

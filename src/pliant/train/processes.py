@@ -34,6 +34,21 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         ) from error
 
 
+def batches_of_step(config: TrainConfig, processes: int) -> int:
+    """Return how many batches make a step, those of all processes together.
+
+    Raises:
+        PliantError: `step_images` are not a multiple of the images that the processes take at once.
+    """
+    if config.step_images is None:
+        return config.accumulate * processes
+    at_once = config.batch_size * processes
+    if config.step_images % at_once:
+        rule = f"must be a multiple of batch_size x processes, {config.batch_size} x {processes}"
+        fail("step_images", rule, config.step_images, "choose another --batch-size", kind=PliantError)
+    return config.step_images // config.batch_size
+
+
 def summed(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, float]:
     """Return the sums over all processes of scalars that each process has by the same names."""
     names = sorted(values)

@@ -27,7 +27,7 @@ from .config import TrainConfig
 from .engine import evaluate, train_one_epoch
 from .environment import environment
 from .model import CONFIG_FILE, WEIGHTS_FILE, build_model, load_categories, load_config, resolve, save_categories
-from .processes import anyone, make_accelerator
+from .processes import anyone, batches_of_step, make_accelerator
 from .progress import RunReporter, drop_metrics_after
 from .schedule import build_optimizer, build_scheduler
 from .tasks import task_of
@@ -64,6 +64,7 @@ def train(config: TrainConfig, out: Path) -> bool:
         fix = f"use another --out, or continue it with `pliant train --resume {out}`"
         fail("out", "must not hold a run already", str(out), fix, kind=PliantError)
     accelerator = make_accelerator(config)
+    batches_of_step(config, accelerator.num_processes)  # refused before anything is written
     config = resolve(config)
     datasets = _open_datasets(config, None)
     torch.manual_seed(config.seed)
@@ -122,7 +123,7 @@ class _Run:
     ) -> None:
         self.config, self.out, self.task, self.accelerator = config, out, task_of(config), accelerator
         self.training, self.validation = datasets
-        self.batches = config.accumulate * accelerator.num_processes
+        self.batches = batches_of_step(config, accelerator.num_processes)
         per_epoch = -(-len(self.training) // (config.batch_size * self.batches))
         self.total_steps = config.steps or config.epochs * per_epoch
         if config.channels_last:

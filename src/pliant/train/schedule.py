@@ -20,7 +20,7 @@ ONECYCLE_FLOOR = 1e-3
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
     """Return the optimizer, with the offset branches in groups of their own learning rate."""
     scale = config.offset_lr_scale
-    groups = param_groups(model, lr=config.lr, weight_decay=config.weight_decay, offset_lr_scale=scale)
+    groups = param_groups(model, config.lr, config.weight_decay, scale, roi_offset_lr_scale=config.roi_offset_lr_scale)
     if config.optimizer == "adamw":
         return AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
     return SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
@@ -34,8 +34,8 @@ def build_scheduler(optimizer: Optimizer, config: TrainConfig, total_steps: int)
 def lr_factor(config: TrainConfig, step: int, total_steps: int) -> float:
     """Return the factor on the learning rate at `step` (0 is the first).
 
-    `multistep`: a linear warm-up, then a division by 10 at each milestone. `onecycle`: up along a half cosine over the
-    first fifth of the run, down along another to a thousandth.
+    `multistep`: a warm-up (linear, or the official v1 code's constant one), then a division by 10 at each milestone.
+    `onecycle`: up along a half cosine over the first fifth of the run, down along another to a thousandth.
 
     Example:
         >>> config = TrainConfig(data=".", warmup_steps=10, milestones=(0.5, 0.9))
@@ -44,9 +44,18 @@ def lr_factor(config: TrainConfig, step: int, total_steps: int) -> float:
     """
     if config.schedule == "onecycle":
         return _onecycle(step / max(1, total_steps - 1))
-    warmup = min(config.warmup_steps, total_steps // 10)
-    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    rise = _warmup(config, step, min(config.warmup_steps, total_steps // 10))
     return rise * 0.1 ** sum(step >= milestone * total_steps for milestone in config.milestones)
+
+
+def _warmup(config: TrainConfig, step: int, length: int) -> float:
+    if step >= length:
+        return 1.0
+    if config.warmup == "constant":
+        return 1 / length if config.warmup_factor is None else config.warmup_factor
+    if config.warmup_factor is None:
+        return (step + 1) / length
+    return config.warmup_factor + (1 - config.warmup_factor) * step / length
 
 
 def _onecycle(progress: float) -> float:

@@ -21,6 +21,9 @@ class ScheduleOptions(Options):
     accumulate: int = option(
         1, "batches of each process for a step: it has batch_size x accumulate x processes images", minimum=1
     )
+    step_images: int | None = option(
+        None, "images of a step in all, whatever the number of processes: sets --accumulate", minimum=1
+    )
     optimizer: str = option("sgd", "sgd with momentum, or adamw", choices=("sgd", "adamw"))
     lr: float = option(0.0025, "peak learning rate (0.02 for 16 images, scaled to the batch of 2)")
     momentum: float = option(0.9, "momentum of sgd", minimum=0)
@@ -28,10 +31,22 @@ class ScheduleOptions(Options):
     offset_lr_scale: float = option(
         0.1, "factor on the learning rate of the offset branches (v2 paper: 0.1)", minimum=0
     )
+    roi_offset_lr_scale: float | None = option(
+        None,
+        "the same for the offset branches of RoI pooling; default the papers', 0.01 for v1's single layer, else 1",
+        minimum=0,
+        only=("detection",),
+    )
     schedule: str = option(
         "multistep", "multistep (the papers') or onecycle learning rate", choices=("multistep", "onecycle")
     )
-    warmup_steps: int = option(500, "steps of linear warm-up; at most a tenth of the run", minimum=0)
+    warmup_steps: int = option(500, "steps of warm-up; at most a tenth of the run", minimum=0)
+    warmup: str = option(
+        "linear", "multistep: rise linearly, or stay constant at --warmup-factor", choices=("linear", "constant")
+    )
+    warmup_factor: float | None = option(
+        None, "factor on the learning rate that warm-up begins with; default 1 / warmup_steps", minimum=0
+    )
     milestones: tuple[float, ...] = option(
         (0.667, 0.917), "multistep: divide the learning rate by 10 at these shares of the run", minimum=0
     )

@@ -13,13 +13,36 @@ from .fields import Options, option
 class TestTimeOptions(Options):
     """How predictions are made and counted."""
 
-    TITLE: ClassVar[str] = "test time"
+    TITLE: ClassVar[str] = "test time (docs/test-time.md)"
+    ONLY: ClassVar[tuple[str, ...]] = ("detection",)
     __test__: ClassVar[bool] = False  # not a test, whatever pytest makes of the name
 
+    score_threshold: float | None = option(None, "least score of a detection, 0..1; default 0.05", minimum=0)
+    nms_threshold: float | None = option(
+        None,
+        "overlap (IoU) above which a box gives way to a better one; default the model's, 0.5 or 0.3",
+        minimum=0,
+    )
+    nms: str = option(
+        "hard",
+        "overlapping boxes are dropped, or lose score: Soft-NMS, linear or gaussian",
+        choices=("hard", "linear", "gaussian"),
+    )
+    soft_nms_sigma: float = option(0.5, "width of gaussian Soft-NMS", minimum=0.001)
+    test_scales: tuple[int, ...] | None = option(
+        None, "test at several sizes and put the boxes together: short sides in pixels", minimum=32
+    )
+    test_max_size: int | None = option(
+        None, "limit of the long side at all of --test-scales; default in proportion to --max-size", minimum=32
+    )
+    test_flip: bool = option(False, "test on the mirror image too")
+    box_averaging: int = option(
+        0, "rounds of moving each box to the mean of the boxes around it (v1 paper, Table 5, B)", minimum=0
+    )
+    box_averaging_iou: float = option(0.5, "overlap from which a box is around another", minimum=0)
     counted_detections: int | None = option(
         None,
         "detections of an image and category that count in the metric; default 100 as in COCO, or --max-detections "
         "if that is higher",
         minimum=10,
-        only=("detection",),
     )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from pliant.analysis import draw_boxes
 from pliant.data import Category, DetectionDataset, eval_transforms, open_dataset, train_transforms
-from pliant.detection import MimicOptions, add_mimicking
+from pliant.detection import MimicOptions, add_mimicking, set_thresholds, thresholds
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections
 from pliant.train.config import TrainConfig
 from pliant.train.options import MimickingOptions
 
-from .base import Output, Target, Task
+from .base import Output, Predictor, Target, Task
 from .detectors import BUILDERS
+from .test_time import detection_predictor
 
 COCO_DETECTIONS = 100
 
@@ -56,7 +57,15 @@ class Detection(Task):
         if config.mimic:
             names = [spec.name for spec in fields(MimickingOptions) if spec.name != "mimic"]
             add_mimicking(model, MimicOptions(**{name.removeprefix("mimic_"): getattr(config, name) for name in names}))
+        own = thresholds(model)
+        score = own.score if config.score_threshold is None else config.score_threshold
+        nms = own.nms if config.nms_threshold is None else config.nms_threshold
+        set_thresholds(model, replace(own, score=score, nms=nms))
         return model
+
+    def predictor(self, model: Any, config: TrainConfig) -> Predictor:
+        """Return the detector with the options of test time."""
+        return detection_predictor(model, config)
 
     def part(self, output: Output, target: Target, dataset: Any) -> list[dict[str, Any]]:
         """Return the image's COCO results."""

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done at test time alone: several sizes, mirror images, soft suppression, averages; on every detector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pliant.detection import candidates, set_thresholds, thresholds
+from pliant.detection.views import Thresholds
+from pliant.train import TrainConfig
+from pliant.train.model import build_model
+from pliant.train.tasks import task_of
+
+# Without the compiled library the reference serves, and says so once.
+pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
+
+TINY = {"data": ".", "backbone": "resnet18", "min_size": [64], "max_size": 96, "score_threshold": 0.3}
+MODELS = ("faster-rcnn", "faster-rcnn-dc5", "rfcn", "class-aware-rpn")
+
+
+def _build(model: str, **changed: Any) -> tuple[nn.Module, TrainConfig]:
+    """A detector with random weights which finds something: its two classes are nearly as likely as the background."""
+    config = TrainConfig.from_dict({**TINY, "model": model, **changed})
+    torch.manual_seed(0)
+    return build_model(config, 2).eval(), config
+
+
+def _images() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.rand(3, 60, 80, generator=generator), torch.rand(3, 90, 64, generator=generator)]
+
+
+def _detect(model: nn.Module, config: TrainConfig) -> list[dict[str, Tensor]]:
+    with torch.no_grad():
+        return task_of(config).predictor(model, config)(_images())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_single_view_put_together_is_what_the_detector_gives(name: str) -> None:
+    model, config = _build(name)
+    plain = _detect(model, config)
+    assert all(len(output["boxes"]) > 1 for output in plain)
+    again = _detect(*_build(name, test_scales=[64]))
+    for ours, theirs in zip(again, plain, strict=True):
+        assert torch.equal(ours["labels"], theirs["labels"])
+        torch.testing.assert_close(ours["boxes"], theirs["boxes"])
+        torch.testing.assert_close(ours["scores"], theirs["scores"])
+
+
+def test_candidates_are_all_that_is_scored_and_leave_the_detector_as_it_was() -> None:
+    model, _ = _build("faster-rcnn")
+    before, sizes = thresholds(model), (model.transform.min_size, model.transform.max_size)
+    set_thresholds(model, Thresholds(score=0.3, nms=0.5, detections=5))
+    with torch.no_grad():
+        every = candidates(model, _images(), size=(96, 128))
+        found = model(_images())
+    assert thresholds(model) == Thresholds(score=0.3, nms=0.5, detections=5)
+    assert (model.transform.min_size, model.transform.max_size) == sizes
+    assert [len(output["boxes"]) for output in found] == [5, 5]
+    assert all(len(output["boxes"]) > 50 for output in every)
+    assert before.detections == 100
+
+
+def test_boxes_of_the_mirror_image_are_turned_back() -> None:
+    model, _ = _build("faster-rcnn")
+    image = _images()[0]
+    with torch.no_grad():
+        (turned,) = candidates(model, [image.flip(-1)], flip=True)
+        (plain,) = candidates(model, [image])
+    # The mirror image of the mirror image: what is found is the same, from right to left.
+    expected = plain["boxes"][:, [2, 1, 0, 3]] * torch.tensor([-1.0, 1, -1, 1]) + torch.tensor([80.0, 0, 80, 0])
+    torch.testing.assert_close(turned["boxes"], expected)
+
+
+def test_several_sizes_and_mirror_images_add_boxes() -> None:
+    wide = {"max_detections": 400, "proposals": 40}
+    one = _detect(*_build("faster-rcnn", **wide))
+    many = _detect(*_build("faster-rcnn", **wide, test_scales=[64, 96], test_flip=True))
+    for few, more in zip(one, many, strict=True):
+        assert len(few["boxes"]) < len(more["boxes"]) <= 400
+        assert more["scores"].tolist() == sorted(more["scores"].tolist(), reverse=True)
+
+
+def test_averaging_moves_boxes_and_nothing_else() -> None:
+    plain = _detect(*_build("faster-rcnn"))
+    moved = _detect(*_build("faster-rcnn", box_averaging=1))
+    for ours, theirs in zip(moved, plain, strict=True):
+        torch.testing.assert_close(ours["scores"], theirs["scores"])
+        assert torch.equal(ours["labels"], theirs["labels"])
+        assert not torch.allclose(ours["boxes"], theirs["boxes"])
+
+
+def test_the_long_side_grows_with_the_size_unless_it_is_said() -> None:
+    seen: list[tuple[int, ...]] = []
+    model, config = _build("faster-rcnn", test_scales=[32, 64])
+    model.backbone.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape[-2:])))
+    image = torch.rand(3, 60, 300)
+    with torch.no_grad():
+        task_of(config).predictor(model, config)([image])
+        limited = TrainConfig.from_dict({**TINY, "test_scales": [32, 64], "test_max_size": 32})
+        task_of(limited).predictor(model, limited)([image])
+    assert seen == [(32, 64), (32, 96), (32, 32), (32, 32)]  # 32/64 of 96, 96; both 32; in multiples of 32
