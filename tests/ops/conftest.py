@@ -10,8 +10,8 @@ from pliant.ops import _backends
 
 def require(impl: str) -> str:
     """Return `impl`; skip the test where this installation cannot run it."""
-    if impl == "native" and not _backends.has_native("deform_roi_pool"):
-        pytest.skip("no native kernels for RoI pooling")
+    if impl == "native" and _backends.native_library() is None:
+        pytest.skip(f"no native library: {_backends.why_no_native()}")
     return impl
 
 

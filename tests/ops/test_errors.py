@@ -114,7 +114,7 @@ def test_native_without_its_library_says_why(monkeypatch: pytest.MonkeyPatch) ->
     from pliant.ops.deform_conv2d import contract
 
     monkeypatch.setattr(contract, "HAS_NATIVE", False)
-    monkeypatch.setattr(_backends, "why_no_native", lambda operator: "no file")
+    monkeypatch.setattr(_backends, "why_no_native", lambda: "no file")
     with pytest.raises(RuntimeError) as caught:
         deform_conv2d(**arguments(), impl="native")
     assert str(caught.value) == (

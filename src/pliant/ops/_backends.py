@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pliant.ops._native.library import NativeLibrary
 
 OPERATORS = ("deform_conv2d", "deform_roi_pool", "deform_ps_roi_pool")
-NATIVE_OPERATORS = OPERATORS  # those that the CPU library holds kernels for
 TRITON_OPERATORS = ("deform_conv2d",)  # those that there are Triton kernels for
 
 
@@ -35,19 +34,14 @@ def native_library() -> NativeLibrary | None:
     return library.load()
 
 
-def has_native(operator: str) -> bool:
-    """Say whether this installation has CPU kernels for `operator`."""
-    return operator in NATIVE_OPERATORS and native_library() is not None
-
-
 def describe() -> list[Backend]:
     """Return a row for each operator and implementation, in the order in which `impl="auto"` prefers them."""
     return [row for operator in OPERATORS for row in _rows(operator)]
 
 
 def _rows(operator: str) -> list[Backend]:
-    native = native_library() if has_native(operator) else None
-    reason = why_no_native(operator) if native is None else native.describe()
+    native = native_library()
+    reason = why_no_native() if native is None else native.describe()
     triton = _triton.describe() if operator in TRITON_OPERATORS else (False, _no_kernels(operator))
     return [
         Backend(operator, "native (CPU)", native is not None, reason),
@@ -82,11 +76,8 @@ def warn_reference(operator: str, device: torch.device) -> None:
 
 @functools.cache
 def _warn_once(operator: str, device_type: str) -> None:
-    if device_type == "cpu" and operator not in NATIVE_OPERATORS:
-        advice = f"{why_no_native(operator)}; pass impl='reference' to accept it without this warning"
-    elif device_type == "cpu":
-        why = why_no_native(operator)
-        advice = f"{why}; reinstall pliant with a C++17 compiler at hand and PLIANT_NO_NATIVE unset"
+    if device_type == "cpu":
+        advice = f"{why_no_native()}; reinstall pliant with a C++17 compiler at hand and PLIANT_NO_NATIVE unset"
     else:
         no_triton = why_no_triton(operator, torch.device(device_type))
         advice = f"{no_triton}; pass impl='reference' to accept it without this warning"
@@ -97,12 +88,10 @@ def _warn_once(operator: str, device_type: str) -> None:
     )
 
 
-def why_no_native(operator: str = "deform_conv2d") -> str:
-    """Return the reason why there are no compiled CPU kernels for `operator` here."""
+def why_no_native() -> str:
+    """Return the reason why there is no compiled CPU library here."""
     from pliant.ops._native import library
 
-    if operator not in NATIVE_OPERATORS:
-        return f"this version of pliant holds no CPU kernels for {operator}"
     return library.why_not()
 
 

@@ -24,7 +24,7 @@ def as_rois(boxes: object, input: Tensor) -> Tensor:
             fix = "put the image's number before each box, or pass a list with the (L, 4) boxes of each image"
             fail("boxes", "must be (R, 5) rows of (image, x1, y1, x2, y2)", shape_text(boxes.shape), fix)
         return boxes.to(dtype)
-    if not isinstance(boxes, Sequence):
+    if not isinstance(boxes, (list, tuple)):
         fix = "pass a (R, 5) tensor or a list of (L, 4) tensors"
         fail("boxes", "must be a tensor or a list of tensors", type(boxes).__name__, fix, kind=TypeError)
     if len(boxes) != input.shape[0]:

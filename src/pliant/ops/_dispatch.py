@@ -31,8 +31,7 @@ def check_impl(operator: str, impl: str, device: torch.device, *, has_native: bo
             got = f"tensors on {device}"
             fail("impl", "'native' serves CPU tensors", got, "use 'auto' or 'reference'", kind=RuntimeError)
         if not has_native:
-            why = _backends.why_no_native(operator)
-            fail("impl", "'native' needs the compiled library", why, _FIX, kind=RuntimeError)
+            fail("impl", "'native' needs the compiled library", _backends.why_no_native(), _FIX, kind=RuntimeError)
     if impl == "triton" and (reason := _backends.why_no_triton(operator, device)) is not None:
         fail("impl", "'triton' cannot run", reason, "use 'auto' or 'reference'", kind=RuntimeError)
 

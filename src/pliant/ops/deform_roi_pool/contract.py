@@ -115,7 +115,7 @@ torch.library.impl(BACKWARD, "CompositeExplicitAutograd")(backward_reference)
 
 # --- CPU: the native library, where it was built -------------------------------------------------------------------
 
-HAS_NATIVE = _backends.has_native("deform_roi_pool")
+HAS_NATIVE = _backends.native_library() is not None
 
 if HAS_NATIVE:
     from pliant.ops.deform_roi_pool.cpu_native import deform_roi_pool_backward_cpu, deform_roi_pool_cpu
