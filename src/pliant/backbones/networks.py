@@ -9,7 +9,7 @@ from torch import nn
 from pliant._check import PliantError, fail, suggest
 
 from .prepare import prepared_trunk
-from .trunks import TORCHVISION_NAMES, freeze_batch_norm, timm_network
+from .trunks import OWN_NETWORKS, TORCHVISION_NAMES, backbone_names, freeze_batch_norm, timm_network, trunk
 from .weights import load_trunk_weights
 
 
@@ -46,7 +46,9 @@ def classification_network(
 def _network(name: str, *, pretrained: bool) -> nn.Module:
     if name.startswith("timm:"):
         return timm_network(name.removeprefix("timm:"), pretrained=pretrained)
-    known = [*TORCHVISION_NAMES, *torchvision.models.list_models(module=torchvision.models)]
+    if name in OWN_NETWORKS:
+        return trunk(name, pretrained=pretrained).network
+    known = {*backbone_names(), *torchvision.models.list_models(module=torchvision.models)}
     if name not in known:
         fix = f"use resnet50 for instance, or timm:NAME.{suggest(name, known)}"
         fail("backbone", "must name a classification network of torchvision or timm", repr(name), fix, kind=PliantError)

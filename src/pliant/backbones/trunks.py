@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from pliant._check import PliantError, fail, require_package, suggest
 
+from .original_resnet import original_resnet
+
 TORCHVISION_NAMES = {
     "resnet18": "resnet18",
     "resnet34": "resnet34",
@@ -27,6 +30,15 @@ TORCHVISION_NAMES = {
     "mobilenet_v2": "mobilenet_v2",
     "mobilenet_v3": "mobilenet_v3_large",
     "mobilenet_v3_small": "mobilenet_v3_small",
+}
+
+
+# Networks that no library builds in this form; their stages end where torchvision's ResNets' do.
+OWN_NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "resnet50-caffe": functools.partial(original_resnet, "resnet50"),
+    "resnet101-caffe": functools.partial(original_resnet, "resnet101"),
+    "resnet50-mxnet": functools.partial(original_resnet, "resnet50", padded_pool=False),
+    "resnet101-mxnet": functools.partial(original_resnet, "resnet101", padded_pool=False),
 }
 
 
@@ -104,21 +116,28 @@ class _TimmBody(nn.Module):
 
 
 def backbone_names() -> tuple[str, ...]:
-    """Return the backbones that torchvision gives; any convolutional timm network is `timm:NAME`."""
-    return tuple(TORCHVISION_NAMES)
+    """Return the backbones with names of their own; any convolutional timm network is `timm:NAME`."""
+    return (*TORCHVISION_NAMES, *OWN_NETWORKS)
 
 
 def trunk(name: str, *, pretrained: bool = False) -> Trunk:
-    """Build the trunk called `name`: a key of `TORCHVISION_NAMES`, or `timm:NAME`.
+    """Build the trunk called `name`: one of `backbone_names()`, or `timm:NAME`.
 
     `pretrained` asks torchvision or timm for their own weights, which they download.
     """
     if name.startswith("timm:"):
         return _timm_trunk(name.removeprefix("timm:"), pretrained)
-    if name not in TORCHVISION_NAMES:
-        fix = f"choose one of {', '.join(TORCHVISION_NAMES)}, or timm:NAME.{suggest(name, TORCHVISION_NAMES)}"
+    known = backbone_names()
+    if name not in known:
+        fix = f"choose one of {', '.join(known)}, or timm:NAME.{suggest(name, known)}"
         fail("backbone", "must name a backbone", repr(name), fix, kind=PliantError)
-    network = torchvision.models.get_model(TORCHVISION_NAMES[name], weights="DEFAULT" if pretrained else None)
+    if name in OWN_NETWORKS:
+        if pretrained:
+            fix = "give a file, or leave it out"
+            fail("weights", f"must be a checkpoint of {name}", "'default'", fix, kind=PliantError)
+        network = OWN_NETWORKS[name]()
+    else:
+        network = torchvision.models.get_model(TORCHVISION_NAMES[name], weights="DEFAULT" if pretrained else None)
     if name.startswith("mobilenet"):
         ends = _ends_by_stride(network)
     else:

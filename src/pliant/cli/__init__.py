@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `pliant demo | train | eval | predict | explain | export | plan | env`."""
+"""The command line: `pliant demo | train | eval | predict | explain | export | plan | convert-checkpoint | env`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from pliant._check import PliantError
 
-from . import demo, env, evaluate, explain, export, plan, predict, train
+from . import convert_checkpoint, demo, env, evaluate, explain, export, plan, predict, train
 from .parser import Parser, reject_unknown
 
-COMMANDS = (demo, train, evaluate, predict, explain, export, plan, env)
+COMMANDS = (demo, train, evaluate, predict, explain, export, plan, convert_checkpoint, env)
 INTERRUPTED = 130
 
 

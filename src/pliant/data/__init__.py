@@ -10,6 +10,7 @@ from pliant.data.image_dataset import ImageDataset
 from pliant.data.images import UnreadableImageError, read_image
 from pliant.data.label_maps import IGNORE, read_label_map, write_label_map
 from pliant.data.open import open_dataset
+from pliant.data.published import published_categories
 from pliant.data.records import Category, ImageInfo
 from pliant.data.report import DataReport, Problem
 from pliant.data.segmentation import SegmentationDataset, open_segmentation
@@ -34,6 +35,7 @@ __all__ = [
     "open_class_folders",
     "open_dataset",
     "open_segmentation",
+    "published_categories",
     "read_image",
     "read_label_map",
     "segmentation_transforms",

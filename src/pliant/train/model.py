@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from pliant._check import PliantError, fail
 from pliant.data import Category
 
-from .checkpoint import load_weights, write_atomically
+from .checkpoint import load_weights, save_weights, write_atomically
 from .config import TrainConfig
 from .tasks import task_of
 
@@ -39,7 +40,10 @@ def build_model(config: TrainConfig, categories: int, *, pretrained: bool = True
     """
     config = resolve(config)
     try:
-        return task_of(config).build(config, categories, weights=config.weights if pretrained else None)
+        with warnings.catch_warnings():
+            if not pretrained:
+                warnings.filterwarnings("ignore", message="mask_scale=")  # those weights were trained with it
+            return task_of(config).build(config, categories, weights=config.weights if pretrained else None)
     except PliantError:
         raise
     except ValueError as error:
@@ -77,6 +81,14 @@ def load_config(run: Path, argument: str) -> TrainConfig:
         rule = f"must be a run folder with {CONFIG_FILE}"
         fail(argument, rule, str(run), "give the --out of a training", kind=PliantError)
     return TrainConfig.load(run / CONFIG_FILE)
+
+
+def save_run(run: Path, model: nn.Module, categories: Sequence[Category], config: TrainConfig) -> None:
+    """Write what `load_run` reads: weights, categories and, last, the config."""
+    save_weights(run / WEIGHTS_FILE, model)
+    save_categories(run, categories)
+    text = json.dumps(config.as_dict(), indent=1) + "\n"
+    write_atomically(run / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def load_run(

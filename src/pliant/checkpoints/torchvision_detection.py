@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torchvision's own Faster R-CNN and Mask R-CNN with a feature pyramid, whose names are pliant's but for old files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .draft import Conversion, Draft
+from .heads import pyramid_widths
+from .resnet import deform_settings, resnet_name, trunk_prefix
+
+OLD = "renamed as torchvision itself did"
+
+
+def convert_torchvision(state: Mapping[str, Tensor]) -> Conversion:
+    """Convert a state dict of torchvision's detectors.
+
+    Raises:
+        PliantError: another system than the two, or another backbone than torchvision's ResNets.
+    """
+    draft = Draft("torchvision", state)
+    draft.leave(r".*\.num_batches_tracked", "counts training steps, which a frozen batch norm does not")
+    draft.rename(r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1", OLD)
+    draft.rename(r"(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)", r"\1.0.\2", OLD)
+    for k in range(4):
+        draft.rename(rf"roi_heads\.mask_head\.mask_fcn{k + 1}\.(weight|bias)", rf"roi_heads.mask_head.{k}.0.\1", OLD)
+    labels = len(draft.require("roi_heads.box_predictor.cls_score.bias")) - 1
+    masks = "roi_heads.mask_predictor.mask_fcn_logits.weight" in draft.state
+    backbone = resnet_name(draft.state, "backbone.body.")
+    draft.rename(r"((?:backbone|rpn|roi_heads)\..+)", r"\1")
+    return draft.finish(
+        {
+            "model": "mask-rcnn" if masks else "faster-rcnn",
+            "backbone": backbone,
+            "norm": "frozen",
+            "frozen_stages": 2,
+            **deform_settings(draft.tensors, trunk_prefix(backbone)),
+            **pyramid_widths(draft.tensors),
+        },
+        labels,
+    )
