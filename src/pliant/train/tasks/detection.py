@@ -19,25 +19,33 @@ from pliant.train.options import MimickingOptions
 
 from .base import Output, Predictor, Target, Task
 from .detectors import BUILDERS
+from .region_bins import draw_detected_bins
 from .test_time import detection_predictor
 
 COCO_DETECTIONS = 100
 
 
 class Detection(Task):
-    """Boxes and their categories."""
+    """Boxes and their categories.
+
+    Attributes:
+        masks: whether the objects' masks are read too, as instance segmentation needs.
+    """
 
     metric: ClassVar[str] = "ap"
     logged: ClassVar[tuple[str, ...]] = ("ap", "ap50", "ap75")
     unit: ClassVar[str] = "AP"
     found: ClassVar[str] = "detections"
+    masks: ClassVar[bool] = False
 
     def open_data(
         self, config: TrainConfig, split: str, *, training: bool, known: Sequence[Category] | None = None
     ) -> DetectionDataset:
         """Open a split in COCO or Pascal VOC layout; see `Task.open_data`."""
         if not training:
-            return open_dataset(config.data, split, categories=known, transforms=eval_transforms(), verify="pixels")
+            return open_dataset(
+                config.data, split, categories=known, transforms=eval_transforms(), masks=self.masks, verify="pixels"
+            )
         transforms = train_transforms(
             crop=config.crop,
             flip=config.flip,
@@ -45,7 +53,7 @@ class Detection(Task):
             rotate90=config.rotate90,
             photometric=config.photometric,
         )
-        return open_dataset(config.data, split, categories=known, transforms=transforms)
+        return open_dataset(config.data, split, categories=known, transforms=transforms, masks=self.masks)
 
     def contents(self, dataset: Any) -> str:
         """Return `7 images, 14 boxes`."""
@@ -85,9 +93,17 @@ class Detection(Task):
     ) -> None:
         """Draw the boxes of at least `min_score`, with category and score."""
         drawn = output["scores"] >= min_score
-        found = zip(output["labels"][drawn].tolist(), output["scores"][drawn].tolist(), strict=True)
-        labels = [f"{categories[label - 1].name} {score:.2f}" for label, score in found]
-        draw_boxes(image, output["boxes"][drawn], path, labels=labels)
+        draw_boxes(image, output["boxes"][drawn], path, labels=captions(output, drawn, categories))
+
+    def draw_bins(self, model: nn.Module, image: Tensor, output: Output, path: Path, *, min_score: float) -> None:
+        """Draw the bins of deformable RoI pooling on the boxes of at least `min_score`; see `Task.draw_bins`."""
+        draw_detected_bins(model, image, output, path, min_score=min_score)
+
+
+def captions(output: Output, drawn: Tensor, categories: Sequence[Category]) -> list[str]:
+    """Return category and score of the detections for which `drawn` (L,) is true."""
+    found = zip(output["labels"][drawn].tolist(), output["scores"][drawn].tolist(), strict=True)
+    return [f"{categories[label - 1].name} {score:.2f}" for label, score in found]
 
 
 def counted(config: TrainConfig) -> int:
