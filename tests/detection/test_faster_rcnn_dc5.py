@@ -183,6 +183,7 @@ def test_class_agnostic_boxes_train() -> None:
     [
         ({"roi_pool": "mask"}, "roi_pool: must be one of align, deform, modulated; got 'mask'"),
         ({"ohem": 0}, "ohem: must be at least 1; got 0"),
+        ({"ohem": 8, "masks": True}, "ohem: must be left out with masks, which are trained on sampled regions; got 8"),
         ({"anchor_ratios": ()}, r"anchor_ratios: must be positive numbers, one at least; got \(\)"),
     ],
 )
@@ -194,3 +195,36 @@ def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> Non
 def test_trunks_without_the_strides_are_refused() -> None:
     with pytest.raises(PliantError, match=r"output_stride: needs stages that downsample by centred convolutions"):
         dilated_backbone("timm:resnet26d")
+
+
+@pytest.mark.parametrize("roi_pool", ["align", "modulated"])
+def test_masks_are_trained_and_pasted(roi_pool: str) -> None:
+    model = tiny(roi_pool=roi_pool, masks=True, mask_channels=8, class_agnostic=True, score_threshold=0.0).train()
+    masks = torch.zeros(2, 64, 80, dtype=torch.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, TRUTH["boxes"].int().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = 1
+    losses = model([PICTURE], [{**TRUTH, "masks": masks}])
+    assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
+    losses["loss_mask"].backward()
+    assert model.roi_heads.mask_predictor.conv5_mask.weight.grad.any()
+    if roi_pool == "modulated":
+        assert model.roi_heads.mask_roi_pool.pool.offset_fc[-1].weight.grad.any()
+    with torch.no_grad():
+        found = model.eval()([PICTURE])[0]
+    assert found["masks"].shape == (len(found["scores"]), 1, 64, 80)
+    assert len(found["scores"]) > 0
+    # Pasted where the boxes are: nothing outside, with a pixel for rounding.
+    for (x1, y1, x2, y2), mask in zip(found["boxes"].tolist(), found["masks"][:, 0], strict=True):
+        rows, columns = mask.nonzero().unbind(1)
+        assert y1 - 2 <= rows.min() and rows.max() <= y2 + 2 and x1 - 2 <= columns.min() and columns.max() <= x2 + 2
+
+
+def test_masks_on_images_without_objects_train() -> None:
+    empty = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "masks": torch.zeros(0, 64, 80, dtype=torch.uint8),
+    }
+    losses = tiny(roi_pool="deform", masks=True, mask_channels=8).train()([PICTURE], [empty])
+    assert losses["loss_mask"].item() == 0
+    assert all(loss.isfinite() for loss in losses.values())

@@ -9,6 +9,7 @@ from .dilated import dilated_backbone as dilated_backbone
 from .faster_rcnn import faster_rcnn as faster_rcnn
 from .faster_rcnn import mask_rcnn as mask_rcnn
 from .faster_rcnn_dc5 import faster_rcnn_dc5 as faster_rcnn_dc5
+from .faster_rcnn_dc5 import mask_rcnn_dc5 as mask_rcnn_dc5
 from .mimic import add_mimicking as add_mimicking
 from .mimic import drop_mimicking as drop_mimicking
 from .mimic import without_mimicking as without_mimicking

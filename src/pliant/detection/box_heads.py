@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second stage with the official code's losses, class-agnostic boxes and online hard example mining."""
+"""The second stage with the official code's losses, class-agnostic boxes, hard example mining, and masks."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 from torchvision.ops import box_iou
 
 from pliant._check import PliantError, fail
@@ -43,7 +43,7 @@ class BoxPredictor(nn.Module):
 
 
 class BoxHeads(RoIHeads):  # type: ignore[misc]
-    """torchvision's second stage for boxes, with what the official code has and it has not.
+    """torchvision's second stage for boxes and masks, with what the official code has and it has not.
 
     Args:
         box_roi_pool: (maps, boxes of each image, image sizes) to the pooled regions.
@@ -59,9 +59,10 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
         score_threshold: detections with a lower score are dropped.
         nms_threshold: of two boxes of a class that overlap by more than this IoU the lower score is dropped.
         max_detections: most detections per image.
+        mask_parts: torchvision's `mask_roi_pool`, `mask_head` and `mask_predictor`, or nothing.
 
     Raises:
-        PliantError: `ohem` is below 1.
+        PliantError: `ohem` is below 1, or given with masks.
     """
 
     def __init__(
@@ -79,7 +80,13 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
         max_detections: int = 100,
+        **mask_parts: nn.Module,
     ) -> None:
+        if ohem is not None and mask_parts:
+            fix = "leave it out"
+            fail(
+                "ohem", "must be left out with masks, which are trained on sampled regions", ohem, fix, kind=PliantError
+            )
         if ohem is not None and ohem < 1:
             fail("ohem", "must be at least 1", ohem, "use 128 (official R-FCN), or None", kind=PliantError)
         super().__init__(
@@ -94,6 +101,7 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
             score_thresh=score_threshold,
             nms_thresh=nms_threshold,
             detections_per_img=max_detections,
+            **mask_parts,
         )
         self.ohem, self.class_agnostic = ohem, class_agnostic
         self.beta, self.background_iou = beta, background_iou
@@ -150,12 +158,27 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Return each image's detections, none in training, and the losses, none in evaluation."""
         if self.training:
-            proposals, _, labels, wanted = self.select_training_samples(proposals, targets)
-            return [], self.losses(*self.predict(features, proposals, image_shapes), labels, wanted)
+            assert targets is not None
+            proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
+            losses = self.losses(*self.predict(features, proposals, image_shapes), labels, wanted)
+            if self.has_mask():
+                foreground = [torch.where(found > 0)[0] for found in labels]
+                proposals = [boxes[chosen] for boxes, chosen in zip(proposals, foreground, strict=True)]
+                matched = [boxes[chosen] for boxes, chosen in zip(matched, foreground, strict=True)]
+                logits = self.predict_masks(features, proposals, image_shapes)
+                masks, classes = [t["masks"] for t in targets], [t["labels"] for t in targets]
+                losses["loss_mask"] = maskrcnn_loss(logits, proposals, masks, classes, matched)
+            return [], losses
         logits, deltas = self.predict(features, proposals, image_shapes)
         every = self._by_class(deltas, logits).flatten(1)
         found = self.postprocess_detections(logits, every, proposals, image_shapes)
-        return [dict(zip(("boxes", "scores", "labels"), image, strict=True)) for image in zip(*found, strict=True)], {}
+        names = ("boxes", "scores", "labels")
+        detections = [dict(zip(names, image, strict=True)) for image in zip(*found, strict=True)]
+        if self.has_mask():
+            logits = self.predict_masks(features, found[0], image_shapes)
+            for image, masks in zip(detections, maskrcnn_inference(logits, found[2]), strict=True):
+                image["masks"] = masks
+        return detections, {}
 
     def predict(
         self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
@@ -163,6 +186,12 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
         """Return the class logits (R, C+1) and the box deltas of the regions of all images, in float32 at least."""
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, boxes, image_shapes)))
         return at_least_float32(logits), at_least_float32(deltas)
+
+    def predict_masks(
+        self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Return the logits of each class's mask (R, C+1, M, M) in the regions of all images, in float32 at least."""
+        return at_least_float32(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, image_shapes))))
 
     def _by_class(self, deltas: Tensor, logits: Tensor) -> Tensor:
         """The box deltas of each class (R, C+1, 4)."""

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import RoIAlign
 
 from pliant._check import PliantError, fail
@@ -15,11 +17,11 @@ from pliant.nn import DeformRoIPool
 
 from .box_heads import BoxHeads, BoxPredictor, MapRoIPool
 from .dilated import STRIDE, DilatedBackbone, as_dilated, image_transform, initialise
+from .faster_rcnn import BOX_BINS, MASK_BINS, MASK_LAYERS
 from .proposals import MapProposals, ProposalHead, map_anchors
+from .roi_pools import ROI_POOLS
 
-ROI_BINS = 7
 REDUCTION_CHANNELS = 256
-POOLS = ("align", "deform", "modulated")
 
 
 def faster_rcnn_dc5(
@@ -36,6 +38,8 @@ def faster_rcnn_dc5(
     ohem: int | None = None,
     class_agnostic: bool = False,
     background_iou: float = 0.0,
+    masks: bool = False,
+    mask_channels: int = 256,
     min_size: int | Sequence[int] = 800,
     max_size: int = 1333,
     train_proposals: int = 2000,
@@ -44,11 +48,11 @@ def faster_rcnn_dc5(
     nms_threshold: float = 0.5,
     max_detections: int = 100,
 ) -> GeneralizedRCNN:
-    """Return Faster R-CNN as both papers build it: no pyramid, one map of stride 16.
+    """Return Faster R-CNN as both papers build it: no pyramid, one map of stride 16; Mask R-CNN with `masks`.
 
     The region proposal network stands on conv4; regions are pooled to 7x7 bins from conv5 after a 1x1 convolution, and
-    two fully connected layers give class scores and boxes. The defaults are the v2 paper's for
-    its lower resolution; where it is silent (anchor sizes, long side) they are the usual ones.
+    two fully connected layers give class scores and boxes. The defaults are the v2 paper's for its lower resolution;
+    where it is silent (anchor sizes, long side) they are the usual ones.
 
     Args:
         num_classes: classes with the background: C + 1 for labels 1..C.
@@ -63,6 +67,9 @@ def faster_rcnn_dc5(
         ohem: None, or train on these many hardest of all proposals instead.
         class_agnostic: one box for all classes; the papers' Faster R-CNN has one for each.
         background_iou: least overlap with a box of regions trained on as background; 0.1 in the official v1 code.
+        masks: whether each detection gets a mask, from 14x14 bins pooled as the boxes' are; targets then need `masks`,
+            and `ohem` is not to be had.
+        mask_channels: width of the mask head.
         min_size: images are resized so that the short side has so many pixels (of several values one at random in
             training and the last in tests) ...
         max_size: ... unless the long side would have more than these.
@@ -88,11 +95,17 @@ def faster_rcnn_dc5(
     """
     backbone = as_dilated(backbone, num_classes, REDUCTION_CHANNELS)
     anchors = map_anchors(anchor_sizes, anchor_ratios)
-    head = TwoMLPHead(backbone.out_channels * ROI_BINS**2, head_channels)
+    channels = backbone.out_channels
+    head = TwoMLPHead(channels * BOX_BINS**2, head_channels)
     initialise(head.fc6)
     initialise(head.fc7)
+    mask_parts: dict[str, Any] = {}
+    if masks:
+        mask_parts["mask_roi_pool"] = _roi_pool(roi_pool, MASK_BINS, channels, roi_samples_per_bin)
+        mask_parts["mask_head"] = MaskRCNNHeads(channels, (mask_channels,) * MASK_LAYERS, dilation=1)
+        mask_parts["mask_predictor"] = MaskRCNNPredictor(mask_channels, mask_channels, num_classes)
     heads = BoxHeads(
-        MapRoIPool("c5", _roi_pool(roi_pool, backbone.out_channels, roi_samples_per_bin)),
+        _roi_pool(roi_pool, BOX_BINS, channels, roi_samples_per_bin),
         head,
         BoxPredictor(head_channels, num_classes, boxes=2 if class_agnostic else num_classes),
         roi_samples=roi_samples,
@@ -102,6 +115,7 @@ def faster_rcnn_dc5(
         score_threshold=score_threshold,
         nms_threshold=nms_threshold,
         max_detections=max_detections,
+        **mask_parts,
     )
     rpn = MapProposals(
         "c4",
@@ -113,10 +127,29 @@ def faster_rcnn_dc5(
     return GeneralizedRCNN(backbone, rpn, heads, image_transform(min_size, max_size))
 
 
-def _roi_pool(kind: str, channels: int, samples: int) -> nn.Module:
-    if kind not in POOLS:
-        fail("roi_pool", f"must be one of {', '.join(POOLS)}", repr(kind), "use 'modulated'", kind=PliantError)
+def mask_rcnn_dc5(num_classes: int, backbone: str | DilatedBackbone = "resnet50", **options: Any) -> GeneralizedRCNN:
+    """Return Mask R-CNN in the v2 paper's form: `faster_rcnn_dc5(..., masks=True)`.
+
+    Args:
+        num_classes: classes with the background: C + 1 for labels 1..C.
+        backbone: a finished `dilated_backbone(...)`, or the name of one.
+        options: the other arguments of `faster_rcnn_dc5`; `roi_pool` decides how boxes and masks are pooled.
+
+    Example:
+        >>> import torch
+        >>> model = mask_rcnn_dc5(3, "resnet18", roi_pool="deform", min_size=64).eval()
+        >>> sorted(model([torch.zeros(3, 64, 80)])[0])
+        ['boxes', 'labels', 'masks', 'scores']
+
+    References:
+        Mask R-CNN (arXiv 1703.06870); Deformable ConvNets v2 (arXiv 1811.11168), section 5.1.
+    """
+    return faster_rcnn_dc5(num_classes, backbone, **options, masks=True)
+
+
+def _roi_pool(kind: str, bins: int, channels: int, samples: int) -> MapRoIPool:
+    if kind not in ROI_POOLS:
+        fail("roi_pool", f"must be one of {', '.join(ROI_POOLS)}", repr(kind), "use 'modulated'", kind=PliantError)
     if kind == "align":
-        plain: nn.Module = RoIAlign((ROI_BINS, ROI_BINS), 1 / STRIDE, samples, aligned=True)
-        return plain
-    return DeformRoIPool(ROI_BINS, channels, 1 / STRIDE, samples, modulated=kind == "modulated")
+        return MapRoIPool("c5", RoIAlign((bins, bins), 1 / STRIDE, samples, aligned=True))
+    return MapRoIPool("c5", DeformRoIPool(bins, channels, 1 / STRIDE, samples, modulated=kind == "modulated"))
