@@ -123,7 +123,7 @@ def draw_scene(
     kinds = []
     for number in range(1, int(rng.integers(1, settings.animals + 1)) + 1):
         chosen = int(rng.integers(len(silhouettes.shapes)))
-        cover = _placed(rng, silhouettes.shapes[chosen], settings)[..., None]  # (S, S, 1), 0..1
+        cover = placed(rng, silhouettes.shapes[chosen], settings)[..., None]  # (S, S, 1), 0..1
         fill = texture(rng, photographs, settings.size)
         # Another brightness than what it covers, so that something is to be seen at all.
         step = 45 if canvas[cover[..., 0] > 0.5].mean() < 128 else -45
@@ -134,7 +134,7 @@ def draw_scene(
     return np.clip(noisy, 0, 255).astype(np.uint8), owner, kinds
 
 
-def _placed(rng: np.random.Generator, shape: np.ndarray, settings: Settings) -> np.ndarray:
+def placed(rng: np.random.Generator, shape: np.ndarray, settings: Settings) -> np.ndarray:
     """Return how much of each pixel a silhouette covers that is put at a random place, size, turn and shear."""
     scale = math.exp(rng.uniform(math.log(settings.smallest), math.log(settings.largest))) / SIDE
     angle = math.radians(rng.uniform(-settings.turn, settings.turn))
