@@ -29,7 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
     require_package("torchvision", "train", "pliant export")
     require_package("onnx", "export", "pliant export")
     import torch
-    from torchvision.transforms.v2.functional import resize
+    from torch.nn.functional import interpolate
 
     from pliant.data import read_image
     from pliant.export import MIN_OPSET, compare_with_onnx, export_onnx
@@ -41,7 +41,8 @@ def _run(arguments: argparse.Namespace) -> int:
     size = tuple(arguments.size)
     image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
     if arguments.image is not None:
-        image = resize(read_image(arguments.image), list(size), antialias=True).float() / 255
+        photo = read_image(arguments.image).unsqueeze(0).float() / 255  # (1, 3, H, W)
+        image = interpolate(photo, size, mode="bilinear", antialias=True).squeeze(0)
     with torch.no_grad():
         expected = model([image])[0]
     names = list(expected)
