@@ -229,6 +229,8 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=400, help="scenes to validate on (default: 400)")
     parser.add_argument("--size", type=int, default=256, help="side of a scene in pixels (default: 256)")
     parser.add_argument("--animals", type=int, default=5, help="most animals in a scene (default: 5)")
+    parser.add_argument("--smallest", type=float, help="least size of an animal in pixels (default: size / 8)")
+    parser.add_argument("--largest", type=float, help="largest size of an animal in pixels (default: 0.55 size)")
     parser.add_argument("--turn", type=float, default=180, help="largest turn of an animal in degrees (default: 180)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: 0)")
     arguments = parser.parse_args()
@@ -237,7 +239,8 @@ def main() -> None:
         (out / folder).mkdir(parents=True, exist_ok=False)
     (out / "classes.txt").write_text("\n".join(["background", *classes]) + "\n", encoding="utf-8")
     size = arguments.size
-    settings = Settings(size, arguments.animals, size / 8, size * 0.55, arguments.turn)
+    smallest, largest = arguments.smallest or size / 8, arguments.largest or size * 0.55
+    settings = Settings(size, arguments.animals, smallest, largest, arguments.turn)
     photographs = read_photographs(arguments.photos, size)
     every = read_silhouettes(arguments.silhouettes, classes)
     for split, count in zip(SPLITS, (arguments.train, arguments.val), strict=True):
