@@ -19,7 +19,7 @@ from pliant.cli import main
 # Without the compiled library the reference serves, and says so once.
 pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
 
-COMMANDS = ("demo", "train", "eval", "predict", "explain", "export", "plan", "env")
+COMMANDS = ("demo", "train", "eval", "predict", "explain", "export", "plan", "convert-checkpoint", "env")
 SETTINGS = (
     "--backbone resnet18 --deform c4 --strides 8 16 --fpn-channels 16 --head-channels 32 --min-size 64 --max-size 128 "
     "--anchor-sizes 16 32 64 --device cpu"
@@ -71,7 +71,57 @@ def test_train_help_gives_defaults_and_units(capsys: pytest.CaptureFixture[str])
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--max-size N limit of the long side of the resized image, in pixels (default: 1333; " in text
-    assert "--strides N [N ...] strides of the pyramid's maps, in pixels (default: 4 8 16 32)" in text
+    assert "--strides N [N ...] strides of the pyramid's maps, in pixels (default: 4 8 16 32; " in text
+
+
+def test_train_help_is_grouped_and_opens_with_a_short_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert (
+        text.splitlines()[0] == "usage: pliant train --data DIR --out RUN [--model NAME] [--recipe NAME] [option ...]"
+    )
+    headings = re.findall(r"^(\S.*):$", text, flags=re.MULTILINE)
+    assert [headings.index(title) for title in ("data", "model", "detector", "optimisation", "machine and run folder")]
+    assert "For detection only." in text
+    assert "(default: 800; 600 for rfcn; 600 for class-aware-rpn; 360 for deeplab; detection, segmentation only)" in (
+        " ".join(text.split())
+    )
+
+
+def test_recipes_are_listed_by_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--list-recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.split()[:1] == ["v1-rfcn-voc-3"])
+    assert row.endswith("R-FCN on VOC, res5a, b, c (the default) (reported: mAP@0.5/0.7 81.4/64.7)")
+    assert "Deformable Convolutional Networks (arXiv 1703.06211), Table 1" in lines
+
+
+def test_a_recipe_is_trained_with_what_is_given_besides(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--recipe", "v1-rfcn-voc-3", "--data", str(data), "--out", str(tmp_path / "run")]
+    small = "--backbone resnet18 --weights none --norm frozen --min-size 64 --max-size 128 --reduction-channels 8"
+    other = "--split train --val-split none --steps 1 --accumulate 1 --device cpu"
+    assert main([*arguments, *small.split(), *other.split()]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    assert (config["model"], config["deform"], config["lr"], config["steps"]) == ("rfcn", "c5", 0.008, 1)
+    assert (config["accumulate"], config["step_images"]) == (1, None)
+    assert "1 steps of 1 images to go" in capsys.readouterr().err
+
+
+def test_options_of_test_time_are_taken_by_eval_and_predict(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extras = "--nms gaussian --test-scales 64 96 --test-flip --box-averaging 1 --counted-detections 50"
+    common = ["--data", str(data), "--split", "test", "--device", "cpu"]
+    assert main(["eval", str(run), *common, *extras.split()]) == 0
+    assert "maxDets=50" in capsys.readouterr().out
+    image = str(data / "test" / "002.png")
+    few = ["--out", str(tmp_path), "--device", "cpu", "--score-threshold", "0.6"]
+    assert main(["predict", str(run), image, *few]) == 0
+    results = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
+    assert all(result["score"] >= 0.6 for result in results)
 
 
 def test_options_reach_the_config(run: Path) -> None:
@@ -168,6 +218,22 @@ def test_a_resumed_complete_run_stays_complete(run: Path, capsys: pytest.Capture
         (["train", "--data", "d", "--epochs", "0", "--out", "r"], "pliant: epochs: must be at least 1; got 0"),
         (["train", "--resume", "r", "--lr", "1"], "pliant: resume: must come without other options"),
         (["train", "--config", "none.json", "--out", "r"], "pliant: config: must be a JSON file; got none.json"),
+        (
+            ["train", "--recipe", "v2-rfcn", "--out", "r"],
+            "pliant: recipe: must name a recipe; got 'v2-rfcn'; `pliant train --list-recipes` lists them.",
+        ),
+        (
+            ["train", "--data", "d", "--out", "r", "--model", "deeplab", "--ohem", "9"],
+            "pliant: ohem: must be given for faster-rcnn or faster-rcnn-dc5 or rfcn only; got it with the model",
+        ),
+        (
+            ["train", "--data", "d", "--out", "r", "--step-images", "16", "--accumulate", "2"],
+            "pliant: step_images: must come without accumulate; got accumulate 2; give one of the two",
+        ),
+        (
+            ["train", "--data", "d", "--out", "r", "--step-images", "15", "--device", "cpu"],
+            "pliant: step_images: must be a multiple of batch_size x processes, 2 x 1; got 15;",
+        ),
         (["eval", "none"], "pliant: run: must be a run folder with config.json; got none"),
         (["explain", "r", "i", "--at", "3", "--out", "p"], "pliant explain: argument --at: must be X,Y in pixels"),
         (

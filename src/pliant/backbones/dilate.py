@@ -13,7 +13,7 @@ from pliant._check import PliantError, fail
 from .trunks import Trunk, outputs_of
 
 
-def dilate(trunk: Trunk, output_stride: int) -> Trunk:
+def dilate(trunk: Trunk, output_stride: int, dilation: int | None = None) -> Trunk:
     r"""Return `trunk` with no stage coarser than `output_stride`, changed in place; weights and names stay.
 
     A stage whose stride was :math:`s` gets stride :math:`s_o =` `output_stride`, and **every** convolution in it that
@@ -24,6 +24,7 @@ def dilate(trunk: Trunk, output_stride: int) -> Trunk:
     Args:
         trunk: a trunk whose stages downsample by convolutions alone.
         output_stride: the coarsest stride left, in input pixels per cell: one of the trunk's.
+        dilation: of the last stage, where that is not what its stride asks for (v1, Table 3: 4, 6, 8 at stride 16).
 
     Raises:
         PliantError: a stride that the trunk does not have, or a stage that cannot be treated so.
@@ -42,7 +43,8 @@ def dilate(trunk: Trunk, output_stride: int) -> Trunk:
     for name, stage in zip(trunk.stage_ends, trunk.strides, strict=True):
         if stage > output_stride:
             for inner, module in _stage_modules(trunk, name):
-                _dilate_module(inner, module, stage // output_stride)
+                last = name == trunk.stage_ends[-1]
+                _dilate_module(inner, module, dilation if dilation and last else stage // output_stride)
     strides = tuple(min(stride, output_stride) for stride in trunk.strides)
     seen = tuple(stride for _, stride in outputs_of(trunk.network, trunk.stage_ends))
     if seen != strides:

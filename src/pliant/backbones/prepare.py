@@ -28,6 +28,7 @@ def prepared_trunk(
     norm: str = "auto",
     frozen_stages: int | None = None,
     output_stride: int | None = None,
+    dilation: int | None = None,
 ) -> Trunk:
     """Build the trunk `name` with what a system asks of it.
 
@@ -44,6 +45,7 @@ def prepared_trunk(
         frozen_stages: how many first stages are not trained; None: 2 (C1 and C2) where there are weights, else 0.
         output_stride: the coarsest stride in input pixels, coarser stages being dilated instead (see `dilate`): 16 is
             the papers' conv5; None leaves the network's own strides.
+        dilation: of the last stage instead of what that stride asks for, which is 2 at stride 16.
 
     Raises:
         PliantError: an unknown name or norm, a checkpoint which does not fit, or a stride that cannot be had.
@@ -66,7 +68,7 @@ def prepared_trunk(
         planned = plan(built.network, deform, modulated=modulated, offset_groups=offset_groups)
         chosen = {row.name for row in planned.rows} | {row.name for row in planned.skipped}
     if output_stride is not None:
-        built = dilate(built, output_stride)
+        built = dilate(built, output_stride, dilation)
     if chosen is not None:
         where = _among(chosen)
         convert(built.network, where, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)

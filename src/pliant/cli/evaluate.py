@@ -7,8 +7,10 @@ import argparse
 import json
 
 from pliant._check import require_package
+from pliant.train.options import TestTimeOptions
 
-from .parser import Commands, Parser, add_command, add_device, add_run, positive
+from .options import add_options, given_options
+from .parser import Commands, Parser, add_command, add_device, add_run
 
 
 def add(commands: Commands[Parser]) -> None:
@@ -17,10 +19,9 @@ def add(commands: Commands[Parser]) -> None:
     add_run(parser)
     parser.add_argument("--data", metavar="DIR", help="folder of the data set (default: the one trained on)")
     parser.add_argument("--split", metavar="NAME", help="split to evaluate on (default: the run's --val-split)")
-    help = "detections per image that count (default: 100 as in COCO, or the model's own limit if that is higher)"
-    parser.add_argument("--max-detections", metavar="N", type=positive, help=help)
     parser.add_argument("--workers", metavar="N", type=int, default=0, help="processes that read images (default: 0)")
     add_device(parser)
+    add_options(parser, TestTimeOptions)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -29,8 +30,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from pliant.train.model import load_run, pick_device
     from pliant.train.tasks import task_of
 
-    given = {"data": arguments.data, "counted_detections": arguments.max_detections}
-    changed = {name: value for name, value in given.items() if value is not None}
+    changed = given_options(arguments, TestTimeOptions)
+    if arguments.data is not None:
+        changed["data"] = arguments.data
     model, categories, config = load_run(arguments.run_folder, changed)
     task, split = task_of(config), arguments.split or config.val_split or "val"
     dataset = task.open_data(config, split, training=False, known=categories)

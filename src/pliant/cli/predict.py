@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pliant._check import PliantError, fail, require_package
+from pliant.train.options import TestTimeOptions
 
+from .options import add_options, given_options
 from .parser import Commands, Parser, add_command, add_device, add_run, share
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -27,6 +29,7 @@ def add(commands: Commands[Parser]) -> None:
     help = "draw the predictions (default), or the bins of deformable RoI pooling on them (v1 paper, Fig. 7)"
     parser.add_argument("--draw", choices=("predictions", "bins"), default="predictions", help=help)
     add_device(parser)
+    add_options(parser, TestTimeOptions)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -38,7 +41,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from pliant.train.tasks.base import predict_batch
 
     paths = image_paths(arguments.images)
-    model, categories, config = load_run(arguments.run_folder)
+    model, categories, config = load_run(arguments.run_folder, given_options(arguments, TestTimeOptions))
     device, task = pick_device(arguments.device), task_of(config)
     predict = task.predictor(model.to(device), config)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,7 @@ def dilated_backbone(
     weights: str | None = None,
     norm: str = "auto",
     frozen_stages: int | None = None,
+    dilation: int | None = None,
 ) -> DilatedBackbone:
     """Build the papers' backbone over the trunk `name`.
 
@@ -77,6 +78,7 @@ def dilated_backbone(
         weights: a checkpoint of the trunk, or `default` for the library's own, or None for random ones.
         norm: `frozen` batch statistics, `batch` for trained ones, `auto`: frozen where there are weights.
         frozen_stages: how many first stages are not trained; None: 2 (C1 and C2) where there are weights, else 0.
+        dilation: of conv5's convolutions larger than 1x1; None: 2.
 
     Raises:
         PliantError: an unknown name or norm, a checkpoint which does not fit, or a trunk that cannot be dilated.
@@ -100,6 +102,7 @@ def dilated_backbone(
         norm=norm,
         frozen_stages=frozen_stages,
         output_stride=STRIDE,
+        dilation=dilation,
     )
     if built.strides[3:] != (STRIDE, STRIDE):
         rule = "must have the stages C4 and C5, of strides 16 and 32"

@@ -148,6 +148,7 @@ def deeplab(
     norm: str = "auto",
     frozen_stages: int | None = None,
     output_stride: int = 16,
+    dilation: int | None = None,
     head_channels: int = HEAD_CHANNELS,
     bias_lr_scale: float = 1.0,
     min_size: int | Sequence[int] | None = 360,
@@ -172,6 +173,7 @@ def deeplab(
         norm: `frozen`, `batch`, or `auto`: frozen where there are weights.
         frozen_stages: first stages that are not trained; None: 2 where there are weights, else 0.
         output_stride: pixels of the resized image per cell of the scores.
+        dilation: of conv5's convolutions larger than 1x1; None: what the stride asks for, 2 at 16.
         head_channels: channels of `fc6`.
         bias_lr_scale: factor on the learning rate of the biases of `fc6`, `score` and the offset branches, for
             `pliant.param_groups`; 2 in the official code.
@@ -207,6 +209,7 @@ def deeplab(
         norm=norm,
         frozen_stages=frozen_stages,
         output_stride=output_stride,
+        dilation=dilation,
     )
     mean, std = (list(values) for values in pixel_statistics(trunk.network))
     if min_size is None:

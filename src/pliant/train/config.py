@@ -139,6 +139,21 @@ class TrainConfig(
         return {name: getattr(self, name) for name, only in ONLY.items() if applies(only, self.model, self.task)}
 
 
+# Of each pair one decides; whichever is said later puts the other aside.
+_RIVALS = (("epochs", "steps"), ("accumulate", "step_images"))
+
+
+def overridden(settings: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `settings` overridden by `later`; `epochs` puts `steps` aside, and `accumulate` `step_images`.
+
+    Example:
+        >>> overridden({"steps": 30000, "lr": 0.01}, {"epochs": 3})
+        {'lr': 0.01, 'epochs': 3}
+    """
+    aside = {two for one, two in _RIVALS if one in later} | {one for one, two in _RIVALS if two in later}
+    return {name: value for name, value in settings.items() if name not in aside} | dict(later)
+
+
 def _refuse_foreign(names: Iterable[str], model: str) -> None:
     """Raise a `PliantError` if one of the options `names` is for other models than `model`."""
     for name in names:

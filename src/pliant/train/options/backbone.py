@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from .fields import Options, option
 
+WITH_DILATED_CONV5 = ("faster-rcnn-dc5", "mask-rcnn-dc5", "rfcn", "class-aware-rpn", "deeplab")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneOptions(Options):
@@ -17,6 +19,12 @@ class BackboneOptions(Options):
 
     backbone: str = option("resnet50", "resnet18/34/50/101, resnext50/101, mobilenet_v2/v3, or timm:NAME")
     deform: str | None = option(None, "convolutions made deformable: c3-c5, c5, last3, or a regular expression")
+    dilation: int | None = option(
+        None,
+        "dilation of conv5's convolutions larger than 1x1 at stride 16; default 2 (v1 paper, Table 3: 4, 6, 8)",
+        minimum=1,
+        only=WITH_DILATED_CONV5,
+    )
     modulated: bool = option(True, "DCNv2's modulation; without it the layers are DCNv1's")
     offset_groups: int = option(1, "groups of channels with offsets of their own", minimum=1)
     mask_scale: float = option(2.0, "factor of the modulation's sigmoid; 2 starts as the plain network does")

@@ -9,7 +9,8 @@ from typing import ClassVar
 from .fields import Options, option
 
 WITH_PYRAMID = ("faster-rcnn", "mask-rcnn")
-WITH_SECOND_STAGE = (*WITH_PYRAMID, "faster-rcnn-dc5", "rfcn")
+WITH_FC_HEAD = (*WITH_PYRAMID, "faster-rcnn-dc5", "mask-rcnn-dc5")
+WITH_SECOND_STAGE = (*WITH_FC_HEAD, "rfcn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,7 @@ class DetectorOptions(Options):
         (4, 8, 16, 32), "strides of the pyramid's maps, in pixels", minimum=1, only=WITH_PYRAMID
     )
     fpn_channels: int = option(256, "channels of the pyramid's maps", minimum=1, only=WITH_PYRAMID)
-    head_channels: int = option(
-        1024, "width of the box head's two layers", minimum=1, only=(*WITH_PYRAMID, "faster-rcnn-dc5")
-    )
+    head_channels: int = option(1024, "width of the box head's two layers", minimum=1, only=WITH_FC_HEAD)
     roi_pool: str = option(
         "align",
         "how regions are pooled: align (RoIAlign), deform (v1), modulated (v2); in rfcn position-sensitive, and not "
@@ -45,7 +44,7 @@ class DetectorOptions(Options):
         "one such branch for all maps of the pyramid; without it one for each, as in mmdetection",
         only=WITH_PYRAMID,
     )
-    mask_channels: int = option(256, "width of the mask head", minimum=1, only=("mask-rcnn",))
+    mask_channels: int = option(256, "width of the mask head", minimum=1, only=("mask-rcnn", "mask-rcnn-dc5"))
     roi_samples: int = option(
         512, "regions per image that the box head is trained on", minimum=1, only=WITH_SECOND_STAGE
     )

@@ -62,6 +62,11 @@ MODELS: dict[str, ModelKind] = {
         "Faster R-CNN in the papers' form, without a pyramid and with conv5 at stride 16",
         {"anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0)},
     ),
+    "mask-rcnn-dc5": ModelKind(
+        "detection",
+        "the same with a mask for each detection",
+        {"anchor_sizes": (32.0, 64.0, 128.0, 256.0, 512.0)},
+    ),
     "rfcn": ModelKind("detection", "R-FCN, with position-sensitive RoI pooling", _RFCN),
     "class-aware-rpn": ModelKind("detection", "an RPN with a class for each anchor (v1 paper)", _V1),
     "deeplab": ModelKind("segmentation", "DeepLab semantic segmentation (v1 paper)", _DEEPLAB),

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from .fields import Options, option
 
-TWO_STAGES = ("faster-rcnn-dc5", "rfcn")
+TWO_STAGES = ("faster-rcnn-dc5", "mask-rcnn-dc5", "rfcn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,13 +16,19 @@ class SingleMapOptions(Options):
     """The 1x1 convolution on conv5, and what the official code has in its heads."""
 
     TITLE: ClassVar[str] = "detectors of the papers' form (conv5 at stride 16, no pyramid)"
-    ONLY: ClassVar[tuple[str, ...]] = ("faster-rcnn-dc5", "rfcn", "class-aware-rpn")
+    ONLY: ClassVar[tuple[str, ...]] = (*TWO_STAGES, "class-aware-rpn")
 
     reduction_channels: int = option(
         256, "channels of the 1x1 convolution on conv5; default 1024 but for faster-rcnn-dc5", minimum=1
     )
     reduction_lr_scale: float = option(
         1.0, "factor on the learning rate of that convolution; default 3 for rfcn, as the official code has", minimum=0
+    )
+    roi_samples_per_bin: int = option(
+        2,
+        "samples along each axis of a region's bin (v2 paper: 2, official v1 code: 4)",
+        minimum=1,
+        only=("faster-rcnn-dc5", "mask-rcnn-dc5"),
     )
     rpn_channels: int = option(512, "channels of the proposal network's 3x3 convolution", minimum=1)
     train_proposals: int = option(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 TASKS = {
     "detection": ".detection",
     "mask-rcnn": ".instances",
+    "mask-rcnn-dc5": ".instances",
     "segmentation": ".segmentation",
     "classification": ".classification",
 }

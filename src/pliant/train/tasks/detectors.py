@@ -88,6 +88,9 @@ def _faster_rcnn_dc5(config: TrainConfig, num_classes: int, weights: str | None)
         num_classes,
         _dilated_backbone(config, weights),
         head_channels=config.head_channels,
+        roi_samples_per_bin=config.roi_samples_per_bin,
+        masks=config.model == "mask-rcnn-dc5",
+        mask_channels=config.mask_channels,
         **_two_stage_options(config),
         **_single_map_options(config),
         **common_options(config),
@@ -118,6 +121,7 @@ def _dilated_backbone(config: TrainConfig, weights: str | None) -> DilatedBackbo
         config.backbone,
         reduction_channels=config.reduction_channels,
         reduction_lr_scale=config.reduction_lr_scale,
+        dilation=config.dilation,
         **trunk_options(config, weights),
     )
 
@@ -142,6 +146,7 @@ BUILDERS: dict[str, Builder] = {
     "faster-rcnn": _faster_rcnn,
     "mask-rcnn": _mask_rcnn,
     "faster-rcnn-dc5": _faster_rcnn_dc5,
+    "mask-rcnn-dc5": _faster_rcnn_dc5,
     "rfcn": _rfcn,
     "class-aware-rpn": _class_aware_rpn,
 }

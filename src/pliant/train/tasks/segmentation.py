@@ -71,6 +71,7 @@ class Segmentation(Task):
             norm=config.norm,
             frozen_stages=config.frozen_stages,
             output_stride=config.output_stride,
+            dilation=config.dilation,
             bias_lr_scale=config.bias_lr_scale,
             min_size=None if config.window else config.min_size,
             max_size=config.max_size,

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of `TrainConfig` as arguments of commands: one for each field of a group."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pliant.train.options import MODELS, Options
+
+from .parser import Parser
+
+
+def add_options(parser: Parser, group: type[Options]) -> None:
+    """Add a group of options under its own heading; those that are not given are not in the parsed arguments."""
+    hints = get_type_hints(group)
+    section = parser.add_argument_group(group.TITLE, f"For {', '.join(group.ONLY)} only." if group.ONLY else None)
+    for spec in dataclasses.fields(group):
+        flag = "--" + spec.name.replace("_", "-")
+        kind = _kind(hints[spec.name], spec.metadata)
+        section.add_argument(flag, dest=spec.name, help=_help(spec), default=argparse.SUPPRESS, **kind)
+
+
+def given_options(arguments: argparse.Namespace, *groups: type[Options]) -> dict[str, Any]:
+    """Return the options of `groups` that were given."""
+    names = [spec.name for group in groups for spec in dataclasses.fields(group)]
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+
+
+def _help(spec: dataclasses.Field[Any]) -> str:
+    """The line of help: what the option is, its default and those of other models, and what it is for."""
+    default = "required" if spec.default is dataclasses.MISSING else f"default: {_text(spec.default)}"
+    others = [f"{_text(k.defaults[spec.name])} for {name}" for name, k in MODELS.items() if spec.name in k.defaults]
+    only = [f"{', '.join(spec.metadata['only'])} only"] if spec.metadata["only"] else []
+    # argparse formats its help with %.
+    return f"{spec.metadata['help']} ({'; '.join([default, *others, *only])})".replace("%", "%%")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return " ".join(map(_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _kind(hint: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The argparse options for a field of type `hint`."""
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    inner = next((arg for arg in get_args(hint) if get_origin(arg) is tuple), hint)
+    if get_origin(inner) is tuple:
+        return {"nargs": "+", "type": _parser_of(get_args(inner)[0]), "metavar": "N"}
+    parse = next(arg for arg in (*get_args(hint), hint) if arg is not type(None))
+    if metadata["choices"]:
+        return {"choices": metadata["choices"]}
+    return {"type": _parser_of(parse), "metavar": {str: "TEXT", int: "N", float: "X"}[parse]}
+
+
+def _parser_of(kind: type) -> Any:
+    def parse(text: str) -> Any:
+        if text == "none":
+            return None
+        return kind(text)
+
+    parse.__name__ = {str: "text", int: "integer", float: "number"}[kind]  # argparse names it in its errors
+    return parse
