@@ -30,6 +30,8 @@ class Case:
     sigma: float = 1.0
     dtype: torch.dtype = torch.float32
 
+    baseline = "conv2d"
+
     def __str__(self) -> str:
         kind = "" if self.groups == 1 else f" groups={self.groups}"
         return f"({self.N},{self.C},{self.H},{self.W},{self.O}){kind} {str(self.dtype).removeprefix('torch.')}"
@@ -48,26 +50,33 @@ class Case:
         t = {name: tensor.to(self.dtype) for name, tensor in t.items()}
         return t | {"offset": normal(self.N, 18, self.H, self.W) * self.sigma}
 
+    def contenders(self, *, training: bool) -> dict[str, Run]:
+        """Return what runs the case, by name; `training` is forward and backward for all inputs together."""
+        runs: dict[str, Run] = {}
+        t = self.tensors()
+        names = ["input", "offset", "weight", "mask"]
+        for layout, tensors in (("contiguous", t), ("channels_last", channels_last(t))):
+            runs[f"conv2d {layout}"] = _timed(_plain, tensors, ["input", "weight"], self, training)
+            runs[f"pliant {layout}"] = _timed(_pliant, tensors, names, self, training)
+        if self.dtype == torch.float32:
+            runs["torchvision"] = _timed(_torchvision, t, names, self, training)
+            if not training and self.groups == 1:
+                runs |= _runtimes(t)
+        return runs
+
+    def check(self) -> None:
+        """Raise unless pliant's result for a corner of the case agrees with the reference."""
+        t = Case(1, self.C, 9, 11, self.O, self.groups, self.sigma, self.dtype).tensors()
+        fast, slow = (
+            deform_conv2d(t["input"], t["offset"], t["weight"], padding=1, mask=t["mask"], impl=impl)
+            for impl in ("auto", "reference")
+        )
+        torch.testing.assert_close(fast, slow, atol=3e-2 if self.dtype == torch.bfloat16 else 1e-4, rtol=1e-2)
+
 
 def channels_last(t: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors stored channels-last."""
     return {name: tensor.contiguous(memory_format=torch.channels_last) for name, tensor in t.items()}
-
-
-def contenders(case: Case, *, training: bool) -> dict[str, Run]:
-    """Return what runs the case, by name; `training` is forward and backward for all inputs together."""
-    runs: dict[str, Run] = {}
-    t = case.tensors()
-    for layout, tensors in (("contiguous", t), ("channels_last", channels_last(t))):
-        runs[f"conv2d {layout}"] = _timed(_plain, tensors, ["input", "weight"], case, training)
-        names = ["input", "offset", "weight", "mask"]
-        runs[f"pliant {layout}"] = _timed(_pliant, tensors, names, case, training)
-    if case.dtype == torch.float32:
-        names = ["input", "offset", "weight", "mask"]
-        runs["torchvision"] = _timed(_torchvision, t, names, case, training)
-        if not training and case.groups == 1:
-            runs |= _runtimes(t)
-    return runs
 
 
 def _timed(
