@@ -73,6 +73,8 @@ class Axis {
 
   // Finds the lines that the samples of a bin read, when it is shifted by `shift` pixels.
   PLIANT_MEMBER void plan(const Side<T>& side, int64_t bin, T shift) {
+    count_ = 0;
+    if (length_ == 0) return;
     const bool aligned = rule_ == PLIANT_POOL_ALIGNED;
     const T extent = side.size / static_cast<T>(bins_), before = rounded(static_cast<T>(bin) * extent);
     const T base = aligned ? (side.start + shift) + before : (side.start + before) + shift;
@@ -117,7 +119,6 @@ class Axis {
 
   // Moves the sums of lines [low, high] to the list of lines that weigh something, and makes them zero again.
   PLIANT_MEMBER void compact(int64_t low, int64_t high) {
-    count_ = 0;
     for (int64_t line = low; line <= high; ++line) {
       Line<T>& sum = sums_[line];
       if (sum.weight == 0 && sum.slope == 0 && sum.moment == 0) continue;
