@@ -83,7 +83,8 @@ def test_the_order_of_classes_is_turned_and_the_function_kept() -> None:
         "fpn_channels": 8,
         "head_channels": 16,
     }
-    model = randomised(mask_rcnn(4, "resnet18", **options, norm="frozen", score_threshold=0.0))
+    options |= {"norm": "frozen", "score_threshold": 0.0, "max_detections": 8}
+    model = randomised(mask_rcnn(4, "resnet18", **options))
     state = renamed(model.state_dict(), RULES)
     for name, background in (("bbox_head.fc_cls", "last"), ("bbox_head.fc_reg", 4), ("mask_head.conv_logits", 1)):
         for kind in ("weight", "bias"):
@@ -92,7 +93,7 @@ def test_the_order_of_classes_is_turned_and_the_function_kept() -> None:
             state[f"roi_head.{name}.{kind}"] = kept
     conversion = convert_mmdetection(state)
     assert conversion.labels == 3
-    fresh = mask_rcnn(4, "resnet18", **options, norm="frozen", score_threshold=0.0).eval()
+    fresh = mask_rcnn(4, "resnet18", **options).eval()
     fresh.load_state_dict(fit(conversion, fresh).tensors)
     image = torch.rand(3, 64, 90)
     for ours, theirs in zip(fresh([image]), model([image]), strict=True):

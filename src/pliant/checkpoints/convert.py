@@ -18,6 +18,7 @@ from .detectron2 import convert_detectron2
 from .draft import Conversion, Entry
 from .files import read_checkpoint
 from .mmdetection import convert_mmdetection
+from .mxnet_systems import convert_mxnet
 from .torchvision_detection import convert_torchvision
 
 Converter = Callable[[Mapping[str, Tensor]], Conversion]
@@ -26,12 +27,14 @@ CONVERTERS: dict[str, Converter] = {
     "detectron2": convert_detectron2,
     "torchvision": convert_torchvision,
     "dcnv2": convert_dcnv2_layers,
+    "mxnet": convert_mxnet,
 }
 # A name that only one library's state dicts have; the first that is found decides.
 SIGNS = {
     "dcnv2": MARKS,
     "detectron2": r"backbone\.bottom_up\..+",
     "mmdetection": r"(?:roi_head\.)?bbox_head\..+|neck\.lateral_convs\..+",
+    "mxnet": r"(?:arg:)?res2a_branch1_weight",
     "torchvision": r"roi_heads\.box_predictor\.cls_score\.weight",
 }
 OFFSET_BRANCH = re.compile(r".*\.conv_offset\.(weight|bias)")

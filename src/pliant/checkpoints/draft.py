@@ -124,10 +124,11 @@ class Draft:
             fail("checkpoint", f"must hold {name}", f"{self.total} tensors without it", fix, kind=PliantError)
         return self.state[name]
 
-    def finish(self, settings: Mapping[str, Any], labels: int = 0) -> Conversion:
+    def finish(self, settings: Mapping[str, Any], labels: int = 0, *, background: bool = False) -> Conversion:
         """Return the conversion; what was neither moved nor left is left without a home."""
         left = {**self.left, **dict.fromkeys(self.state, UNKNOWN)}
-        return Conversion(self.source, settings, labels, self.tensors, tuple(self.entries), left, tuple(self.notes))
+        parts = (self.tensors, tuple(self.entries), left, tuple(self.notes), background)
+        return Conversion(self.source, settings, labels, *parts)
 
 
 def _text(shape: Shape | None) -> str:

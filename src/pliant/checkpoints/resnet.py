@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pliant._check import PliantError, fail
@@ -112,9 +111,9 @@ def take_input(
         std: likewise.
         bgr: whether the file's network takes blue first.
     """
-    scale = torch.tensor([255 * s / d for s, d in zip(IMAGE_STD, std, strict=True)])
-    shift = torch.tensor([(255 * m - old) / d for m, old, d in zip(IMAGE_MEAN, mean, std, strict=True)])
     weight = draft.tensors[f"{own}conv1.weight"].float()  # (64, 3, 7, 7)
+    scale = weight.new_tensor([255 * s / d for s, d in zip(IMAGE_STD, std, strict=True)])
+    shift = weight.new_tensor([(255 * m - old) / d for m, old, d in zip(IMAGE_MEAN, mean, std, strict=True)])
     weight = weight.flip(1) if bgr else weight
     draft.tensors[f"{own}conv1.weight"] = weight * scale[:, None, None]
     draft.tensors[f"{own}bn1.running_mean"] = draft.tensors[f"{own}bn1.running_mean"] - weight.sum((2, 3)) @ shift
