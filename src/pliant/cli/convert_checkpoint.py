@@ -77,7 +77,6 @@ def _write_run(conversion: Conversion, arguments: argparse.Namespace, changed: d
     conversion = fit(conversion, model, new_branches="deform" in changed)
     state = {name: tensor for name, tensor in model.state_dict().items() if name.endswith("num_batches_tracked")}
     model.load_state_dict({**state, **conversion.tensors})
-    arguments.out.mkdir(parents=True, exist_ok=True)
     save_run(arguments.out, model, categories, config)
     return conversion
 

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from pliant._check import PliantError, fail
+from pliant.backbones import read_tensors
 from pliant.data import Category
+from pliant.nn import DeformConv2d
 
 from .checkpoint import load_weights, save_weights, write_atomically
 from .config import TrainConfig
@@ -27,7 +29,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """Return the config with what follows from `weights` written out: a run is rebuilt without that file."""
-    given = config.weights is not None
+    given = config.weights is not None or config.start is not None
     norm = config.norm if config.norm != "auto" else ("frozen" if given else "batch")
     frozen = config.frozen_stages if config.frozen_stages is not None else (2 if given else 0)
     return dataclasses.replace(config, norm=norm, frozen_stages=frozen)
@@ -36,19 +38,40 @@ def resolve(config: TrainConfig) -> TrainConfig:
 def build_model(config: TrainConfig, categories: int, *, pretrained: bool = True) -> nn.Module:
     """Build the model of `config` for so many categories.
 
-    `pretrained=False` leaves `config.weights` unread, for weights that come from a run folder.
+    `pretrained=False` leaves `config.weights` and `config.start` unread, for weights that come from a run folder.
     """
     config = resolve(config)
     try:
         with warnings.catch_warnings():
             if not pretrained:
                 warnings.filterwarnings("ignore", message="mask_scale=")  # those weights were trained with it
-            return task_of(config).build(config, categories, weights=config.weights if pretrained else None)
+            model = task_of(config).build(config, categories, weights=config.weights if pretrained else None)
     except PliantError:
         raise
     except ValueError as error:
         # An argument checked by the layers, e.g. offset groups that do not divide the channels.
         raise PliantError(str(error)) from error
+    for layer in model.modules():
+        if isinstance(layer, DeformConv2d):
+            layer.offset_limit = config.offset_limit
+    if pretrained and config.start is not None:
+        _start_from(model, Path(config.start))
+    return model
+
+
+def _start_from(model: nn.Module, run: Path) -> None:
+    """Give `model` the weights of a run folder that have its names and shapes; warn of the others."""
+    given = read_tensors(run / WEIGHTS_FILE)
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    fitting = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
+    others = [name for name in own if name not in fitting]
+    if 2 * len(fitting) < len(own):
+        rule = f"must hold a model much like this one; {len(others)} of its {len(own)} tensors are absent or otherwise"
+        fail("start", rule, f"{run}, without {others[0]}", "give its --model and --backbone too", kind=PliantError)
+    model.load_state_dict(fitting, strict=False)
+    if others:
+        names = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
+        warnings.warn(f"start: {len(others)} tensors do not come from {run} and start anew: {names}", stacklevel=3)
 
 
 def pick_device(name: str) -> torch.device:
@@ -85,6 +108,7 @@ def load_config(run: Path, argument: str) -> TrainConfig:
 
 def save_run(run: Path, model: nn.Module, categories: Sequence[Category], config: TrainConfig) -> None:
     """Write what `load_run` reads: weights, categories and, last, the config."""
+    run.mkdir(parents=True, exist_ok=True)
     save_weights(run / WEIGHTS_FILE, model)
     save_categories(run, categories)
     text = json.dumps(config.as_dict(), indent=1) + "\n"

@@ -83,3 +83,8 @@ class ModelOptions(Options):
     model: str = option(
         "faster-rcnn", "; ".join(f"{name}: {kind.help}" for name, kind in MODELS.items()), choices=tuple(MODELS)
     )
+    start: str | None = option(
+        None,
+        "run folder, a converted checkpoint's for instance, whose weights the training starts from; those that do not "
+        "fit, such as a classifier for other categories, start at random",
+    )
