@@ -39,10 +39,13 @@ def check_image(input: Tensor) -> None:
         fail("input", "must have at least one pixel", shape_text(input.shape), "pass maps of 1x1 or more")
 
 
-def check_shape(name: str, tensor: Tensor, wanted: Sequence[int], reason: str) -> None:
-    """Raise unless `tensor` has exactly the shape `wanted`, for the `reason` given."""
+def check_maps_of_boxes(name: str, tensor: Tensor, wanted: Sequence[int], reason: str) -> None:
+    """Raise unless `tensor` has exactly the shape `wanted`, which begins with the number of boxes.
+
+    Nothing is written into a text before it is wrong: text would fix the number of boxes in a compiled graph.
+    """
     if tuple(tensor.shape) != tuple(wanted):
-        rule = f"must be {shape_text(wanted)} {reason}"
+        rule = f"must be {shape_text(wanted)} for {wanted[0]} boxes and {reason}"
         fail(name, rule, shape_text(tensor.shape), f"reshape or predict it as {shape_text(wanted)}")
 
 

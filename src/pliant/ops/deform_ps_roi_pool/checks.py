@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pliant._check import fail
-from pliant.ops._checks import check_dim, check_finite, check_integer, check_shape, check_tensor
+from pliant.ops._checks import check_dim, check_finite, check_integer, check_maps_of_boxes, check_tensor
 from pliant.ops.deform_ps_roi_pool.reference import PSPooling
 
 
@@ -38,5 +38,4 @@ def _check_maps(name: str, tensor: Tensor, of_class: int, input: Tensor, boxes: 
         classes = f"a number of classes that divides the {pooling.output_channels} output channels"
         rule = f"must have {of_class} channels for each class, and {classes}"
         fail(name, rule, f"{channels} channels", f"use {of_class} for one class")
-    reason = f"for {boxes} boxes and part_size {pooling.part_size}"
-    check_shape(name, tensor, (boxes, channels, *pooling.part_size), reason)
+    check_maps_of_boxes(name, tensor, (boxes, channels, *pooling.part_size), f"part_size {pooling.part_size}")

@@ -54,14 +54,14 @@ def deform_ps_roi_pool_backward_cpu(
     bins = _bins(input, rois, offset, mask, pooling)
     needs_offset, needs_mask = needed[1] and offset is not None, needed[2] and mask is not None
     g_input, sums = pool_backward(grad, input, bins, needs_input=needed[0], needs_products=needs_offset or needs_mask)
-    g_offset = g_mask = empty = grad.new_empty(0)
+    g_offset, g_mask = grad.new_empty(0), grad.new_empty(0)
     if sums is not None and offset is not None and needs_offset:
         height, width = bins.sides[:, :, 1, None, None, None].unbind(1)
         shifts = [gamma * width * sums[..., SLOPE_X], gamma * height * sums[..., SLOPE_Y]]
         g_offset = to_parts(torch.stack(shifts, 2).flatten(1, 2), pooling).to(offset.dtype)
     if sums is not None and mask is not None and needs_mask:
         g_mask = to_parts(sums[..., VALUE], pooling).to(mask.dtype)
-    return empty if g_input is None else g_input, g_offset, g_mask
+    return grad.new_empty(0) if g_input is None else g_input, g_offset, g_mask
 
 
 def _bins(input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: PSPooling) -> Bins:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pliant.ops._checks import check_dim, check_finite, check_integer, check_shape, check_tensor
+from pliant.ops._checks import check_dim, check_finite, check_integer, check_maps_of_boxes, check_tensor
 from pliant.ops.deform_roi_pool.reference import Pooling
 
 
@@ -18,5 +18,5 @@ def check_arguments(input: Tensor, boxes: int, offset: Tensor | None, mask: Tens
         if tensor is not None:
             check_tensor(name, tensor, input)
             check_dim(name, tensor, (4,), f"(R, {channels}, Ph, Pw)")
-            reason = f"for {boxes} boxes and output_size {pooling.output_size}"
-            check_shape(name, tensor, (boxes, channels, *pooling.output_size), reason)
+            reason = f"output_size {pooling.output_size}"
+            check_maps_of_boxes(name, tensor, (boxes, channels, *pooling.output_size), reason)

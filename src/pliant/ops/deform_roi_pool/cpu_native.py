@@ -46,8 +46,7 @@ def deform_roi_pool_backward_cpu(
     bins = _bins(input, rois, offset, mask, pooling)
     needs_products = needed[1] or (needed[2] and offset is not None) or (needed[3] and mask is not None)
     g_input, sums = pool_backward(grad, input, bins, needs_input=needed[0], needs_products=needs_products)
-    empty = grad.new_empty(0)
-    g_rois = g_offset = g_mask = empty
+    g_rois, g_offset, g_mask = (grad.new_empty(0) for _ in range(3))
     if sums is not None:
         value, slope_y, slope_x = (sums[:, 0, ..., i] for i in (VALUE, SLOPE_Y, SLOPE_X))
         if needed[1]:
@@ -56,8 +55,8 @@ def deform_roi_pool_backward_cpu(
             height, width = bins.sides[:, :, 1, None, None].unbind(1)
             g_offset = torch.stack([gamma * width * slope_x, gamma * height * slope_y], 1).to(offset.dtype)
         if needed[3] and mask is not None:
-            g_mask = value.unsqueeze(1).to(mask.dtype)
-    return empty if g_input is None else g_input, g_rois, g_offset, g_mask
+            g_mask = value.unsqueeze(1).to(mask.dtype).contiguous()
+    return grad.new_empty(0) if g_input is None else g_input, g_rois, g_offset, g_mask
 
 
 def _bins(input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: Pooling) -> Bins:
