@@ -18,7 +18,16 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
 from pliant._check import PliantError
-from pliant.detection import MimicOptions, add_mimicking, drop_mimicking, faster_rcnn, pyramid_backbone
+from pliant.detection import (
+    MimicOptions,
+    add_mimicking,
+    dilated_backbone,
+    drop_mimicking,
+    faster_rcnn,
+    faster_rcnn_dc5,
+    pyramid_backbone,
+    rfcn,
+)
 from pliant.detection.mimic_parts import crop_boxes, draw_boxes, match_boxes, mimic_loss
 
 # Without the compiled library the reference serves, and says so once.
@@ -169,7 +178,7 @@ def test_losses_and_gradients_are_those_of_the_parts_called_one_by_one(feature: 
 def test_chunks_give_the_same_losses_and_gradients() -> None:
     results = []
     for chunk in (None, 2):
-        model = add_mimicking(_detector(), MimicOptions(crop_size=64, chunk=chunk))
+        model = add_mimicking(_detector(), MimicOptions(crop_size=64, chunk=chunk, boxes_per_image=4))
         losses = _losses(model)
         (losses["loss_mimic"] + losses["loss_mimic_classifier"]).backward()
         results.append((losses, model.backbone.body.conv1.weight.grad))
@@ -178,7 +187,8 @@ def test_chunks_give_the_same_losses_and_gradients() -> None:
 
 
 def test_predictions_are_the_same_bits_with_and_without() -> None:
-    plain, taught = _detector(score_threshold=0.0).eval(), add_mimicking(_detector(score_threshold=0.0)).eval()
+    options = {"score_threshold": 0.0, "proposals": 40}
+    plain, taught = _detector(**options).eval(), add_mimicking(_detector(**options)).eval()
     expected = plain(IMAGES)
     assert len(expected[0]["boxes"]) > 10
     dropped = drop_mimicking(copy.deepcopy(taught))
@@ -231,6 +241,24 @@ def test_mask_rcnn_and_its_long_box_head() -> None:
     assert losses["loss_mimic"] > 0
 
 
+@pytest.mark.parametrize("roi_pool", ["align", "modulated"])
+@pytest.mark.parametrize("ohem", [None, 6])
+def test_the_papers_faster_rcnn_pools_the_whole_crop_from_the_map_of_stride_16(roi_pool: str, ohem: int | None) -> None:
+    backbone = dilated_backbone("resnet18", deform="c5", norm="frozen", reduction_channels=8)
+    model = faster_rcnn_dc5(4, backbone, roi_pool=roi_pool, head_channels=12, min_size=96, ohem=ohem)
+    add_mimicking(model, MimicOptions(crop_size=64, boxes_per_image=3)).train()
+    pooled = []
+    model.roi_heads.box_roi_pool.register_forward_pre_hook(lambda _, args: pooled.append(args))
+    losses = model(IMAGES, TARGETS)
+    assert losses["loss_mimic"] > 0
+    torch.stack(list(losses.values())).sum().backward()
+    assert model.mimic.classifier.weight.grad.abs().sum() > 0
+    maps, boxes, sizes = pooled[-1]
+    assert maps["c5"].shape[1:] == (8, 4, 4)
+    assert len(boxes) == len(sizes) == len(maps["c5"]) <= 6
+    assert all(box.tolist() == [[0, 0, 64, 64]] for box in boxes)
+
+
 def test_a_few_steps_of_training_bring_the_features_together() -> None:
     options = MimicOptions(**GROUND_TRUTH_ONLY, feature="before_relu", stop_gradient=True)
     model = add_mimicking(_detector(head_channels=64), options)
@@ -277,7 +305,6 @@ def test_refused_detectors() -> None:
     model = add_mimicking(_detector())
     with pytest.raises(PliantError, match="mimic: must not be there already; got a detector with it; drop_mimicking"):
         add_mimicking(model)
-    model = _detector()
-    model.roi_heads.box_head = nn.Flatten()
+    model = rfcn(4, dilated_backbone("resnet18", reduction_channels=16))
     with pytest.raises(PliantError, match="mimic: needs a detector whose box head has fully connected layers .*; got"):
         add_mimicking(model)

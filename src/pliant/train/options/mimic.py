@@ -13,8 +13,8 @@ from .fields import Options, option
 class MimickingOptions(Options):
     """The branch on crops, and what of it the paper leaves open."""
 
-    TITLE: ClassVar[str] = "R-CNN feature mimicking (DCNv2; detectors with fully connected box heads)"
-    ONLY: ClassVar[tuple[str, ...]] = ("detection",)
+    TITLE: ClassVar[str] = "R-CNN feature mimicking (DCNv2)"
+    ONLY: ClassVar[tuple[str, ...]] = ("faster-rcnn", "faster-rcnn-dc5", "mask-rcnn")
 
     mimic: bool = option(False, "train with the branch; predictions are made without it")
     mimic_weight: float = option(0.1, "factor of the mimicking loss", minimum=0)
