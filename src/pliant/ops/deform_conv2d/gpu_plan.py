@@ -49,21 +49,23 @@ class Plan:
 
 
 def plan_backward(problem: GpuProblem, *, deterministic: bool) -> Plan:
-    """Return the widest slices for which an image fits into the workspace, and chunks of as many images as fit."""
+    """Return the widest slices for which an image fits into the workspace, and chunks of as many images as fit.
+
+    Where no slice of LEAST_WIDTH channels is thin enough, images are cut too.
+    """
     P = problem.Ho * problem.Wo
-    widths = _widths(problem)
+    widths = [w for w in _widths(problem) if w >= LEAST_WIDTH] or [problem.C]
     fitting = [w for w in widths if _bytes(problem, w, P, 1) <= WORKSPACE_BYTES]
     if fitting:
         width = fitting[0]
-        images = max(
-            n for n in range(1, problem.N + 1) if n == 1 or _bytes(problem, width, n * P, n) <= WORKSPACE_BYTES
-        )
+        counts = range(1, problem.N + 1)
+        images = max((n for n in counts if n == 1 or _bytes(problem, width, n * P, n) <= WORKSPACE_BYTES), default=1)
         chunks = [
             Chunk(n * P, min(images, problem.N - n) * P, n, min(images, problem.N - n))
             for n in range(0, problem.N, images)
         ]
     else:
-        width = next((w for w in reversed(widths) if w >= LEAST_WIDTH), widths[0])
+        width = widths[-1]
         chunks = _cut_images(problem, width)
     columns = problem.M * problem.K * problem.C
     one_chunk = len(chunks) == 1 and width == problem.C

@@ -44,7 +44,7 @@ FUSED: dict[str, dict[int, tuple[Tile, ...]]] = {
         64: (Tile(32, 64, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
     },
     "sm_90": {
-        16: (Tile(128, 256, 64, 8, 2), Tile(128, 128, 64, 8, 2), Tile(128, 64, 64, 4, 2), Tile(64, 32, 64, 4, 2)),
+        16: (Tile(128, 256, 32, 8, 3), Tile(128, 128, 64, 8, 2), Tile(128, 64, 64, 8, 2), Tile(64, 32, 64, 4, 2)),
         32: (Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
         64: (Tile(32, 64, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
     },
@@ -54,19 +54,19 @@ FUSED: dict[str, dict[int, tuple[Tile, ...]]] = {
         64: (Tile(32, 64, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
     },
     "gfx942": {
-        16: (Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+        16: (Tile(128, 256, 32, 8, 2), Tile(128, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
         32: (Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
         64: (Tile(32, 32, 16, 4, 2),),
     },
     "default": {
-        16: (Tile(64, 128, 32, 4, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+        16: (Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
         32: (Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
         64: (Tile(32, 32, 16, 4, 2),),
     },
 }
 ELEMENTWISE = Tile(32, 64, 1, 4, 1)
 SAMPLES = SampleTile(32, 64, 4)
-SAMPLES_FLOAT64 = SampleTile(32, 32, 4)
+SAMPLES_FLOAT64 = SampleTile(32, 16, 4)
 CELLS = 1024  # samples of one program that computes their cells
 GATHER_ROWS = 4  # samples that one step of the gradient gather reads together
 GATHER_CHANNELS = 256  # channels of one program of the gradient gather, at most

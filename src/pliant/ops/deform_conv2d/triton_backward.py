@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Triton kernels of the backward pass, which gather and multiply elementwise; PyTorch's libraries do the products.
 
-A slice is WIDTH channels from `channel` on, a chunk `count` positions from `first` on. Columns and their gradients are
-(position, group, tap, channel of the group) in memory. RUN channels of a slice lie in one offset group.
+A slice is WIDTH channels, of which RUN lie in one offset group, `group` the first; a chunk is `count` positions from
+`first` on. Columns and their gradients are (position, weight group, tap, channel of the group) in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pliant.ops.deform_conv2d.triton_sampling import (
     widen,
 )
 
-CHUNK = ["first", "count", "channel"]
+CHUNK = ["first", "count", "group"]
 CELLS = ["total", "first", "image", "images", "group"]
 GATHER = ["total", "H", "W", "first_sample", "image", "first_image", "group"]
 
@@ -67,7 +67,7 @@ def _store_maps(
 def sample_backward(
     x, offset, mask, weight, grad_column, column, grad_image, grad_offset, grad_mask,
     N, H, W, Ho, Wo, o_n, o_c, o_h, o_w, m_n, m_c, m_h, m_w,
-    STEP_Y, STEP_X, PAD_Y, PAD_X, DILATION_Y, DILATION_X, first, count, channel,
+    STEP_Y, STEP_X, PAD_Y, PAD_X, DILATION_Y, DILATION_X, first, count, group,
     KW: tl.constexpr, K: tl.constexpr, C: tl.constexpr, OFFSET_GROUPS: tl.constexpr, WIDTH: tl.constexpr,
     PER_GROUP: tl.constexpr, RUN: tl.constexpr, DEPTHWISE: tl.constexpr, HAS_MASK: tl.constexpr,
     NEED_MAPS: tl.constexpr, NEED_COLUMN: tl.constexpr, SCATTER: tl.constexpr, ACCUMULATE: tl.constexpr,
@@ -84,7 +84,7 @@ def sample_backward(
     i = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = i < count
     n, oy, ox = positions_in_rows(first + i, Ho, Wo, WIDE)
-    at = widen((channel + tl.program_id(1) * RUN) // (C // OFFSET_GROUPS) * K + tap, WIDE)
+    at = widen((group + tl.program_id(1)) * K + tap, WIDE)
     top, left, fy, fx, inside = sampling_cell(
         offset + (n * o_n + oy * o_h + ox * o_w), o_c, at, exists, oy, ox, tap, H, W,
         STEP_Y, STEP_X, PAD_Y, PAD_X, DILATION_Y, DILATION_X, KW, CT, WIDE,
@@ -94,7 +94,7 @@ def sample_backward(
     m = modulation(mask, m_c, at, inside, HAS_MASK, CT)
     w00, w01, w10, w11 = corner_weights(fy, fx, m)
     e00, e01, e10, e11 = corner_exists(top, left, inside, H, W)
-    pixel = ((n * H + top) * W + left) * C + channel
+    pixel = ((n * H + top) * W + left) * C
     row = W * C
     zeros = tl.zeros([BLOCK_M, BLOCK_C], CT)
     s00, s01, s10, s11 = zeros, zeros, zeros, zeros

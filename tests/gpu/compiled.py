@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run as a program: compile what the GPU path would launch, for one architecture and without its GPU; print JSON.
+
+The host code runs on tensors without data, on a CUDA device that is not there. Each launch goes to Triton's own
+`warmup`, which specialises and compiles as a launch would, for the target that a stand-in driver names. What comes out
+is read from the machine code: registers, spills, shared memory, tensor-core instructions, wide loads.
+
+    python -m gpu.compiled sm_90
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from torch._subclasses.fake_tensor import FakeTensorMode
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import MockTensor
+
+from gpu.compile_matrix import MATRIX, Layer
+from pliant._geometry import ConvGeometry
+from pliant.ops import _triton
+from pliant.ops.deform_conv2d.gpu_backward import deform_conv2d_triton_backward
+from pliant.ops.deform_conv2d.gpu_forward import deform_conv2d_triton
+
+# Architecture -> what it is to compile for, and its processors. sm_89 stands for the GPUs without a row of their own.
+TARGETS = {
+    "sm_80": (GPUTarget("cuda", 80, 32), 108),
+    "sm_89": (GPUTarget("cuda", 89, 32), 128),
+    "sm_90": (GPUTarget("cuda", 90, 32), 132),
+    "sm_100": (GPUTarget("cuda", 100, 32), 148),
+    "gfx942": (GPUTarget("hip", "gfx942", 64), 304),
+}
+
+
+class Driver:
+    """What Triton asks its driver for while it compiles."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+
+def launches(layer: Layer, dtype: torch.dtype, kind: _triton.Architecture) -> dict[str, tuple[Any, ...]]:
+    """Return the first launch of each kernel in a layer's forward and backward: kernel, grid, arguments, options."""
+    found: dict[str, tuple[Any, ...]] = {}
+
+    def record(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **options: Any) -> None:
+        found.setdefault(kernel.__name__, (kernel, grid, arguments, options))
+
+    N, C, H, W = layer.shape
+    with FakeTensorMode(), mock.patch.object(_triton, "launch", record):
+        last = {"device": "cuda", "dtype": dtype}
+        x = torch.empty(N, C, H, W, **last).contiguous(memory_format=torch.channels_last)
+        weight, bias = torch.empty(layer.outputs, C // layer.groups, 3, 3, **last), torch.empty(layer.outputs, **last)
+        offset = torch.empty(N, 18, H, W, device="cuda", dtype=torch.promote_types(dtype, torch.float32))
+        mask = torch.empty(N, 9, H, W, **last)
+        geometry = ConvGeometry((1, 1), (1, 1), (1, 1))
+        with mock.patch.object(_triton, "architecture", return_value=kind):
+            y = deform_conv2d_triton(x, offset, weight, bias, geometry, mask)
+            deform_conv2d_triton_backward(y, x, offset, weight, mask, geometry, [True] * 5)
+    return found
+
+
+def compile_launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Return the compiled kernel of a launch."""
+    mocked = [MockTensor(a.dtype) if isinstance(a, torch.Tensor) else a for a in arguments]
+    return kernel.run(*mocked, grid=grid, warmup=True, enable_fp_fusion=True, **options)
+
+
+def report(compiled: Any, target: GPUTarget) -> dict[str, int]:
+    """Return what the machine code says."""
+    shared = {"shared": compiled.metadata.shared}
+    return shared | (amd(compiled.asm["amdgcn"]) if target.backend == "hip" else nvidia(compiled.asm["cubin"]))
+
+
+def amd(code: str) -> dict[str, int]:
+    numbers = {name: re.search(rf"\.{name}:\s+(\d+)", code) for name in ("vgpr_count", "vgpr_spill_count")}
+    return {
+        "registers": int(numbers["vgpr_count"][1]) if numbers["vgpr_count"] else -1,
+        "spills": int(numbers["vgpr_spill_count"][1]) if numbers["vgpr_spill_count"] else -1,
+        "tensor": len(re.findall(r"v_mfma", code)),
+        "wide_loads": len(re.findall(r"(?:buffer|global)_load_dwordx4", code)),
+        "atomics": len(re.findall(r"(?:buffer|global)_atomic", code)),
+    }
+
+
+def nvidia(cubin: bytes) -> dict[str, int]:
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", "--dump-sass", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    usage = re.search(r"REG:(\d+)", text)
+    assert usage is not None, text[:400]
+    instruction = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)"
+    names = re.findall(instruction, text, re.MULTILINE)
+
+    def count(pattern: str) -> int:
+        return sum(1 for name in names if re.match(pattern, name))
+
+    return {
+        "registers": int(usage[1]),
+        "spills": count("STL"),
+        "tensor": count(r"HGMMA|HMMA|DMMA|UTC.*MMA"),
+        "wide_loads": count(r"(LDG|LDGSTS)\..*128"),
+        "atomics": count(r"RED|ATOM"),
+    }
+
+
+def main() -> None:
+    name = sys.argv[1]
+    target, processors = TARGETS[name]
+    triton.runtime.driver.set_active(Driver(target))
+    for type_name, layers in MATRIX[name].items():
+        torch.backends.cuda.matmul.allow_tf32 = type_name == "tf32"
+        dtype = torch.float32 if type_name == "tf32" else getattr(torch, type_name)
+        for layer, wanted in layers.items():
+            found = launches(layer, dtype, _triton.Architecture(name, processors))
+            for kernel in wanted:
+                begin = time.perf_counter()
+                row = {"kernel": kernel, "layer": layer.name, "type": type_name}
+                row |= report(compile_launch(*found[kernel]), target)
+                print(json.dumps(row | {"seconds": round(time.perf_counter() - begin, 2)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

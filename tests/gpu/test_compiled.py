@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the GPU path would launch, compiled for GPUs that are not here: no spills, tensor cores, loads of 16 bytes."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu.compile_matrix import MATRIX
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+ROOT = Path(__file__).resolve().parents[2]
+KILOBYTES = {
+    "sm_80": 163,
+    "sm_89": 99,
+    "sm_90": 227,
+    "sm_100": 227,
+    "gfx942": 64,
+}  # of shared memory a program may have
+
+
+@functools.cache
+def compiled(architecture: str) -> list[dict[str, Any]]:
+    """Return what the machine code of each kernel holds (see compiled.py)."""
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
+    environment = os.environ | paths | {"OMP_NUM_THREADS": "1"}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-m", "gpu.compiled", architecture]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def where(row: dict[str, Any]) -> str:
+    return f"{row['kernel']} of the {row['layer']} layer in {row['type']}: {row}"
+
+
+@pytest.mark.parametrize("architecture", MATRIX)
+def test_kernels_keep_their_budgets(architecture: str) -> None:
+    rows = compiled(architecture)
+    assert {(row["type"], row["layer"], row["kernel"]) for row in rows} == {
+        (type_name, layer.name, kernel)
+        for type_name, layers in MATRIX[architecture].items()
+        for layer, kernels in layers.items()
+        for kernel in kernels
+    }
+    for row in rows:
+        assert row["spills"] == 0, where(row)
+        assert 16 <= row["registers"] <= (512 if architecture.startswith("gfx") else 255), where(row)
+        assert row["shared"] <= KILOBYTES[architecture] * 1024, where(row)
+        if row["kernel"] != "sample_cells":  # whose offsets may be stored in any order
+            assert row["wide_loads"] >= 4, where(row)
+        assert (row["atomics"] > 0) == is_scattered(row, architecture), where(row)
+
+
+def is_scattered(row: dict[str, Any], architecture: str) -> bool:
+    """Say whether a kernel may hold atomics: small layers alone, and Blackwell's tensor-core instructions."""
+    blackwell = architecture == "sm_100" and uses_tensor_cores(row, architecture) and row["type"] != "float64"
+    return (row["kernel"], row["layer"]) == ("sample_backward", "small") or blackwell
+
+
+def uses_tensor_cores(row: dict[str, Any], architecture: str) -> bool:
+    """Say whether a kernel must multiply on tensor cores: all fused ones, but for float32 at full precision."""
+    full = row["type"] == "float32" and not architecture.startswith("gfx")  # CDNA's matrix cores take float32
+    return row["kernel"] == "fused_convolution" and not full
+
+
+@pytest.mark.parametrize("architecture", MATRIX)
+def test_products_are_on_tensor_cores(architecture: str) -> None:
+    for row in compiled(architecture):
+        assert (row["tensor"] > 0) == uses_tensor_cores(row, architecture), where(row)
