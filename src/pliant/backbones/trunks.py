@@ -18,6 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from pliant._check import PliantError, fail, require_package, suggest
 
+from .aligned_inception_resnet import AlignedInceptionResNet
 from .original_resnet import original_resnet
 
 TORCHVISION_NAMES = {
@@ -38,6 +39,7 @@ OWN_NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet50-caffe": functools.partial(original_resnet, "resnet50"),
     "resnet101-caffe": functools.partial(original_resnet, "resnet101"),
     "resnet50-mxnet": functools.partial(original_resnet, "resnet50", padded_pool=False),
+    "aligned-inception-resnet": AlignedInceptionResNet,
     "resnet101-mxnet": functools.partial(original_resnet, "resnet101", padded_pool=False),
 }
 
