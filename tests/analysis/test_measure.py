@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pliant.analysis import LayerOffsets, OffsetWatch
-from pliant.nn import DeformConv2d
+from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool
 
 # Without the compiled library the reference serves, and says so once.
 pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
@@ -58,3 +58,41 @@ def test_nothing_is_measured_outside_the_context() -> None:
 )
 def test_runaways(offsets: LayerOffsets, ran: bool) -> None:
     assert offsets.ran_away() is ran
+
+
+def test_bins_are_measured_in_units_of_their_region_by_hand() -> None:
+    pool = DeformRoIPool(2, in_channels=3, spatial_scale=0.5, modulated=False)
+    with torch.no_grad():
+        # Channel 0 is x, channel 1 is y; the shift is a tenth of the region's size for each unit.
+        pool.offset_fc[-1].bias.copy_(torch.tensor([[30.0, 0, 0, 0], [0, 0, 0, -1.0]]).flatten())
+    watch = OffsetWatch(torch.nn.Sequential(pool))
+    boxes = [torch.tensor([[2.0, 4, 10, 8], [0.0, 0, 6, 12]])]
+    with watch.measuring():
+        pool(torch.rand(1, 3, 6, 8), [torch.zeros(0, 4)])  # without regions: not measured
+        pool(torch.rand(1, 3, 6, 8), boxes)
+    measured = watch.layers["0"]
+    assert measured.mean == pytest.approx((3.0 + 0.1) / 8)
+    assert measured.spread == pytest.approx(((9.0 + 0.01) / 8) ** 0.5)
+    # The upper left bin of both regions goes three regions to the right: one of four bins is off the map of 12 x 16.
+    assert measured.outside == pytest.approx(1 / 4)
+    assert not measured.ran_away()
+    assert LayerOffsets(2.5, 3.0, 0.1, limit=2.0).ran_away()
+
+
+def test_bins_of_position_sensitive_pooling_are_measured() -> None:
+    pool = DeformPSRoIPool(3, in_channels=4, output_channels=2, spatial_scale=0.25)
+    torch.nn.init.constant_(pool.conv_offset.bias, 0.5)  # a twentieth of the region, in every bin of every class
+    watch = OffsetWatch(torch.nn.Sequential(pool))
+    with watch.measuring():
+        pool(torch.rand(1, 18, 8, 9), torch.rand(1, 4, 8, 9), [torch.tensor([[4.0, 6.0, 20.0, 25.0]])])
+    assert watch.layers["0"].mean == pytest.approx(0.05)
+    assert watch.layers["0"].outside == 0.0
+
+
+def test_bounded_offsets_are_measured_as_they_are_used() -> None:
+    layer = DeformConv2d(2, 3, 3, offset_limit=2.0)
+    torch.nn.init.constant_(layer.conv_offset.bias, 100.0)
+    watch = OffsetWatch(torch.nn.Sequential(layer))
+    with watch.measuring():
+        watch.network(torch.rand(1, 2, 5, 6))
+    assert watch.layers["0"].mean == pytest.approx(2.0)

@@ -186,6 +186,21 @@ def test_compiles_to_one_graph() -> None:
         torch.testing.assert_close(f, w, rtol=1e-4, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("modulated", [True, False])
+def test_limited_offsets_are_a_tanh_of_those_of_the_branch(modulated: bool) -> None:
+    free = randomised(DeformConv2d(6, 4, (3, 2), offset_groups=2, modulated=modulated))
+    bound = DeformConv2d(6, 4, (3, 2), offset_groups=2, modulated=modulated, offset_limit=1.5)
+    bound.load_state_dict(free.state_dict())
+    x = torch.randn(2, 6, 9, 8) * 10
+    (wide, mask), (narrow, same) = free.offset_and_mask(x), bound.offset_and_mask(x)
+    assert wide.abs().max() > 1.5 >= narrow.abs().max()
+    torch.testing.assert_close(narrow, 1.5 * (wide / 1.5).tanh())
+    assert (mask is None and same is None) or torch.equal(mask, same)
+    torch.testing.assert_close(bound(x), deform_conv2d(x, narrow, bound.weight, bound.bias, mask=mask))
+    assert bound.offset_and_mask(x * 0)[0].isfinite().all()
+    assert "offset_limit=1.5" in repr(bound) and "offset_limit" not in repr(free)
+
+
 def test_one_image_without_a_batch_dimension() -> None:
     layer = randomised(DeformConv2d(6, 4, 3, padding=1))
     x = torch.randn(2, 6, 9, 8)
@@ -219,6 +234,10 @@ def test_factory_arguments(dtype: torch.dtype) -> None:
         ({"offset_groups": 0}, "offset_groups: must divide in_channels=6; got 0; use 1, or a common divisor"),
         ({"kernel_size": (3, 0)}, "kernel_size: must be at least 1; got (3, 0); use 1 or more"),
         ({"mask_scale": 0.0}, "mask_scale: must be positive; got 0.0; use 1.0 (paper) or 2.0 (official code)"),
+        (
+            {"offset_limit": 0.0},
+            "offset_limit: must be positive; got 0.0; give pixels of the input, or None for no limit",
+        ),
         ({"mask_scale": float("nan")}, "mask_scale: must be positive; got nan; use 1.0 (paper) or 2.0 (official code)"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pliant._check import PliantError
+from pliant.nn import DeformConv2d
 from pliant.train import TrainConfig
 from pliant.train import run as run_module
 from pliant.train.model import load_run
@@ -120,13 +121,29 @@ def test_offsets_are_in_the_metrics_and_runaways_are_told_once(
         return model
 
     monkeypatch.setattr(run_module, "build_model", far)
-    settings = {**tiny, "deform": r"layer3\.1\.conv2", "steps": None, "epochs": 2}
+    settings = {**tiny, "deform": r"layer3\.1\.conv2", "steps": None, "epochs": 2, "checkpoint_every": 3}
     assert train(TrainConfig.from_dict(settings), tmp_path / "run")
-    offsets = [record["offsets"] for record in read_metrics(tmp_path / "run") if "offsets" in record]
-    assert len(offsets) == 2
+    records = [record for record in read_metrics(tmp_path / "run") if "offsets" in record]
+    # With each checkpoint, and at the end of each epoch of four steps.
+    assert [record["step"] for record in records] == [3, 4, 6, 8]
+    offsets = [record["offsets"] for record in records]
     assert offsets[0]["backbone.body.layer3.1.conv2"]["outside"] == 1.0
     assert offsets[0]["backbone.body.layer3.1.conv2"]["mean"] == pytest.approx(500.0, abs=5.0)
     assert capsys.readouterr().err.count("warning: the offsets of backbone.body.layer3.1.conv2 ran away") == 1
+
+
+def test_the_offsets_of_a_run_can_be_bounded(tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**tiny, "roi_pool": "deform", "offset_limit": 0.25, "offset_grad_clip": 1e-3, "steps": 2, "lr": 0.05}
+    assert train(TrainConfig.from_dict(settings), tmp_path / "run")
+    model, _, config = load_run(tmp_path / "run")
+    layers = [module for module in model.modules() if isinstance(module, DeformConv2d)]
+    assert layers
+    assert all(layer.offset_limit == config.offset_limit == 0.25 for layer in layers)
+    (record,) = [record for record in read_metrics(tmp_path / "run") if "offsets" in record]
+    pools = {name for name in record["offsets"] if "box_roi_pool" in name}
+    assert len(record["offsets"]) == len(layers) + len(pools)
+    assert len(pools) == 1
+    assert all(0 <= numbers["mean"] <= 0.25 for numbers in record["offsets"].values())
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -77,25 +77,34 @@ def record_bins(module: nn.Module, run: Callable[[], object]) -> list[RegionBins
 
 def _recorder(name: str, records: list[RegionBins]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        if isinstance(layer, DeformPSRoIPool):
-            _, features, boxes = args
-            regions = _joined(boxes)
-            offset = layer.offset(features, boxes).unflatten(1, (-1, 2))  # (R, Q, 2, part, part)
-            parts = torch.arange(layer.output_size, device=offset.device) * layer.part_size // layer.output_size
-            offset, weights = offset[..., parts, :][..., parts], None
-            corners = regions[:, 1:].sign() * (regions[:, 1:].abs() + 0.5).floor()  # C's round
-            corners = corners + corners.new_tensor([0, 0, 1, 1])  # the last pixel belongs to the region
-        else:
-            assert isinstance(layer, DeformRoIPool)
-            regions = _joined(args[1])
-            offset, weights = layer.offset_and_mask(*args)
-            offset, corners = offset[:, None], regions[:, 1:]
-        bins = shifted_bins(corners.float(), layer.gamma * offset.float())
-        ones = torch.ones_like(bins[:, 0, ..., 0])
-        weights = ones if weights is None else weights[:, 0].float()
-        records.append(RegionBins(name, regions[:, 0].long().cpu(), corners.cpu(), bins.cpu(), weights.cpu()))
+        assert isinstance(layer, _LAYERS)
+        regions, shift, weights = region_shifts(layer, args)
+        bins = shifted_bins(regions[:, 1:], shift)
+        weights = torch.ones_like(bins[:, 0, ..., 0]) if weights is None else weights[:, 0].float()
+        records.append(RegionBins(name, regions[:, 0].long().cpu(), regions[:, 1:].cpu(), bins.cpu(), weights.cpu()))
 
     return hook
+
+
+def region_shifts(
+    layer: DeformPSRoIPool | DeformRoIPool, args: tuple[Any, ...]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return what a call of `layer` with `args` does with the bins of its regions.
+
+    Returns:
+        the regions (R, 5), image index and corners in pixels as the layer takes them; the shifts of their bins
+        (R, Q, 2, Ph, Pw), x before y, in units of the region's size; the weights (R, 1, Ph, Pw) or None.
+    """
+    if isinstance(layer, DeformRoIPool):
+        offset, weights = layer.offset_and_mask(*args)
+        return _joined(args[1]).float(), layer.gamma * offset[:, None].float(), weights
+    _, features, boxes = args
+    regions = _joined(boxes).float()
+    offset = layer.offset(features, boxes).unflatten(1, (-1, 2))  # (R, Q, 2, part, part)
+    parts = torch.arange(layer.output_size, device=offset.device) * layer.part_size // layer.output_size
+    corners = regions[:, 1:].sign() * (regions[:, 1:].abs() + 0.5).floor()  # C's round
+    corners = corners + corners.new_tensor([0, 0, 1, 1])  # the last pixel belongs to the region
+    return torch.cat([regions[:, :1], corners], dim=1), layer.gamma * offset[..., parts, :][..., parts].float(), None
 
 
 def shifted_bins(regions: Tensor, shift: Tensor) -> Tensor:

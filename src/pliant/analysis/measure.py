@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pliant._geometry import ConvGeometry
-from pliant.nn import DeformConv2d
+from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool
 
+from .bins import region_shifts, shifted_bins
 from .record import Hook, sampling_positions, share_outside, split_branch
 
-# A sample has run away when it is farther from its place than most maps are wide; half of them is no accident.
-MAX_MEAN_OFFSET = 32.0
+# A sample has run away when it is farther from its place than most maps are wide; a bin, when it is farther than two of
+# its region. Half of either off the map is no accident.
+MAX_MEAN_CELLS = 32.0
+MAX_MEAN_REGIONS = 2.0
 MAX_SHARE_OUTSIDE = 0.5
 
 
@@ -25,31 +29,34 @@ class LayerOffsets:
     """Offsets of one layer over one batch.
 
     Attributes:
-        mean: mean of the absolute offset components, in cells of the layer's input.
+        mean: mean of the absolute offset components: of a convolution, in cells of its input; of RoI pooling, in units
+            of the region's width and height.
         spread: their standard deviation around zero, sqrt(mean(offset^2)).
-        outside: share (0..1) of the samples that lie off the map.
+        outside: share (0..1) of the samples, or of the bins' centres, that lie off the map.
+        limit: the mean from which offsets mean nothing any more.
     """
 
     mean: float
     spread: float
     outside: float
+    limit: float = MAX_MEAN_CELLS
 
     def ran_away(self) -> bool:
-        """Whether the offsets mean nothing any more: not finite, beyond 32 cells on average, or mostly off the map."""
+        """Whether the offsets mean nothing any more: not finite, beyond `limit` on average, or mostly off the map."""
         finite = torch.tensor([self.mean, self.spread]).isfinite().all().item()
-        return not finite or self.mean > MAX_MEAN_OFFSET or self.outside > MAX_SHARE_OUTSIDE
+        return not finite or self.mean > self.limit or self.outside > MAX_SHARE_OUTSIDE
 
     def as_dict(self) -> dict[str, float]:
         """Return the three numbers, rounded for a metrics file."""
-        return {name: round(value, 5) for name, value in asdict(self).items()}
+        return {name: round(getattr(self, name), 5) for name in ("mean", "spread", "outside")}
 
 
 class OffsetWatch:
-    """Measures the deformable layers of a network during chosen forward passes.
+    """Measures the deformable layers of a network, convolutions and RoI pooling, during chosen forward passes.
 
     Example:
         >>> import torch
-        >>> from pliant.nn import DeformConv2d
+        >>> from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool
         >>> watch = OffsetWatch(torch.nn.Sequential(DeformConv2d(3, 4, 3, padding=1)))
         >>> with watch.measuring():
         ...     _ = watch.network(torch.zeros(1, 3, 8, 8))
@@ -60,16 +67,20 @@ class OffsetWatch:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.layers: dict[str, LayerOffsets] = {}
-        self._watched = {name: m for name, m in network.named_modules() if isinstance(m, DeformConv2d)}
+        modules = list(network.named_modules())
+        self._convolutions = {name: m for name, m in modules if isinstance(m, DeformConv2d)}
+        self._pools = {name: m for name, m in modules if isinstance(m, DeformRoIPool | DeformPSRoIPool)}
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Measure what the layers do inside this context; `layers` holds the first call of each afterwards.
 
-        The first, since feature mimicking sends the batch's images through the backbone before their crops.
+        The first, since feature mimicking sends the batch's images through the backbone before their crops. Of RoI
+        pooling the first with regions: a layer that serves all maps of a pyramid is called for each.
         """
         self.layers.clear()
-        handles = [m.conv_offset.register_forward_hook(self._hook(name, m)) for name, m in self._watched.items()]
+        handles = [m.conv_offset.register_forward_hook(self._hook(name, m)) for name, m in self._convolutions.items()]
+        handles += [m.register_forward_pre_hook(self._pool_hook(name)) for name, m in self._pools.items()]
         try:
             yield
         finally:
@@ -92,5 +103,21 @@ class OffsetWatch:
             outside = share_outside(cells, (args[0].shape[-2], args[0].shape[-1]))
             spread = offset.square().mean().sqrt().item()
             self.layers[name] = LayerOffsets(offset.abs().mean().item(), spread, outside)
+
+        return hook
+
+    def _pool_hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        @torch.no_grad()
+        def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            assert isinstance(layer, DeformRoIPool | DeformPSRoIPool)
+            regions, shift, _ = region_shifts(layer, args)
+            if name in self.layers or not len(regions):
+                return
+            scale = args[2] if isinstance(layer, DeformRoIPool) and len(args) > 2 else layer.spatial_scale
+            bins = shifted_bins(regions[:, 1:], shift)  # in pixels, 0 at the map's border
+            centres = ((bins[..., :2] + bins[..., 2:]) / 2 * scale - 0.5).flip(-1)  # (..., 2): y, x in cells
+            outside = share_outside(centres, (args[0].shape[-2], args[0].shape[-1]))
+            spread = shift.square().mean().sqrt().item()
+            self.layers[name] = LayerOffsets(shift.abs().mean().item(), spread, outside, MAX_MEAN_REGIONS)
 
         return hook

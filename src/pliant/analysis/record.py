@@ -132,7 +132,7 @@ def deformable_layers(network: nn.Module) -> list[tuple[str, DeformConv2d]]:
 def split_branch(layer: DeformConv2d, raw: Tensor) -> tuple[Tensor, Tensor]:
     """Split the offset branch's output into offsets (N, 2*G*K, Ho, Wo) and modulation (N, G*K, Ho, Wo)."""
     samples = layer.offset_groups * layer.kernel_size[0] * layer.kernel_size[1]
-    offset, rest = raw[:, : 2 * samples].float(), raw[:, 2 * samples :].float()
+    offset, rest = layer.limited(raw[:, : 2 * samples].float()), raw[:, 2 * samples :].float()
     mask = layer.mask_scale * rest.sigmoid() if layer.modulated else torch.ones_like(offset[:, :samples])
     return offset, mask
 

@@ -38,6 +38,9 @@ class DeformConv2d(nn.Module):
         modulated: v2 (offsets and modulation) if true, v1 (offsets alone) if false.
         mask_scale: s, the upper bound of the modulation. 1.0 is the v2 paper's and mmcv's, and starts at 0.5; 2.0 is
             the official code's and starts at 1, which keeps the output of a converted convolution.
+        offset_limit: None, or L: each component of an offset becomes :math:`L \tanh(\Delta / L)`, which stays within
+            L input pixels and is the offset itself while that is small. The papers have no limit; it is for training
+            in which offsets run away. Parameters and their names are the same with it and without.
 
     Shape:
         input (N, C, H, W) or (C, H, W); output (N, O, Ho, Wo) or (O, Ho, Wo), sizes as for `torch.nn.Conv2d`.
@@ -74,6 +77,7 @@ class DeformConv2d(nn.Module):
         offset_groups: int = 1,
         modulated: bool = True,
         mask_scale: float = 1.0,
+        offset_limit: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -84,7 +88,7 @@ class DeformConv2d(nn.Module):
         self.padding = pair("padding", padding, minimum=0)
         self.dilation = pair("dilation", dilation, minimum=1)
         self.groups, self.offset_groups = groups, offset_groups
-        self.modulated, self.mask_scale = modulated, mask_scale
+        self.modulated, self.mask_scale, self.offset_limit = modulated, mask_scale, offset_limit
         self._check()
         kh, kw = self.kernel_size
         factory = {"device": device, "dtype": dtype}
@@ -114,6 +118,10 @@ class DeformConv2d(nn.Module):
                 fail(name, rule, value, "use 1, or a common divisor")
         if not self.mask_scale > 0:
             fail("mask_scale", "must be positive", self.mask_scale, "use 1.0 (paper) or 2.0 (official code)")
+        if self.offset_limit is not None and not self.offset_limit > 0:
+            fail(
+                "offset_limit", "must be positive", self.offset_limit, "give pixels of the input, or None for no limit"
+            )
 
     def reset_parameters(self) -> None:
         """Set the weights as `torch.nn.Conv2d` does, and the offset branch to zero."""
@@ -129,11 +137,17 @@ class DeformConv2d(nn.Module):
         """Return the offset branch's offset (N, 2*G*K, Ho, Wo) in pixels, and mask (N, G*K, Ho, Wo) or None."""
         prediction: Tensor = self.conv_offset(input)
         if not self.modulated:
-            return prediction, None
+            return self.limited(prediction), None
         samples = self.conv_offset.out_channels // 3  # a number of the layer, so that exporters see no shape computed
         offset, mask = prediction.split([2 * samples, samples], dim=-3)
         mask = mask.sigmoid()
-        return offset, mask if self.mask_scale == 1.0 else mask * self.mask_scale
+        return self.limited(offset), mask if self.mask_scale == 1.0 else mask * self.mask_scale
+
+    def limited(self, offset: Tensor) -> Tensor:
+        """Return offsets as the layer uses them, within `offset_limit` where there is one."""
+        if self.offset_limit is None:
+            return offset
+        return self.offset_limit * torch.tanh(offset / self.offset_limit)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the deformable convolution of `input` at the positions that `conv_offset` predicts for it."""
@@ -149,4 +163,5 @@ class DeformConv2d(nn.Module):
         parts += [f"offset_groups={self.offset_groups}"] * (self.offset_groups != 1)
         parts += ["bias=False"] * (self.bias is None)
         parts += [f"mask_scale={self.mask_scale}"] if self.modulated else ["modulated=False"]
+        parts += [f"offset_limit={self.offset_limit}"] * (self.offset_limit is not None)
         return ", ".join(parts)

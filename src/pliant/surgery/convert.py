@@ -20,7 +20,13 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def convert(
-    model: Model, where: Where, *, modulated: bool = True, offset_groups: int = 1, mask_scale: float = 2.0
+    model: Model,
+    where: Where,
+    *,
+    modulated: bool = True,
+    offset_groups: int = 1,
+    mask_scale: float = 2.0,
+    offset_limit: float | None = None,
 ) -> Model:
     r"""Replace the convolutions that `where` means by deformable ones that start with the same output.
 
@@ -41,6 +47,7 @@ def convert(
         offset_groups: groups of input channels with offsets of their own; must divide the channels of each layer.
         mask_scale: s, the upper bound of the modulation. 2.0 is the official code's and keeps the output; 1.0 is the
             v2 paper's and mmcv's, halves every converted layer at the start, and warns.
+        offset_limit: None, or so many input pixels that offsets stay within, by a tanh; see `pliant.nn.DeformConv2d`.
 
     Returns:
         `model`, or the new layer if `model` itself was converted.
@@ -49,7 +56,7 @@ def convert(
         PliantError: `where` means no convolution that can be converted; near misses or reasons are named. Also if a
             layer is deformable already, by other options: `revert` it first.
         TypeError: `model` is a script, compiled or wrapped in DistributedDataParallel.
-        ValueError: `offset_groups` or `mask_scale` does not fit; `model` is left as it was.
+        ValueError: `offset_groups`, `mask_scale` or `offset_limit` does not fit; `model` is left as it was.
 
     Example:
         >>> import torch, pliant
@@ -64,7 +71,7 @@ def convert(
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.3.
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.2.
     """
-    options = Options(modulated, offset_groups, mask_scale)
+    options = Options(modulated, offset_groups, mask_scale, offset_limit)
     planned = plan(model, where, modulated=modulated, offset_groups=offset_groups)
     _check_plan(model, planned, options)
     layers: dict[nn.Module, nn.Module] = {}

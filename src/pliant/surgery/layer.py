@@ -25,18 +25,20 @@ class Options:
     modulated: bool
     offset_groups: int
     mask_scale: float
+    offset_limit: float | None = None
 
     @classmethod
     def of(cls, layer: DeformConv2d) -> Options:
         """Return the options that `layer` was built with."""
-        return cls(layer.modulated, layer.offset_groups, layer.mask_scale)
+        return cls(layer.modulated, layer.offset_groups, layer.mask_scale, layer.offset_limit)
 
     def agree_with(self, other: Options) -> bool:
         """Return whether both give the same layer; v1 layers have no mask, hence no mask scale."""
         return self == other or (not self.modulated and self == replace(other, mask_scale=self.mask_scale))
 
     def __str__(self) -> str:
-        return f"modulated={self.modulated}, offset_groups={self.offset_groups}, mask_scale={self.mask_scale}"
+        limit = f", offset_limit={self.offset_limit}" if self.offset_limit is not None else ""
+        return f"modulated={self.modulated}, offset_groups={self.offset_groups}, mask_scale={self.mask_scale}{limit}"
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def blueprint(conv: nn.Conv2d, options: Options) -> DeformConv2d:
         offset_groups=options.offset_groups,
         modulated=options.modulated,
         mask_scale=options.mask_scale,
+        offset_limit=options.offset_limit,
         device="meta",
         dtype=conv.weight.dtype,
     )

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -35,6 +36,7 @@ def train_one_epoch(
     accelerator: Accelerator,
     *,
     grad_clip: float,
+    offset_grad_clip: float = 0.0,
     on_step: OnStep,
 ) -> bool:
     """Take one optimizer step for each of `steps`.
@@ -49,6 +51,7 @@ def train_one_epoch(
         scheduler: stepped once after each optimizer step.
         accelerator: device, processes, mixed precision and gradient scaling.
         grad_clip: largest norm of the gradient; 0 does not clip.
+        offset_grad_clip: the same for the offset branches alone, before that.
         on_step: called after each step with the losses of the whole step, `loss` being their sum; False ends the epoch
             early.
 
@@ -63,8 +66,11 @@ def train_one_epoch(
         optimizer.zero_grad()
         losses = summed(accelerator, _backward(model, list(step), accelerator))
         _require_finite(losses)
+        accelerator.unscale_gradients(optimizer)
+        if offset_grad_clip:
+            clip_grad_norm_(_offset_branches(optimizer), offset_grad_clip)
         if grad_clip:
-            accelerator.clip_grad_norm_(model.parameters(), grad_clip)
+            clip_grad_norm_(model.parameters(), grad_clip)
         optimizer.step()
         if not accelerator.optimizer_step_was_skipped:  # by the scaler of fp16, which found an overflow
             scheduler.step()
@@ -90,6 +96,12 @@ def _backward(model: nn.Module, parts: Sequence[tuple[Part, Batch]], accelerator
             share = value.detach() * part.share
             sums[name] = sums[name] + share if name in sums else share
     return sums
+
+
+def _offset_branches(optimizer: Optimizer) -> list[nn.Parameter]:
+    """The parameters of the offset branches, which `param_groups` puts into groups of their own."""
+    groups = [group for group in optimizer.param_groups if group.get("name") in ("offset", "roi_offset")]
+    return [parameter for group in groups for parameter in group["params"]]
 
 
 def to_device(images: list[Tensor], targets: list[dict[str, Tensor]], device: torch.device) -> Batch:

@@ -174,13 +174,11 @@ class _Run:
         progress = self.progress
         todo = self._steps()
         parts = (self.model, self._watched(todo), self.optimizer, self.scheduler, self.accelerator)
-        if not train_one_epoch(*parts, grad_clip=self.config.grad_clip, on_step=self._on_step):
+        whole, offsets = self.config.grad_clip, self.config.offset_grad_clip
+        if not train_one_epoch(*parts, grad_clip=whole, offset_grad_clip=offsets, on_step=self._on_step):
             return False  # asked to stop; _on_step has saved
         progress.epoch, progress.batch = progress.epoch + 1, 0
         record: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch}
-        if self.watch.layers:
-            record["offsets"] = {name: layer.as_dict() for name, layer in self.watch.layers.items()}
-        self._warn_of_runaways()
         progress.done = progress.step >= self.total_steps
         evaluated = self.validation is not None and (progress.done or progress.epoch % self.config.eval_every == 0)
         if evaluated:
@@ -200,9 +198,10 @@ class _Run:
         return [own_parts(step, process, processes, seeded=self.batches > 1) for step in steps]
 
     def _watched(self, todo: list[list[Part]]) -> Iterator[Iterable[tuple[Part, Batch]]]:
-        """Yield the steps of `todo`, measuring the offsets while the last one is taken."""
+        """Yield the steps of `todo`, measuring the offsets while the last one is taken, and those of checkpoints."""
         for number, step in enumerate(read_steps(self.training, todo, self.config.workers), start=1):
-            if number < len(todo):
+            self.watch.layers.clear()
+            if number < len(todo) and (self.progress.step + 1) % self.config.checkpoint_every:
                 yield step
             else:
                 with self.watch.measuring(), self._hooks_called():
@@ -219,6 +218,7 @@ class _Run:
         if progress.step % config.log_every == 0 or progress.step == self.total_steps:
             lr = max(self.scheduler.get_last_lr())
             self.reporter.record({"step": progress.step, "epoch": progress.epoch, "lr": lr, **losses})
+        self._tell_offsets()
         # All processes must hear of a signal that one of them got, and at the same step.
         self.stop_asked = anyone(self.accelerator, self.stop_asked)
         if self.stop_asked or progress.step % config.checkpoint_every == 0:
@@ -243,13 +243,17 @@ class _Run:
             self._save_weights()
         return logged
 
-    def _warn_of_runaways(self) -> None:
+    def _tell_offsets(self) -> None:
+        """Record what was measured in this step, if it was one to measure, and warn once of offsets that ran away."""
+        if self.watch.layers:
+            measured = {name: layer.as_dict() for name, layer in self.watch.layers.items()}
+            self.reporter.record({"step": self.progress.step, "epoch": self.progress.epoch, "offsets": measured})
         names = self.watch.runaways()
         if names and not self.warned:
             self.warned = True
             self.reporter.say(
                 f"warning: the offsets of {', '.join(names)} ran away (see offsets in metrics.jsonl); "
-                "lower --lr or --offset-lr-scale, or raise --warmup-steps"
+                "lower --lr or --offset-lr-scale, raise --warmup-steps, or bound them with --offset-limit"
             )
 
     def save(self) -> None:

@@ -28,6 +28,9 @@ class BackboneOptions(Options):
     modulated: bool = option(True, "DCNv2's modulation; without it the layers are DCNv1's")
     offset_groups: int = option(1, "groups of channels with offsets of their own", minimum=1)
     mask_scale: float = option(2.0, "factor of the modulation's sigmoid; 2 starts as the plain network does")
+    offset_limit: float | None = option(
+        None, "keep offsets of convolutions within so many cells of their input, by a tanh", minimum=0.001
+    )
     weights: str | None = option(None, "checkpoint of the backbone, or 'default' to download the library's own")
     norm: str = option(
         "auto", "batch norm: frozen, batch, or auto (frozen with --weights)", choices=("auto", "frozen", "batch")

@@ -51,4 +51,7 @@ class ScheduleOptions(Options):
         (0.667, 0.917), "multistep: divide the learning rate by 10 at these shares of the run", minimum=0
     )
     grad_clip: float = option(35.0, "largest norm of the gradient; 0 does not clip", minimum=0)
+    offset_grad_clip: float = option(
+        0.0, "largest norm of the gradient of the offset branches alone; 0 does not clip", minimum=0
+    )
     seed: int = option(0, "seed of weights, order of images and augmentation", minimum=0)
