@@ -75,10 +75,10 @@ def test_wrong_shapes_and_labels_are_refused() -> None:
 
 def test_top1_and_top5_by_hand() -> None:
     names = [*"abcdefg"]
-    predictions = [[0, 1, 2, 3, 4], [3, 0, 2, 1, 4], [6, 5, 4, 3, 2], [2, 1, 0, 3, 4]]
+    predictions = [[0, 1, 2, 3, 4], [3, 4, 2, 1, 0], [6, 5, 4, 3, 2], [2, 1, 0, 3, 4]]
     truths = [0, 0, 0, 2]
     ranks = [rank_of_truth(t, torch.tensor(p)) for t, p in zip(truths, predictions, strict=True)]
-    assert ranks == [0, 1, -1, 0]
+    assert ranks == [0, 4, -1, 0]
     metrics = classification_metrics(truths, ranks, names)
     assert (metrics.top1, metrics.top5, metrics.images) == (2 / 4, 3 / 4, 4)
     assert metrics.per_category["a"] == pytest.approx(1 / 3)

@@ -14,7 +14,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from pliant import param_groups
 from pliant._check import PliantError
 from pliant.nn import DeformConv2d
-from pliant.segmentation import DeepLab, deeplab
+from pliant.segmentation import DeepLab, deeplab, upsample_scores
 from pliant.segmentation.deeplab import pixel_loss
 
 # Without the compiled library the reference serves, and says so once.
@@ -65,6 +65,28 @@ def test_labels_come_back_at_each_images_own_size() -> None:
         assert changes == [width - 1, 2 * width - 1]
 
 
+def test_padding_to_whole_cells_moves_no_label() -> None:
+    # 56 x 40 pixels are padded to 64 x 48; the stripes go from top to bottom and end between cells.
+    image = striped(40, 16, 16, 24).transpose(1, 2).contiguous()
+    (output,) = of_colours(min_size=40).eval()([image])
+    expected = torch.cat([torch.full((height, 40), label) for label, height in enumerate((16, 16, 24))])
+    assert torch.equal(output["labels"].long(), expected)
+
+
+def test_scores_are_two_1x1_convolutions_with_a_relu_between() -> None:
+    transform = GeneralizedRCNNTransform([32], 100, [0.0] * 3, [1.0] * 3, STRIDE)
+    model = DeepLab(Means(), 3, 4, transform, stride=STRIDE, head_channels=6)
+    for layer in (model.fc6, model.score):
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+    images = torch.rand(2, 3, 32, 48)
+    hidden = torch.einsum("oc,nchw->nohw", model.fc6.weight[:, :, 0, 0], avg_pool2d(images, STRIDE))
+    hidden = (hidden + model.fc6.bias[:, None, None]).clamp(min=0)
+    scores = torch.einsum("oc,nchw->nohw", model.score.weight[:, :, 0, 0], hidden) + model.score.bias[:, None, None]
+    assert (hidden == 0).any() and (hidden > 0).any()
+    torch.testing.assert_close(model.pixel_scores(images), upsample_scores(scores, STRIDE, (32, 48)))
+
+
 def test_a_batch_of_unequal_images_counts_each_labelled_pixel_once() -> None:
     model = of_colours().train()
     images = [torch.rand(3, 32, 48), torch.rand(3, 16, 64)]
@@ -91,6 +113,10 @@ def test_label_maps_are_resized_with_their_images(monkeypatch: pytest.MonkeyPatc
     labels = torch.randint(3, (16, 24)).to(torch.uint8)
     of_colours(min_size=32).train()([torch.rand(3, 16, 24)], [{"labels_map": labels}])
     assert torch.equal(seen[0][0], labels.repeat_interleave(2, 0).repeat_interleave(2, 1))
+    # 48 x 72 to 16 x 24: each pixel's centre is that of the middle one of three by three.
+    labels = torch.randint(3, (48, 72)).to(torch.uint8)
+    of_colours(min_size=16).train()([torch.rand(3, 48, 72)], [{"labels_map": labels}])
+    assert torch.equal(seen[1][0], torch.cat((labels[1::3, 1::3], torch.full((16, 8), 255)), 1))
 
 
 def test_the_loss_by_hand_and_without_what_is_ignored() -> None:
@@ -106,6 +132,9 @@ def test_the_loss_by_hand_and_without_what_is_ignored() -> None:
     assert scores.grad is not None
     assert (scores.grad[0, :, 1:3] == 0).all()
     assert (scores.grad[1].abs().sum(0) > 0).all()
+    labels.fill_(255)
+    labels[1, 3, 4] = 2
+    assert pixel_loss(scores, labels).item() == pytest.approx(-float(logs[1, 2, 3, 4]), rel=1e-5)
 
 
 def test_a_batch_without_labels_has_no_loss_and_finite_gradients() -> None:

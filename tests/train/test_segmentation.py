@@ -117,6 +117,7 @@ def test_parts_of_images_score_like_the_whole(data: Path) -> None:
     metrics = task.score(parts, dataset, config).as_dict()
     squares, bars = (sum(int((dataset[k][1]["labels_map"] == c).sum()) for k in range(3)) for c in (1, 2))
     assert metrics["per_category"] == pytest.approx({"background": 1.0, "square": squares / (squares + bars), "bar": 0})
+    assert metrics["pixels"] == 3 * HEIGHT * (WIDTH - 2)
     assert all(part.shape[0] == 2 and part.shape[1] <= 3 for part in parts)
 
 
