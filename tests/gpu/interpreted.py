@@ -30,7 +30,7 @@ from helpers.checks import DIFFERENTIABLE, check_forward_backward
 from helpers.checks import run as run_all
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton, deform_conv2d
-from pliant.ops.deform_conv2d import gpu_backward, gpu_forward, gpu_plan, gpu_tiles
+from pliant.ops.deform_conv2d import gpu_backward, gpu_forward, gpu_plan, gpu_tiles, gpu_tune
 
 OPERATOR = torch.ops.pliant.deform_conv2d
 
@@ -148,13 +148,43 @@ def check_empty() -> None:
     assert not gradients["bias"].any()
 
 
+def check_tune() -> None:
+    """Assert that the fastest of the tiles is taken from then on, and no other before."""
+    a = V2.arguments(torch.float32)
+    call = (a.input, a.offset, a.weight, a.bias, ConvGeometry(a.stride, a.padding, a.dilation), a.mask)
+    expected, used = gpu_forward.deform_conv2d_triton(*call), []
+    slow = iter([5.0, 4.0, 1.0, *[9.0] * 20])
+    launch = _triton.launch
+
+    def spy(*arguments: Any, **options: Any) -> None:
+        used.append((options["num_stages"], options["PATCH"]))
+        launch(*arguments, **options)
+
+    with mock.patch.object(_triton, "launch", spy), mock.patch.object(gpu_tiles, "_tuned", {}):
+        gpu_forward.deform_conv2d_triton(*call)
+        times = gpu_tune.tune_deform_conv2d(*call, timer=lambda run: [run(), next(slow)][1])
+        tuned = gpu_forward.deform_conv2d_triton(*call)
+    assert used[0] == (2, 0)
+    assert len(used) == len(times) + 2
+    assert used[-1] == (3, 0), "the third candidate, which has three stages, was timed to be the fastest"
+    torch.testing.assert_close(tuned, expected, rtol=1e-6, atol=1e-6)
+
+
 def checks(job: str) -> dict[str, Callable[[], None]]:
     """Return the checks of a job by name."""
     if job == "values":
         return {run.name: functools.partial(check, run) for run in RUNS}
     if job == "mutants":
         return {mutant.name: functools.partial(check_mutant, mutant) for mutant in MUTANTS}
-    found = (check_opcheck, check_compile, check_autocast, check_determinism, check_only_needed, check_empty)
+    found = (
+        check_opcheck,
+        check_compile,
+        check_autocast,
+        check_determinism,
+        check_only_needed,
+        check_empty,
+        check_tune,
+    )
     return {f.__name__.removeprefix("check_"): f for f in found}
 
 

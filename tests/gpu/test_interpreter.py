@@ -18,7 +18,7 @@ from gpu.interpreter_cases import MUTANTS, RUNS
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 ROOT = Path(__file__).resolve().parents[2]
-DISPATCHER = ("opcheck", "compile", "autocast", "determinism", "only_needed", "empty")
+DISPATCHER = ("opcheck", "compile", "autocast", "determinism", "only_needed", "empty", "tune")
 
 
 @functools.cache

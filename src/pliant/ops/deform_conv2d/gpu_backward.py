@@ -59,20 +59,30 @@ class _Backward:
         grad_weight = p.weight.new_zeros(shape, dtype=p.sum_dtype) if self.needs_weight else None
         image: Tensor | None = None
         for chunk in self.plan.chunks:
-            u = rows_of(self.grad, self._outputs(s), chunk.first, chunk.count)
-            grad_columns = u.contiguous() if p.is_depthwise else None
-            if grad_columns is None and (self.needs_maps or self.needs_input):
-                grad_columns = products(u, weight)
-            columns = self._sample(s, chunk, weight, grad_columns)
-            if grad_weight is not None and columns is not None:
-                if p.is_depthwise:
-                    grad_weight += columns.sum(0)
-                else:
-                    add_products(u, columns, grad_weight)
-            if self.needs_input and not self.plan.scatter and grad_columns is not None:
-                image = self._gather(s, chunk, weight, grad_columns, image)
+            image = self._run_chunk(s, chunk, weight, grad_weight, image)
         if self.weight is not None and grad_weight is not None:
             self._store_weight(s, grad_weight)
+
+    def _run_chunk(
+        self, s: Slice, chunk: Chunk, weight: Tensor, grad_weight: Tensor | None, image: Tensor | None
+    ) -> Tensor | None:
+        """Do all that concerns a slice of one chunk; return the memory for the image's gradient, to be used again."""
+        u = rows_of(self.grad, self._outputs(s), chunk.first, chunk.count)
+        grad_columns: Tensor | None = None
+        if self.problem.is_depthwise:
+            grad_columns = u.contiguous()
+        elif self.needs_maps or self.needs_input:
+            grad_columns = products(u, weight)
+        columns = self._sample(s, chunk, weight, grad_columns)
+        if grad_weight is not None and columns is not None:
+            if self.problem.is_depthwise:
+                grad_weight += columns.sum(0)
+            else:
+                add_products(u, columns, grad_weight)
+        if self.needs_input and not self.plan.scatter and grad_columns is not None:
+            del columns
+            image = self._gather(s, chunk, weight, grad_columns, image)
+        return image
 
     def _outputs(self, s: Slice) -> slice:
         """Return the output channels of the weight groups that slice `s` is part of."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops import _triton
 from pliant.ops.deform_conv2d.gpu_problem import GpuProblem
-from pliant.ops.deform_conv2d.gpu_tiles import ELEMENTWISE_CHANNELS, Tile, elementwise_tile, fused_tile
+from pliant.ops.deform_conv2d.gpu_tiles import ELEMENTWISE_CHANNELS, Layer, Tile, elementwise_tile, fused_tile
 from pliant.ops.deform_conv2d.triton_forward import elementwise_convolution, fused_convolution
 
 
@@ -35,11 +35,15 @@ def deform_conv2d_triton(
     return output
 
 
+def layer_of(problem: GpuProblem) -> Layer:
+    """Return what the choice of a tile depends on."""
+    return Layer(problem.dtype, problem.M, problem.groups, problem.O // problem.groups, problem.segment)
+
+
 def _fused(problem: GpuProblem, bias: Tensor | None, output: Tensor, tile: Tile | None) -> None:
     outputs = problem.O // problem.groups
     if tile is None:
-        kind = _triton.architecture(problem.device)
-        tile = fused_tile(kind, problem.dtype, problem.M, problem.groups, outputs, problem.segment)
+        tile = fused_tile(_triton.architecture(problem.device), layer_of(problem))
     weight = problem.weight.permute(0, 2, 3, 1).contiguous()  # (O, kh, kw, C/groups), no copy of a channels_last weight
     _launch(
         fused_convolution,

@@ -3,7 +3,7 @@
 
 The rows of `FUSED` hold for the widest block of output channels that they name or any narrower one. They were chosen
 so that no kernel spills registers and so that shared memory suffices; they have not been timed on a GPU. `gpu_tune`
-times the alternatives for one layer when asked to.
+times the alternatives for one layer where somebody asks for it.
 """
 
 from __future__ import annotations
@@ -72,24 +72,50 @@ GATHER_ROWS = 4  # samples that one step of the gradient gather reads together
 GATHER_CHANNELS = 256  # channels of one program of the gradient gather, at most
 
 
-def fused_tile(
-    architecture: Architecture, dtype: torch.dtype, positions: int, groups: int, outputs: int, segment: int
-) -> Tile:
-    """Return the tile of the fused kernel for so many positions, weight groups and output channels of a group.
+class Layer(NamedTuple):
+    """What the choice of a tile depends on."""
+
+    dtype: torch.dtype
+    positions: int
+    groups: int
+    outputs: int  # of a group
+    segment: int  # channels in a row that one weight group and one offset group share
+
+
+_tuned: dict[tuple[str, Layer], Tile] = {}
+
+
+def remember(architecture: Architecture, layer: Layer, tile: Tile) -> None:
+    """Use `tile` for such layers until the process ends."""
+    _tuned[architecture.name, layer] = tile
+
+
+def fused_tile(architecture: Architecture, layer: Layer) -> Tile:
+    """Return the tile of the fused kernel: what was tuned, else the table's.
 
     Narrower than the table where there are fewer channels; fewer positions where there would be fewer programs than
     the GPU has processors.
     """
-    rows = FUSED.get(architecture.name, FUSED["default"])[8 * dtype.itemsize]
-    tile = next((t for t in reversed(rows) if t.outputs >= outputs), rows[0])
+    if (tuned := _tuned.get((architecture.name, layer))) is not None:
+        return tuned
+    rows = FUSED.get(architecture.name, FUSED["default"])[8 * layer.dtype.itemsize]
+    tile = next((t for t in reversed(rows) if t.outputs >= layer.outputs), rows[0])
     tile = tile._replace(
-        outputs=min(tile.outputs, max(16, power_of_two(outputs))),
-        channels=min(tile.channels, max(16, power_of_two(segment))),
+        outputs=min(tile.outputs, max(16, power_of_two(layer.outputs))),
+        channels=min(tile.channels, max(16, power_of_two(layer.segment))),
     )
-    blocks = groups * -(-outputs // tile.outputs)
-    while tile.positions > 32 and -(-positions // tile.positions) * blocks < architecture.processors:
+    blocks = layer.groups * -(-layer.outputs // tile.outputs)
+    while tile.positions > 32 and -(-layer.positions // tile.positions) * blocks < architecture.processors:
         tile = tile._replace(positions=tile.positions // 2)
     return tile
+
+
+def candidates(tile: Tile) -> list[Tile]:
+    """Return `tile` and its neighbours: what tuning tries."""
+    changes: list[dict[str, int]] = [{}, {"patch": 16}, {"stages": 3}, {"channels": 2 * tile.channels}]
+    changes += [{"positions": 2 * tile.positions}, {"positions": tile.positions // 2}, {"warps": 12 - tile.warps}]
+    tiles = [tile._replace(**change) for change in changes]
+    return [t for t in tiles if 32 <= t.positions <= 128 and t.channels <= 64 and t.warps in (4, 8)]
 
 
 def elementwise_tile(outputs: int) -> Tile:
