@@ -10,25 +10,27 @@ namespace {
 struct PoolShape {
   const char* name;
   int64_t rule, height, width, bins[2], groups, outputs, classes, channel_begin, channels;
-  bool shifted, masked;
+  bool shifted, masked, planes;
 };
 
 constexpr int64_t kAligned = PLIANT_POOL_ALIGNED, kSensitive = PLIANT_POOL_POSITION_SENSITIVE;
 
 // Channels that fill no whole number of vectors, a slice that begins and ends inside a class, more bins than a block.
 const PoolShape kPoolShapes[] = {
-    {"one channel", kAligned, 5, 7, {2, 4}, 1, 1, 1, 0, 1, true, true},
-    {"one pixel", kAligned, 1, 1, {2, 1}, 1, 3, 1, 0, 3, true, false},
-    {"three channels, unmasked", kAligned, 6, 4, {4, 1}, 1, 3, 1, 0, 3, true, false},
-    {"seventeen channels, rigid", kAligned, 4, 7, {1, 2}, 1, 17, 1, 0, 17, false, true},
-    {"a slice of classes", kAligned, 5, 6, {2, 2}, 1, 33, 3, 2, 28, true, true},
-    {"many bins", kAligned, 3, 2, {8, 16}, 1, 2, 1, 0, 2, true, true},
-    {"many channels", kAligned, 2, 3, {1, 2}, 1, 331, 1, 0, 331, true, true},
-    {"groups", kSensitive, 5, 7, {4, 2}, 2, 12, 3, 2, 9, true, true},
-    {"more groups than bins", kSensitive, 4, 6, {2, 1}, 4, 7, 7, 0, 7, true, false},
-    {"one group, rigid", kSensitive, 6, 5, {2, 4}, 1, 70, 1, 1, 68, false, false},
-    {"two units in each class", kSensitive, 2, 3, {1, 2}, 1, 140, 2, 3, 137, true, true},
-    {"one pixel, sensitive", kSensitive, 1, 1, {2, 2}, 1, 1, 1, 0, 1, true, true},
+    {"one channel", kAligned, 5, 7, {2, 4}, 1, 1, 1, 0, 1, true, true, false},
+    {"one pixel", kAligned, 1, 1, {2, 1}, 1, 3, 1, 0, 3, true, false, false},
+    {"three channels, unmasked", kAligned, 6, 4, {4, 1}, 1, 3, 1, 0, 3, true, false, false},
+    {"seventeen channels, rigid", kAligned, 4, 7, {1, 2}, 1, 17, 1, 0, 17, false, true, false},
+    {"a slice of classes", kAligned, 5, 6, {2, 2}, 1, 33, 3, 2, 28, true, true, false},
+    {"many bins", kAligned, 3, 2, {8, 16}, 1, 2, 1, 0, 2, true, true, false},
+    {"many channels", kAligned, 2, 3, {1, 2}, 1, 331, 1, 0, 331, true, true, false},
+    {"groups", kSensitive, 5, 7, {4, 2}, 2, 12, 3, 2, 9, true, true, false},
+    {"more groups than bins", kSensitive, 4, 6, {2, 1}, 4, 7, 7, 0, 7, true, false, false},
+    {"one group, rigid", kSensitive, 6, 5, {2, 4}, 1, 70, 1, 1, 68, false, false, false},
+    {"two units in each class", kSensitive, 2, 3, {1, 2}, 1, 140, 2, 3, 137, true, true, false},
+    {"planes", kAligned, 4, 5, {4, 2}, 1, 71, 1, 1, 69, true, true, true},
+    {"planes of groups", kSensitive, 5, 3, {2, 2}, 2, 9, 3, 1, 7, true, true, true},
+    {"one pixel, sensitive", kSensitive, 1, 1, {2, 2}, 1, 1, 1, 0, 1, true, true, false},
 };
 
 template <int Type>
@@ -49,17 +51,16 @@ struct PoolProblem {
         bins(s.bins[0] * s.bins[1]),
         total(14),
         width(s.outputs / s.classes),
-        pixel_stride(cells * s.channels + 3),
+        pixel_stride(s.planes ? 1 : cells * s.channels + 3),
         pixels(s.height * s.width * cells * s.channels),
-        image((s.height * s.width - 1) * pixel_stride + cells * s.channels),
+        image(memory_size(pixel_stride)),
         sides(total * 6),
         shift(total * s.classes * 2 * bins),
         mask(total * s.classes * bins) {
     Random random{uint64_t(s.height * 131 + s.outputs)};
-    const int64_t row = cells * s.channels;
     for (int64_t i = 0; i < int64_t(pixels.size()); ++i) {
       pixels[i] = random(2);
-      image[i / row * pixel_stride + i % row] = Storage<Type>::encode(pixels[i]);
+      image[place(i, pixel_stride)] = Storage<Type>::encode(pixels[i]);
     }
     for (int64_t box = total - 1; box >= 0; --box)
       if (box != 1 && box != 3) index.push_back(box);  // not all, and not in order
@@ -85,10 +86,29 @@ struct PoolProblem {
                                  {-1e30, 2e30, 1e30}, {1e30, 1e30, inf}};
     for (int64_t i = 0; i < 10; ++i)
       for (int64_t j = 0; j < 3; ++j) sides[((i + 4) * 2 + i % 2) * 3 + j] = T(strange[i][j]);
-    pooling = {s.height, s.width,   pixel_stride, s.groups,        s.channels, {s.bins[0], s.bins[1]},
-               s.rule,   s.outputs, width,        s.channel_begin, s.channels, int64_t(index.size()),
+    const int64_t plane = s.height * s.width;
+    pooling = {s.height,
+               s.width,
+               pixel_stride,
+               s.planes ? cells * plane : 1,
+               s.groups,
+               s.planes ? plane : s.channels,
+               {s.bins[0], s.bins[1]},
+               s.rule,
+               s.outputs,
+               width,
+               s.channel_begin,
+               s.channels,
+               int64_t(index.size()),
                threads};
   }
+
+  // Where entry i of `pixels` lies in an image whose pixels are `stride` apart, and the size of such an image.
+  int64_t place(int64_t i, int64_t stride) const {
+    const int64_t row = cells * s.channels, q = i / row, cell = i % row / s.channels, c = i % s.channels;
+    return s.planes ? (c * cells + cell) * s.height * s.width + q : q * stride + i % row;
+  }
+  int64_t memory_size(int64_t stride) const { return place(s.height * s.width * cells * s.channels - 1, stride) + 1; }
 
   const void* shift_pointer() { return s.shifted ? shift.data() : nullptr; }
   const void* mask_pointer() { return s.masked ? mask.data() : nullptr; }
@@ -199,10 +219,10 @@ template <int Type>
 void test_backward(PoolProblem<Type>& p, bool wants_image, bool wants_products, const std::string& what) {
   using S = typename Storage<Type>::S;
   using T = typename Storage<Type>::T;
-  const int64_t row = p.cells * p.s.channels, stride = row + 2, boxes = int64_t(p.index.size());
+  const int64_t row = p.cells * p.s.channels, stride = p.s.planes ? 1 : row + 2, boxes = int64_t(p.index.size());
   const int64_t units = (std::min(p.width, p.s.channels) + 63) / 64;
   Buffer<S> grad(p.total * p.s.outputs * p.bins);
-  Buffer<T> grad_image((p.s.height * p.s.width - 1) * stride + row, 0.25);
+  Buffer<T> grad_image(p.memory_size(stride), 0.25);
   Buffer<T> products(units * boxes * p.s.classes * p.bins * 5);
   Random random{5};
   for (int64_t i = 0; i < grad.size; ++i) grad[i] = Storage<Type>::encode(random(1));
@@ -225,7 +245,7 @@ void test_backward(PoolProblem<Type>& p, bool wants_image, bool wants_products, 
             upstream(c) * (i ? m : 1) * of_channels[(c - first) * 5 + i];
   });
   for (int64_t i = 0; i < int64_t(image.size()); ++i)
-    check_near(grad_image[i / row * stride + i % row], image[i], what + " gradient of the image");
+    check_near(grad_image[p.place(i, stride)], image[i], what + " gradient of the image");
   for (int64_t i = 0; i < int64_t(sums.size()); ++i) {
     double total = 0;
     for (int64_t unit = 0; unit < units; ++unit) total += double(products[unit * int64_t(sums.size()) + i]);

@@ -11,7 +11,7 @@
 #define PLIANT_API __attribute__((visibility("default")))
 #endif
 
-#define PLIANT_ABI_VERSION 2
+#define PLIANT_ABI_VERSION 3
 
 #ifdef __cplusplus
 extern "C" {
@@ -109,10 +109,11 @@ enum pliant_pooling_rule {
 };
 
 // Some boxes of one image, and a slice of the output's channels. An image has groups * groups times the output's
-// channels: those of a group lie together.
+// channels. It may lie in any way; where the channels of a group lie side by side, vectors run over them.
 typedef struct pliant_pooling {
   int64_t height, width;   // of the image
   int64_t pixel_stride;    // elements between neighbouring pixels of the image
+  int64_t channel_stride;  // elements between neighbouring channels of a group
   int64_t groups;          // along each axis: bin b of n reads group b * groups / n
   int64_t group_stride;    // elements between the channels of neighbouring groups, row-major
   int64_t bins[2];         // of a box: (vertical, horizontal)
@@ -135,7 +136,7 @@ typedef struct pliant_pooling {
 PLIANT_API int pliant_pool(const pliant_pooling* pooling, int image_type, const void* image, const int64_t* index,
                            const void* sides, const void* shift, const void* mask, void* output);
 
-// Adds to `grad_image` (arithmetic type, pixels `grad_pixel_stride` apart, groups as in the image; may be null) and
+// Adds to `grad_image` (arithmetic type, pixels `grad_pixel_stride` apart, else as the image; may be null) and
 // writes to `products` (units, boxes, classes, bins, 5; may be null), for units of 64 channels of a class, the sums
 // over their channels of the gradients of the mask, of the shift (vertical, horizontal), and of the size (vertical,
 // horizontal) with starts and shifts held. Entries of bins that have no sample are left as they are.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 PATH = Path(__file__).with_name(f"libpliant_cpu.{_SUFFIX}")
 
@@ -49,6 +49,7 @@ class Pooling(ctypes.Structure):
         ("height", c_int64),
         ("width", c_int64),
         ("pixel_stride", c_int64),
+        ("channel_stride", c_int64),
         ("groups", c_int64),
         ("group_stride", c_int64),
         ("bins", Pair),

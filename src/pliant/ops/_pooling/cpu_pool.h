@@ -21,10 +21,11 @@ struct Workspace {
   Axis<T> rows, columns;
   T* block;   // (kBlockBins, kRow)
   T* turned;  // (kTurned, kBlockBins)
+  T* dots;    // (width): of the pixels of a row
 
   static int64_t memory_size(const pliant_pooling& p) {
     const int64_t lines = Axis<T>::memory_size(p.height) + Axis<T>::memory_size(p.width);
-    return (lines + kBlockBins * (kRow + kTurned) * int64_t(sizeof(T)) + 127) / 64 * 64;
+    return (lines + (kBlockBins * (kRow + kTurned) + p.width) * int64_t(sizeof(T)) + 127) / 64 * 64;
   }
   Workspace(const pliant_pooling& p, char* memory)
       : rows(p.height, p.width, p.bins[0], p.rule, memory),
@@ -32,6 +33,7 @@ struct Workspace {
     char* rest = memory + Axis<T>::memory_size(p.height) + Axis<T>::memory_size(p.width);
     block = reinterpret_cast<T*>(rest + (64 - reinterpret_cast<uintptr_t>(rest) % 64) % 64);
     turned = block + kBlockBins * kRow;
+    dots = turned + kBlockBins * kTurned;
   }
 };
 
@@ -121,7 +123,7 @@ template <class T, class S>
 struct Pixels {
   const Axis<T>&rows, &columns;
   const S* first;  // the bin's first channel at pixel 0
-  int64_t stride;
+  int64_t stride, channel_stride;
 
   // sums (channels) = sum over lines of row weight * column weight * pixel * factor, for Vectors * L channels at c.
   template <int Vectors, int L>
@@ -141,10 +143,25 @@ struct Pixels {
   }
 
   PLIANT_MEMBER void sum(T factor, int64_t channels, T* sums) const {
+    if (channel_stride != 1) return sum_planes(factor, channels, sums);
     constexpr int L = kLanes<T>, kVectors = 8;
     int64_t c = 0;
     for (; c + kVectors * L <= channels; c += kVectors * L) sum_vectors<kVectors>(factor, c, sums, lanes<L>{});
     for_channels<L>(c, channels, [&](auto n, int64_t i) { sum_vectors<1>(factor, i, sums, n); });
+  }
+
+  PLIANT_MEMBER void sum_planes(T factor, int64_t channels, T* sums) const {
+    for (int64_t c = 0; c < channels; ++c) {
+      T sum = 0;
+      for (const Line<T>& row : rows) {
+        const S* pixel = first + c * channel_stride + row.pixel * stride;
+        T sum_of_row = 0;
+        for (const Line<T>& column : columns)
+          sum_of_row += column.weight * load(pixel + column.pixel * stride, lanes<1>{});
+        sum += row.weight * sum_of_row;
+      }
+      sums[c] = sum * factor;
+    }
   }
 };
 
@@ -176,7 +193,8 @@ struct Pool {
         }
         const T mean = 1 / (work.rows.divisor() * work.columns.divisor());
         const T factor = mean * boxes.mask_at(number, channels.class_number, bin);
-        const Pixels<T, S> pixels = {work.rows, work.columns, image + group + channels.begin, p.pixel_stride};
+        const Pixels<T, S> pixels = {work.rows, work.columns, image + group + channels.begin * p.channel_stride,
+                                     p.pixel_stride, p.channel_stride};
         pixels.sum(factor, width, sums);
       });
       write(work, width, last - first, to + first, bins);

@@ -89,12 +89,13 @@ struct PoolBackward {
       read(from + first, bins, width, last - first, work);
       boxes.for_bins(number, channels.class_number, first, last, work, [&](int64_t bin, int64_t group) {
         if (work.rows.empty() || work.columns.empty()) return;
-        const Pixels<T, S> pixels = {work.rows, work.columns, image + group + channels.begin, p.pixel_stride};
+        const Pixels<T, S> pixels = {work.rows, work.columns, image + group + channels.begin * p.channel_stride,
+                                     p.pixel_stride, p.channel_stride};
         const T mask = boxes.mask_at(number, channels.class_number, bin);
         const T* g = work.block + (bin - first) * kRow;
-        T* to = grad_image ? grad_image + group + channels.begin : nullptr;
+        T* to = grad_image ? grad_image + group + channels.begin * p.channel_stride : nullptr;
         for (int64_t c = 0; c < width; c += kUnit)
-          unit(pixels, g, c, smaller(kUnit, width - c), mask, to, result(i, bin, channels, c));
+          unit(pixels, g, c, smaller(kUnit, width - c), mask, to, result(i, bin, channels, c), work.dots);
       });
     }
   }
@@ -122,8 +123,10 @@ struct PoolBackward {
     return products + (((unit_number * p.boxes + i) * classes + number) * bins + bin) * 5;
   }
 
-  void unit(const Pixels<T, S>& pixels, const T* g, int64_t c, int64_t channels, T mask, T* to, T* products_to) const {
+  void unit(const Pixels<T, S>& pixels, const T* g, int64_t c, int64_t channels, T mask, T* to, T* products_to,
+            T* dots) const {
     const auto run = [&](auto wanted) {
+      if (pixels.channel_stride != 1) return spread_planes(wanted, pixels, g, c, channels, mask, to, products_to, dots);
       channels == kUnit ? spread(wanted, pixels, g, c, kUnit, mask, to, products_to)
                         : spread(wanted, pixels, g, c, channels, mask, to, products_to);
     };
@@ -155,6 +158,37 @@ struct PoolBackward {
         if constexpr (W::products) products_of_row.add(dot.lanes_of_sum, column);
       }
       if constexpr (W::products) products_of_bin.add(products_of_row, row);
+    }
+    if constexpr (W::products) products_of_bin.write(mean, mask, products_to);
+  }
+
+  // The same where each channel is a plane. `dots` has room for a product of every pixel of a row.
+  template <class W>
+  PLIANT_MEMBER void spread_planes(W, const Pixels<T, S>& pixels, const T* g, int64_t c, int64_t channels, T mask,
+                                   T* to, T* products_to, T* dots) const {
+    const T mean = 1 / (pixels.rows.divisor() * pixels.columns.divisor());
+    Products<T> products_of_bin;
+    for (const Line<T>& row : pixels.rows) {
+      const T row_weight = row.weight * (mean * mask);
+      __builtin_memset(dots, 0, (pixels.columns.end() - pixels.columns.begin()) * sizeof(T));
+      for (int64_t j = c; j < c + channels; ++j) {
+        const int64_t plane = j * pixels.channel_stride;
+        const T weighted = g[j] * row_weight;
+        T* dot = dots;
+        for (const Line<T>& column : pixels.columns) {
+          const int64_t number = row.pixel + column.pixel;
+          if constexpr (W::products) *dot++ += g[j] * load(pixels.first + plane + number * pixels.stride, lanes<1>{});
+          if constexpr (W::image) to[plane + number * grad_pixel_stride] += weighted * column.weight;
+        }
+      }
+      if constexpr (!W::products) continue;
+      typename Products<T>::Row products_of_row;
+      const T* dot = dots;
+      for (const Line<T>& column : pixels.columns) {
+        const typename Products<T>::V first_lane = {*dot++};
+        products_of_row.add(first_lane, column);
+      }
+      products_of_bin.add(products_of_row, row);
     }
     if constexpr (W::products) products_of_bin.write(mean, mask, products_to);
   }

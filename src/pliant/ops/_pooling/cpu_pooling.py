@@ -2,7 +2,8 @@
 """Poolings of boxes on the CPU, cut into images, slices of channels and runs of boxes.
 
 Images are channels-last inside, so that the kernels run over channels; those of a group lie together. An image too
-large to be copied so at once is taken in slices of channels. That bounds the memory beyond the results.
+large to be copied so at once is taken in slices of channels. That bounds the memory beyond the results. For a few bins
+of a large image, the image is not copied, and the kernels run over its planes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pliant.ops._native.memory import pointer, reused_memory, transpose
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
 PRODUCT_BYTES = 16 << 20  # of the sums that one call of the backward kernel writes
+PIXELS_PER_BIN = 6  # of an image with too few bins for turning it over to pay: measured at 256 channels
 UNIT = 64  # channels that the kernel sums over at once
 VALUE, SLOPE_Y, SLOPE_X, MOMENT_Y, MOMENT_X = range(5)  # the sums, see pliant_pool_backward in abi.h
 
@@ -73,9 +75,18 @@ class Problem:
         )
 
     @property
+    def reads_planes(self) -> bool:
+        """Return whether the image is read as planes of pixels.
+
+        Vectors over channels are faster, but an image must be turned over for them, which is not worth it for few bins.
+        """
+        R, (Ph, Pw) = self.bins.rois.shape[0], self.bins.size
+        return self.input.is_contiguous() and R * Ph * Pw * PIXELS_PER_BIN < self.N * self.H * self.W
+
+    @property
     def reads_in_place(self) -> bool:
-        """Return whether the image lies as the kernels read it."""
-        return self.channels_last and self.cells == 1
+        """Return whether the image is read where it lies."""
+        return self.reads_planes or (self.channels_last and self.cells == 1)
 
     def boxes(self) -> Iterator[tuple[int, Tensor]]:
         """Yield each image's number and those of its boxes, in their order."""
@@ -99,11 +110,17 @@ class Problem:
     def image(self, n: int, s: Slice) -> Tensor:
         """Return channels `s` of image n as (H*W, groups, channels), or the view of them that lies so."""
         if self.reads_in_place:
-            return self.input[n, s.begin : s.end]
+            return self.input[n, s.begin * self.cells :]
         image = reused_memory("image", (self.H * self.W, self.cells, s.width), self.input.dtype)
         for i in range(self.cells):
             transpose(self.native, self.cell(self.input, n, s, i).flatten(1), image[:, i], self.threads)
         return image
+
+    def pixel_stride(self, s: Slice, in_place: bool) -> int:
+        """Return the elements between neighbouring pixels of an image, or of its copy."""
+        if self.reads_planes:
+            return 1
+        return self.C if in_place else self.cells * s.width
 
     def describe(self, s: Slice, boxes: Tensor) -> Pooling:
         """Return the C struct of a call."""
@@ -111,9 +128,10 @@ class Problem:
         return Pooling(
             height=self.H,
             width=self.W,
-            pixel_stride=self.C if self.reads_in_place else self.cells * s.width,
+            pixel_stride=self.pixel_stride(s, self.reads_in_place),
+            channel_stride=self.cells * self.H * self.W if self.reads_planes else 1,
             groups=bins.groups,
-            group_stride=s.width,
+            group_stride=self.H * self.W if self.reads_planes else s.width,
             bins=bins.size,
             rule=bins.rule,
             outputs=bins.outputs,
@@ -165,8 +183,13 @@ class _Backward:
         if self.input is None:
             return None
         if self.writes_in_place:
-            return self.input[n, s.begin : s.end].zero_()
-        shape = (self.problem.H * self.problem.W, self.problem.cells, s.width)
+            return self.input[n, s.begin * self.problem.cells : s.end * self.problem.cells].zero_()
+        pixels = self.problem.H * self.problem.W
+        shape = (
+            (s.width, self.problem.cells, pixels)
+            if self.problem.reads_planes
+            else (pixels, self.problem.cells, s.width)
+        )
         return reused_memory("grad_image", shape, self.problem.dtype).zero_()
 
     def store_image(self, n: int, s: Slice, grad_image: Tensor | None) -> None:
@@ -176,7 +199,9 @@ class _Backward:
             return
         for i in range(problem.cells):
             target = problem.cell(self.input, n, s, i)
-            if target.is_contiguous() or not problem.channels_last:
+            if problem.reads_planes:
+                target.copy_(grad_image[:, i].unflatten(1, (problem.H, problem.W)))
+            elif target.is_contiguous() or not problem.channels_last:
                 transpose(problem.native, grad_image[:, i], target.flatten(1), problem.threads)
             else:
                 target.copy_(grad_image[:, i].T.unflatten(1, (problem.H, problem.W)))
@@ -218,7 +243,7 @@ def pool_backward(
             continue
         for s in problem.slices(copies=not result.writes_in_place):
             image, grad_image = problem.image(n, s), result.image(n, s)
-            stride = problem.C if result.writes_in_place else problem.cells * s.width
+            stride = problem.pixel_stride(s, result.writes_in_place)
             for some in boxes.split(result.boxes_at_once(s)):
                 products = result.products_of(s, some.shape[0])
                 arguments = problem.arguments(s, image, some)
