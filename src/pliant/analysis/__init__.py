@@ -13,6 +13,9 @@ from .draw_labels import draw_ranking as draw_ranking
 from .draw_labels import label_colours as label_colours
 from .draw_regions import draw_bins as draw_bins
 from .draw_regions import draw_instances as draw_instances
+from .flops import FlopCount as FlopCount
+from .flops import count_flops as count_flops
+from .flops import register_flop_formulas as register_flop_formulas
 from .measure import LayerOffsets as LayerOffsets
 from .measure import OffsetWatch as OffsetWatch
 from .record import OffsetField as OffsetField

@@ -17,7 +17,11 @@ class BackboneOptions(Options):
 
     TITLE: ClassVar[str] = "backbone and deformable convolutions"
 
-    backbone: str = option("resnet50", "resnet18/34/50/101, resnext50/101, mobilenet_v2/v3, or timm:NAME")
+    backbone: str = option(
+        "resnet50",
+        "resnet18/34/50/101, resnext50/101, mobilenet_v2/v3, aligned-inception-resnet, or timm:NAME; resnet50-caffe for "
+        "weights with strides in the 1x1 convolutions",
+    )
     deform: str | None = option(None, "convolutions made deformable: c3-c5, c5, last3, or a regular expression")
     dilation: int | None = option(
         None,
