@@ -19,8 +19,8 @@ class BackboneOptions(Options):
 
     backbone: str = option(
         "resnet50",
-        "resnet18/34/50/101, resnext50/101, mobilenet_v2/v3, aligned-inception-resnet, or timm:NAME; resnet50-caffe for "
-        "weights with strides in the 1x1 convolutions",
+        "resnet18/34/50/101, resnext50/101, mobilenet_v2/v3, aligned-inception-resnet, or timm:NAME; resnet50-caffe, "
+        "resnet101-caffe for weights with strides in the 1x1 convolutions",
     )
     deform: str | None = option(None, "convolutions made deformable: c3-c5, c5, last3, or a regular expression")
     dilation: int | None = option(
