@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -146,11 +147,17 @@ def evaluate(
     predict = task.predictor(model.eval(), config)
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     own = range(process, len(dataset), processes)
-    loader: DataLoader[Sample] = DataLoader(dataset, 1, sampler=own, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
-    parts = []
-    for done, (images, targets) in enumerate(loader, start=1):
-        output = predict_batch(predict, images, device)[0]
-        parts.append(task.part(output, targets[0], dataset))
+    loader: DataLoader[Sample] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        task.images_at_once,
+        sampler=own,
+        num_workers=workers,
+        collate_fn=collate,
+    )
+    parts: list[Any] = []
+    for images, targets in loader:
+        outputs = predict_batch(predict, images, device)
+        parts += [task.part(output, target, dataset) for output, target in zip(outputs, targets, strict=True)]
         if on_image is not None:
-            on_image(min(done * processes, len(dataset)), len(dataset))
+            on_image(min(len(parts) * processes, len(dataset)), len(dataset))
     return task.score(parts if accelerator is None else gathered(accelerator, parts), dataset, config)

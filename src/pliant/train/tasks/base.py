@@ -70,12 +70,14 @@ class Task(ABC):
         logged: the keys of it that go into metrics.jsonl after each evaluation, `metric` among them.
         unit: how `metric` is called in a line of text.
         found: what a record of `records` is, in the plural.
+        images_at_once: how many images are predicted together in an evaluation; 1 unless they end up in one size.
     """
 
     metric: ClassVar[str]
     logged: ClassVar[tuple[str, ...]]
     unit: ClassVar[str]
     found: ClassVar[str]
+    images_at_once: ClassVar[int] = 1
 
     @abstractmethod
     def open_data(

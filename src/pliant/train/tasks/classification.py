@@ -32,6 +32,7 @@ class Classification(Task):
     logged: ClassVar[tuple[str, ...]] = ("top1", "top5")
     unit: ClassVar[str] = "top-1"
     found: ClassVar[str] = "labels"
+    images_at_once: ClassVar[int] = 32
 
     def open_data(
         self, config: TrainConfig, split: str, *, training: bool, known: Sequence[Category] | None = None
