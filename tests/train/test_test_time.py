@@ -19,7 +19,7 @@ from pliant.train.tasks import task_of
 pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
 
 TINY = {"data": ".", "backbone": "resnet18", "min_size": [64], "max_size": 96, "score_threshold": 0.3}
-MODELS = ("faster-rcnn", "faster-rcnn-dc5", "rfcn", "class-aware-rpn")
+MODELS = ("faster-rcnn", "faster-rcnn-dc5", "rfcn", "class-aware-rpn", "mask-rcnn", "mask-rcnn-dc5")
 
 
 def _build(model: str, **changed: Any) -> tuple[nn.Module, TrainConfig]:
@@ -41,14 +41,19 @@ def _detect(model: nn.Module, config: TrainConfig) -> list[dict[str, Tensor]]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_single_view_put_together_is_what_the_detector_gives(name: str) -> None:
-    model, config = _build(name)
+    few = {"max_detections": 12, "proposals": 100} if name != "class-aware-rpn" else {"max_detections": 12}
+    model, config = _build(name, **few)
     plain = _detect(model, config)
     assert all(len(output["boxes"]) > 1 for output in plain)
-    again = _detect(*_build(name, test_scales=[64]))
+    again = _detect(*_build(name, **few, test_scales=[64]))
     for ours, theirs in zip(again, plain, strict=True):
         assert torch.equal(ours["labels"], theirs["labels"])
         torch.testing.assert_close(ours["boxes"], theirs["boxes"])
         torch.testing.assert_close(ours["scores"], theirs["scores"])
+        assert ours.keys() == theirs.keys()
+        if "masks" in theirs:  # made anew for the boxes in pixels of the image, which rounds them
+            assert ours["masks"].shape == theirs["masks"].shape
+            assert (ours["masks"] - theirs["masks"]).abs().mean() < 1e-3 < theirs["masks"].mean()
 
 
 def test_candidates_are_all_that_is_scored_and_leave_the_detector_as_it_was() -> None:

@@ -14,7 +14,7 @@ class MimickingOptions(Options):
     """The branch on crops, and what of it the paper leaves open."""
 
     TITLE: ClassVar[str] = "R-CNN feature mimicking (DCNv2)"
-    ONLY: ClassVar[tuple[str, ...]] = ("faster-rcnn", "faster-rcnn-dc5", "mask-rcnn")
+    ONLY: ClassVar[tuple[str, ...]] = ("faster-rcnn", "faster-rcnn-dc5", "mask-rcnn", "mask-rcnn-dc5")
 
     mimic: bool = option(False, "train with the branch; predictions are made without it")
     mimic_weight: float = option(0.1, "factor of the mimicking loss", minimum=0)
