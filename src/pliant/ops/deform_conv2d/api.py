@@ -54,7 +54,8 @@ def deform_conv2d(
     Note:
         First derivatives come from kernels, as the forward does. Second derivatives, and forward-mode derivatives, are
         computed through the reference, which keeps all samples in memory. On a CPU results are deterministic: the
-        same bits for the same number of threads, and under `torch.use_deterministic_algorithms(True)` for any.
+        same bits for the same number of threads, and under `torch.use_deterministic_algorithms(True)` for any. On a
+        GPU the image's gradient of a small layer is added up in no fixed order, unless that is set.
 
     Raises:
         TypeError: an argument is no tensor, or its dtype is not one of the above.
