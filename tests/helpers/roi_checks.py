@@ -4,18 +4,30 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from helpers.budget import assert_within_budget
 from helpers.roi_cases import RoIArguments, RoICase, expected
 from helpers.roi_plain import model_of
+from pliant.ops import _backends
+from pliant.ops.deform_ps_roi_pool import contract as ps_contract
+from pliant.ops.deform_roi_pool import contract as plain_contract
 
 Result = tuple[Tensor, dict[str, Tensor]]
 Runner = Callable[[RoICase, RoIArguments, Tensor], Result]
+
+
+def require(impl: str) -> str:
+    """Return `impl`; skip the test where this installation cannot run it."""
+    if impl == "native" and _backends.native_library() is None:
+        pytest.skip(f"no native library: {_backends.why_no_native()}")
+    return impl
 
 
 def runner(impl: str) -> Runner:
@@ -36,12 +48,7 @@ def run(case: RoICase, arguments: RoIArguments, upstream: Tensor, *, impl: str) 
 
 def run_closed_form(case: RoICase, arguments: RoIArguments, upstream: Tensor) -> Result:
     """Do as `run` does with the functions that are registered for all devices."""
-    import importlib
-    import warnings
-
-    contract: Any = importlib.import_module(
-        "pliant.ops.deform_roi_pool.contract" if case.operator == "plain" else "pliant.ops.deform_ps_roi_pool.contract"
-    )
+    contract: Any = plain_contract if case.operator == "plain" else ps_contract
     attributes = attributes_of(case)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "pliant.ops.deform", RuntimeWarning)

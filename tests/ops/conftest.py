@@ -5,14 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pliant.ops import _backends
-
-
-def require(impl: str) -> str:
-    """Return `impl`; skip the test where this installation cannot run it."""
-    if impl == "native" and _backends.native_library() is None:
-        pytest.skip(f"no native library: {_backends.why_no_native()}")
-    return impl
+from helpers.roi_checks import require
 
 
 @pytest.fixture(params=["reference", "closed_form", "native"])

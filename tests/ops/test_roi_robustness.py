@@ -70,7 +70,7 @@ HUGE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
 def test_huge_boxes_take_bounded_time_and_give_finite_gradients(
     roi_impl: str, sampling_ratio: int, dtype: torch.dtype
@@ -130,7 +130,7 @@ def test_the_reference_works_in_pieces(monkeypatch: pytest.MonkeyPatch, samples:
 
     cases = [RoICase("pieces", "plain", 2, 5, (9, 7), 6, (3, 4), samples)]
     cases.append(RoICase("ps_pieces", "ps", 2, 4, (9, 7), 6, (3, 4), max(samples, 1), classes=2, group=2))
-    for piece in (1, 40, 300):
+    for piece in (1, 300):
         monkeypatch.setattr(_roi_samples, "PIECE", piece)
         for case in cases:
             check_forward_backward(runner("closed_form"), case)
