@@ -40,6 +40,15 @@ def test_the_first_call_in_each_context_counts() -> None:
         assert watch.layers["0"].mean == pytest.approx(size)
 
 
+def test_small_maps_have_not_run_away() -> None:
+    # On each axis the three taps of two cells are six samples, four of them on the map.
+    watch = OffsetWatch(torch.nn.Sequential(DeformConv2d(2, 3, 3, padding=1)))
+    with watch.measuring():
+        watch.network(torch.rand(1, 2, 2, 2))
+    assert watch.layers["0"].outside == watch.layers["0"].plain_outside == pytest.approx(1 - (4 / 6) ** 2)
+    assert watch.runaways() == []
+
+
 def test_nothing_is_measured_outside_the_context() -> None:
     watch = OffsetWatch(DeformConv2d(2, 3, 3))
     watch.network(torch.rand(1, 2, 5, 6))
@@ -52,6 +61,8 @@ def test_nothing_is_measured_outside_the_context() -> None:
         (LayerOffsets(1.0, 2.0, 0.1), False),
         (LayerOffsets(33.0, 40.0, 0.1), True),
         (LayerOffsets(5.0, 6.0, 0.6), True),
+        (LayerOffsets(1.0, 2.0, 0.6, plain_outside=0.56), False),
+        (LayerOffsets(1.0, 2.0, 0.79, plain_outside=0.56), True),
         (LayerOffsets(float("nan"), 1.0, 0.0), True),
         (LayerOffsets(1.0, float("inf"), 0.0), True),
     ],

@@ -18,7 +18,8 @@ from .bins import region_shifts, shifted_bins
 from .record import Hook, sampling_positions, share_outside, split_branch
 
 # A sample has run away when it is farther from its place than most maps are wide; a bin, when it is farther than two of
-# its region. Half of either off the map is no accident.
+# its region. Half of either off the map is no accident, but for the samples that are there in a plain convolution too:
+# three by three taps on a map of two by two cells have more than half of theirs there.
 MAX_MEAN_CELLS = 32.0
 MAX_MEAN_REGIONS = 2.0
 MAX_SHARE_OUTSIDE = 0.5
@@ -34,17 +35,20 @@ class LayerOffsets:
         spread: their standard deviation around zero, sqrt(mean(offset^2)).
         outside: share (0..1) of the samples, or of the bins' centres, that lie off the map.
         limit: the mean from which offsets mean nothing any more.
+        plain_outside: share of the samples that lie off the map with offsets of zero.
     """
 
     mean: float
     spread: float
     outside: float
     limit: float = MAX_MEAN_CELLS
+    plain_outside: float = 0.0
 
     def ran_away(self) -> bool:
         """Whether the offsets mean nothing any more: not finite, beyond `limit` on average, or mostly off the map."""
         finite = torch.tensor([self.mean, self.spread]).isfinite().all().item()
-        return not finite or self.mean > self.limit or self.outside > MAX_SHARE_OUTSIDE
+        left = self.outside - self.plain_outside > MAX_SHARE_OUTSIDE * (1 - self.plain_outside)
+        return not finite or self.mean > self.limit or left
 
     def as_dict(self) -> dict[str, float]:
         """Return the three numbers, rounded for a metrics file."""
@@ -100,9 +104,10 @@ class OffsetWatch:
                 return
             offset, _ = split_branch(layer, raw.detach())
             cells = sampling_positions(offset, layer.kernel_size, geometry)
-            outside = share_outside(cells, (args[0].shape[-2], args[0].shape[-1]))
+            plain = sampling_positions(torch.zeros_like(offset[:1]), layer.kernel_size, geometry)
+            outside, undisplaced = (share_outside(c, (args[0].shape[-2], args[0].shape[-1])) for c in (cells, plain))
             spread = offset.square().mean().sqrt().item()
-            self.layers[name] = LayerOffsets(offset.abs().mean().item(), spread, outside)
+            self.layers[name] = LayerOffsets(offset.abs().mean().item(), spread, outside, plain_outside=undisplaced)
 
         return hook
 
