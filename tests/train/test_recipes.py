@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,14 @@ def test_atrous_rows_dilate_conv5_and_nothing_else(system: str) -> None:
     paddings = {tuple(m.padding) for name, m in body.items() if ".layer4." in name}
     assert dilations == paddings == {(6, 6)}
     assert {tuple(m.dilation) for name, m in body.items() if ".layer3." in name} == {(1, 1)}
+
+
+def test_the_documentation_names_recipes_that_are_there() -> None:
+    root = Path(__file__).parents[2]
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in [root / "README.md", *root.glob("docs/*.md")])
+    named = set(re.findall(r"--recipe ([\w-]+)", pages)) - {"NAME"}
+    assert len(named) >= 8
+    assert named <= set(NAMES)
 
 
 def test_what_is_not_known_is_refused_with_the_nearest_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

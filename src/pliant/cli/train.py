@@ -40,6 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     for module in PACKAGES:
         require_package(module, "train", "pliant train")
+    from pliant.train.processes import leave
     from pliant.train.recipes import recipe
     from pliant.train.run import resume, train
 
@@ -48,13 +49,17 @@ def _run(arguments: argparse.Namespace) -> int:
         if given or arguments.out or arguments.config or arguments.recipe:
             fix = "give --resume alone; the settings are the run's"
             fail("resume", "must come without other options", " ".join(sys.argv[1:]), fix, kind=PliantError)
-        return 0 if resume(arguments.resume) else STOPPED
+        complete = resume(arguments.resume)
+        leave()
+        return 0 if complete else STOPPED
     settings = dict(recipe(arguments.recipe).settings) if arguments.recipe is not None else {}
     if arguments.config is not None:
         settings = overridden(settings, TrainConfig.read(arguments.config))
     if arguments.out is None:
         fail("out", "must name the folder of the run", "nothing", "add --out RUN", kind=PliantError)
-    return 0 if train(TrainConfig.from_dict(overridden(settings, given)), arguments.out) else STOPPED
+    complete = train(TrainConfig.from_dict(overridden(settings, given)), arguments.out)
+    leave()
+    return 0 if complete else STOPPED
 
 
 def list_recipes() -> str:

@@ -49,6 +49,12 @@ def batches_of_step(config: TrainConfig, processes: int) -> int:
     return config.step_images // config.batch_size
 
 
+def leave() -> None:
+    """Take leave of the other processes, if there are any; NCCL complains of those who go without."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def summed(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, float]:
     """Return the sums over all processes of scalars that each process has by the same names."""
     names = sorted(values)
