@@ -76,8 +76,8 @@ def test_it_starts_as_the_plain_network(name: str) -> None:
     assert all(".conv_offset." in key for key in missing.missing_keys)
     assert missing.missing_keys
     images = torch.randn(2, 3, 64, 64)
-    got = converted.eval().network(images)
-    torch.testing.assert_close(got, plain.network(images), rtol=1e-3, atol=1e-4)
+    got = converted.eval().backbone(images)
+    torch.testing.assert_close(got, plain.backbone(images), rtol=1e-3, atol=1e-4)
 
 
 def test_tests_see_the_middle_of_the_resized_image() -> None:
@@ -87,7 +87,7 @@ def test_tests_see_the_middle_of_the_resized_image() -> None:
     image[:, 10:30, 30:50] = torch.tensor([0.0, 1.0, 0.0])[:, None, None]
     model = Classifier(Means(), resize_size=20, crop_size=10).eval()
     (output,) = model([image])
-    assert tuple(model.network.seen[0].shape) == (1, 3, 10, 10)
+    assert tuple(model.backbone.seen[0].shape) == (1, 3, 10, 10)
     assert output["labels"].tolist() == [1, 0, 2]
     shares = torch.softmax(torch.tensor([0.0, 10.0, 0.0]), 0)
     assert output["scores"][0].item() == pytest.approx(shares[1].item(), abs=2e-3)
@@ -98,7 +98,7 @@ def test_tests_see_the_middle_of_the_resized_image() -> None:
 def test_images_of_any_size_give_the_best_five_in_order() -> None:
     model = classifier(9, "resnet18", resize_size=36, crop_size=32).eval()
     outputs = model([torch.rand(3, 50, 41), torch.rand(3, 33, 90)])
-    whole = model.network(model.normalised([torch.rand(3, 32, 32)])).shape
+    whole = model.backbone(model.normalised([torch.rand(3, 32, 32)])).shape
     assert whole == (1, 9)
     for output in outputs:
         assert (output["labels"].shape, output["scores"].shape) == ((5,), (5,))
@@ -156,9 +156,9 @@ def test_checkpoints_bring_their_last_layer_where_it_fits(tmp_path: object) -> N
     path = f"{tmp_path}/weights.pth"
     given = torchvision.models.resnet18()
     torch.save(given.state_dict(), path)
-    assert torch.equal(classifier(1000, "resnet18", weights=path).network.fc.weight, given.fc.weight)  # type: ignore[union-attr]
+    assert torch.equal(classifier(1000, "resnet18", weights=path).backbone.fc.weight, given.fc.weight)  # type: ignore[union-attr]
     model = classifier(5, "resnet18", weights=path, frozen_stages=2, norm="frozen")
-    assert torch.equal(model.network.layer3[0].conv1.weight, given.layer3[0].conv1.weight)  # type: ignore[index, union-attr]
+    assert torch.equal(model.backbone.layer3[0].conv1.weight, given.layer3[0].conv1.weight)  # type: ignore[index, union-attr]
     trained = {name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"layer2", "layer3", "layer4", "fc"}
 

@@ -93,14 +93,9 @@ def test_predict_writes_pictures_label_maps_and_counts(run: Path, data: Path, tm
 
 
 def test_explain_draws_a_layer_of_the_trunk(run: Path, data: Path, tmp_path: Path) -> None:
-    picture = tmp_path / "explained.png"
-    arguments = ["--at", "20,30", "--out", str(picture), "--layer", "backbone.layer4.1.conv1"]
-    image = str(data / "images" / "val" / "001.png")
-    status = main(["explain", str(run), image, *arguments])
-    if status:  # names may be given from the network that is looked into
-        arguments[-1] = "layer4.1.conv1"
-        status = main(["explain", str(run), image, *arguments])
-    assert status == 0
+    picture, image = tmp_path / "explained.png", data / "images" / "val" / "001.png"
+    arguments = ["--at", "20,30", "--out", str(picture), "--layer", "layer4.1.conv1"]
+    assert main(["explain", str(run), str(image), *arguments]) == 0
     assert picture.stat().st_size > 0
 
 

@@ -29,7 +29,7 @@ class Classifier(nn.Module):
     min(5, C) `labels` (k,), best first, and their softmax `scores` (k,).
 
     Attributes:
-        network: normalised images (N, 3, H, W) to (N, C).
+        backbone: the whole network, its last layer included: normalised images (N, 3, H, W) to (N, C).
     """
 
     mean: Tensor
@@ -44,7 +44,7 @@ class Classifier(nn.Module):
             fail("crop_size", "must be from 1 to resize_size", got, "use 224 of 256", kind=PliantError)
         if not 0 <= label_smoothing < 1:
             fail("label_smoothing", "must be in [0, 1)", label_smoothing, "use 0 or 0.1", kind=PliantError)
-        self.network = network
+        self.backbone = network
         self.resize_size, self.crop_size = resize_size, crop_size
         self.label_smoothing = label_smoothing
         mean, std = pixel_statistics(network)
@@ -56,14 +56,14 @@ class Classifier(nn.Module):
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Return the losses in training form, the best labels of each image in evaluation form."""
         if self.training:
-            scores = self.network(self.normalised(images))  # (N, C)
+            scores = self.backbone(self.normalised(images))  # (N, C)
             if not isinstance(scores, Tensor):
                 fail("backbone", "must give scores alone in training form", type(scores).__name__,
                      "choose a network without auxiliary outputs", kind=PliantError)  # fmt: skip
             loss = cross_entropy(scores.float(), _labels(images, targets), label_smoothing=self.label_smoothing)
             return {"loss_class": loss}
         crops = [F.center_crop(self.resized(image), [self.crop_size, self.crop_size]) for image in images]
-        shares = self.network(self.normalised(crops)).float().softmax(1)  # (N, C)
+        shares = self.backbone(self.normalised(crops)).float().softmax(1)  # (N, C)
         best = shares.topk(min(TOP, shares.shape[1]))
         return [{"labels": labels, "scores": scores} for labels, scores in zip(best.indices, best.values, strict=True)]
 

@@ -107,7 +107,7 @@ class Classification(Task):
         """Return the whole image, resized but not cropped, so that every pixel of it can be asked about."""
         assert isinstance(model, Classifier)
         resized = model.resized(image.to(model.mean.device).float() / 255)
-        return Features(model.network, model.normalised([resized]), (resized.shape[-2], resized.shape[-1]))
+        return Features(model.backbone, model.normalised([resized]), (resized.shape[-2], resized.shape[-1]))
 
 
 TASK = Classification()
