@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from pliant._check import PliantError
 from pliant.train import TrainConfig
+from pliant.train.config import GROUPS, ONLY, overridden
+from pliant.train.options import MODELS
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,39 @@ from pliant.train import TrainConfig
 def test_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(PliantError, match=message):
         TrainConfig.from_dict({"data": "d", **values})
+
+
+def test_options_of_other_models_are_refused_however_they_are_given() -> None:
+    message = "proposals: must be given for .*rfcn only; got it with the model 'deeplab'; leave it out"
+    with pytest.raises(PliantError, match=message):
+        TrainConfig.from_dict({"data": "d", "model": "deeplab", "proposals": 1000})  # though it is the default
+    with pytest.raises(PliantError, match=message):
+        TrainConfig(data="d", model="deeplab", proposals=7)
+    assert "proposals" not in TrainConfig(data="d", model="deeplab").as_dict()
+    assert "proposals" in TrainConfig(data="d", model="rfcn").as_dict()
+
+
+def test_what_is_not_given_has_the_default_of_its_model() -> None:
+    config = TrainConfig.from_dict({"data": "d", "model": "rfcn", "ohem": 32})
+    assert (config.min_size, config.ohem, config.class_agnostic, config.lr) == ((600,), 32, True, 0.0025)
+    assert TrainConfig.from_dict(config.as_dict()) == config
+
+
+def test_what_is_said_later_puts_its_rival_aside() -> None:
+    recipe = {"steps": 30000, "step_images": 8, "lr": 0.008}
+    assert overridden(recipe, {"epochs": 3}) == {"step_images": 8, "lr": 0.008, "epochs": 3}
+    assert overridden(recipe, {"accumulate": 2, "lr": 1.0}) == {"steps": 30000, "accumulate": 2, "lr": 1.0}
+    assert overridden({"epochs": 3}, {"steps": 9}) == {"steps": 9}
+
+
+def test_every_option_is_of_one_group_and_every_group_has_a_heading() -> None:
+    names = [spec.name for group in GROUPS for spec in dataclasses.fields(group)]
+    assert sorted(names) == sorted(spec.name for spec in dataclasses.fields(TrainConfig))
+    assert len(names) == len(set(names))
+    assert all(group.TITLE for group in GROUPS)
+    known = {*MODELS, *(kind.task for kind in MODELS.values())}
+    assert {name for only in ONLY.values() for name in only} <= known
+    assert all(key in ONLY for kind in MODELS.values() for key in kind.defaults)
 
 
 def test_data_is_required() -> None:

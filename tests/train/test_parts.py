@@ -15,6 +15,7 @@ from pliant._check import PliantError
 from pliant.train import TrainConfig
 from pliant.train.batches import SeededDataset, epoch_steps, own_parts
 from pliant.train.checkpoint import load_checkpoint, load_weights, save_checkpoint, save_weights
+from pliant.train.processes import batches_of_step
 from pliant.train.progress import drop_metrics_after, read_metrics
 from pliant.train.schedule import lr_factor
 
@@ -73,6 +74,31 @@ def test_onecycle_rises_for_a_fifth_and_ends_at_a_thousandth() -> None:
 def test_warmup_is_at_most_a_tenth_of_the_run() -> None:
     config = TrainConfig(data=".", warmup_steps=500, milestones=(0.5,))
     assert [lr_factor(config, step, 40) for step in (0, 3, 4, 19, 20)] == pytest.approx([0.25, 1.0, 1.0, 1.0, 0.1])
+
+
+def test_warmup_of_the_official_v1_code_is_constant() -> None:
+    settings = {"data": ".", "warmup_steps": 3, "milestones": (0.6667,), "warmup": "constant", "warmup_factor": 0.1}
+    config = TrainConfig(**settings)
+    assert [lr_factor(config, step, 30) for step in (0, 2, 3, 19, 21)] == pytest.approx([0.1, 0.1, 1.0, 1.0, 0.1])
+
+
+def test_warmup_of_mmdetection_starts_at_a_third() -> None:
+    config = TrainConfig(data=".", warmup_steps=4, milestones=(0.9,), warmup_factor=0.25)
+    rise = [lr_factor(config, step, 40) for step in range(6)]
+    assert rise == pytest.approx([0.25, 0.4375, 0.625, 0.8125, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "batches"),
+    [({}, 1, 1), ({"accumulate": 3}, 2, 6), ({"step_images": 16}, 1, 8), ({"step_images": 16, "batch_size": 1}, 4, 16)],
+)
+def test_batches_of_a_step(settings: dict[str, int], processes: int, batches: int) -> None:
+    assert batches_of_step(TrainConfig.from_dict({"data": ".", **settings}), processes) == batches
+
+
+def test_step_images_must_fit_the_processes() -> None:
+    with pytest.raises(PliantError, match="step_images: must be a multiple of batch_size x processes, 2 x 3; got 16;"):
+        batches_of_step(TrainConfig(data=".", step_images=16), 3)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
