@@ -140,15 +140,19 @@ def test_the_official_systems_fit(name: str) -> None:
         conversion = convert_mxnet(state)
     assert conversion.settings == {**TRUNK, **settings}
     assert (conversion.labels, len(conversion.left)) == (labels, left)
-    assert len(conversion.left) + len(conversion.entries) == len(state)
+    assert {entry.source for entry in conversion.entries} | set(conversion.left) == set(state)
     fit(conversion, model_of(conversion))
     place = {entry.source: entry.target for entry in conversion.entries}
     own = "backbone." if name.startswith("deeplab") else "backbone.body."
-    assert place["res4b22_branch2c_weight"] == f"{own}layer3.22.conv3.weight"
-    assert place["res2c_branch2a_weight"] == f"{own}layer1.2.conv1.weight"
-    assert place["bn5a_branch1_moving_var"] == f"{own}layer4.0.downsample.1.running_var"
+    assert place["arg:res4b22_branch2c_weight"] == f"{own}layer3.22.conv3.weight"
+    assert place["arg:res2c_branch2a_weight"] == f"{own}layer1.2.conv1.weight"
+    assert place["aux:bn5a_branch1_moving_var"] == f"{own}layer4.0.downsample.1.running_var"
+    changed = {entry.source for entry in conversion.entries if entry.how != "as it is"}
+    proposals = {f"arg:rpn_{layer}_{kind}" for layer in ("cls_score", "bbox_pred") for kind in ("weight", "bias")}
+    own_proposals = set() if name.startswith("deeplab") else proposals
+    assert changed == {"arg:conv1_weight", "aux:bn_conv1_moving_mean"} | own_proposals
     if "deform" in settings:
-        assert place["res5b_branch2b_offset_bias"] == f"{own}layer4.1.conv2.conv_offset.bias"
+        assert place["arg:res5b_branch2b_offset_bias"] == f"{own}layer4.1.conv2.conv_offset.bias"
 
 
 def test_proposals_are_the_official_codes() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .draft import Conversion, Draft
 from .heads import move_box_predictor, move_mask_predictor, pyramid_widths
-from .resnet import REWRITTEN, deform_settings, resnet_name, take_input, trunk_prefix
+from .resnet import deform_settings, resnet_name, take_input, trunk_prefix
 
 PIXEL_MEAN = (103.53, 116.28, 123.675)  # blue first, as are
 PIXEL_STD = {"resnet": (1.0, 1.0, 1.0), "resnext": (57.375, 57.12, 58.395)}
@@ -56,7 +56,7 @@ def _move_trunk(draft: Draft) -> dict[str, Any]:
     found = [match for match in map(convolutions.fullmatch, draft.state) if match]
     backbone = resnet_name({f"layer{int(m[1]) - 1}.{m[2]}": draft.state[m[0]] for m in found}, "")
     own = trunk_prefix(backbone)
-    draft.rename(rf"{bottom}\.stem\.conv1\.weight", f"{own}conv1.weight", REWRITTEN)
+    draft.rename(rf"{bottom}\.stem\.conv1\.weight", f"{own}conv1.weight")
     draft.rename(rf"{bottom}\.stem\.conv1\.norm\.{NORM}", rf"{own}bn1.\1")
     for stage in range(2, 6):
         block, target = rf"{bottom}\.res{stage}\.(\d+)", rf"{own}layer{stage - 1}.\1"

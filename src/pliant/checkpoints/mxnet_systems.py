@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from pliant._check import PliantError, fail
 from pliant.detection.proposals import map_anchors
 
 from .draft import Change, Conversion, Draft
-from .resnet import REWRITTEN, deform_settings, resnet_name, take_input
+from .resnet import deform_settings, resnet_name, take_input
 
 PIXEL_MEAN = (123.15, 115.9, 103.06)  # red first; the code subtracts them from RGB images of 0..255
 BATCH_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
@@ -26,6 +27,7 @@ SCALES = {12: (4, 8, 16, 32), 9: (8, 16, 32)}
 RATIOS = (0.5, 1.0, 2.0)
 BASE_SIZE = 16
 BINS = 49
+TIMES_DEVIATIONS = "the boxes' weights once more, times the deviations that pliant's box coder multiplies by"
 
 
 def convert_mxnet(state: Mapping[str, Tensor]) -> Conversion:
@@ -34,7 +36,14 @@ def convert_mxnet(state: Mapping[str, Tensor]) -> Conversion:
     Raises:
         PliantError: another system than the three, or another backbone than ResNet-50 or ResNet-101.
     """
-    draft = Draft("mxnet", {re.sub(r"^(arg|aux):", "", name): tensor for name, tensor in state.items()})
+    names = {re.sub(r"^(arg|aux):", "", name): name for name in state}
+    conversion = _convert(Draft("mxnet", {name: state[full] for name, full in names.items()}))
+    entries = tuple(dataclasses.replace(entry, source=names[entry.source or ""]) for entry in conversion.entries)
+    left = {names[name]: why for name, why in conversion.left.items()}
+    return dataclasses.replace(conversion, entries=entries, left=left)
+
+
+def _convert(draft: Draft) -> Conversion:
     segmenter = "score_weight" in draft.state
     settings = _move_trunk(draft, "backbone." if segmenter else "backbone.body.")
     if segmenter:
@@ -62,7 +71,7 @@ def _rfcn(draft: Draft, settings: dict[str, Any]) -> Conversion:
     draft.rename(r"rfcn_bbox_(weight|bias)", rf"{pool}.boxes.\1")
     deform = draft.rename(r"rfcn_cls_offset_t_(weight|bias)", rf"{pool}.score_pool.conv_offset.\1")
     draft.rename(r"rfcn_bbox_offset_t_(weight|bias)", rf"{pool}.box_pool.conv_offset.\1")
-    draft.leave(r"rfcn_bbox_(weight|bias)_test", "the boxes' weights once more, in units that pliant's box coder has")
+    draft.leave(r"rfcn_bbox_(weight|bias)_test", TIMES_DEVIATIONS)
     if not deform:
         draft.notes.append(
             "the official R-FCN without offsets takes the mean of whole cells, pliant samples bilinearly"
@@ -79,7 +88,7 @@ def _faster_rcnn(draft: Draft, settings: dict[str, Any]) -> Conversion:
     draft.rename(r"fc_new_2_(weight|bias)", rf"{heads}.box_head.fc7.\1")
     draft.rename(r"(cls_score|bbox_pred)_(weight|bias)", rf"{heads}.box_predictor.\1.\2")
     deform = draft.rename(r"offset_(weight|bias)", rf"{heads}.box_roi_pool.pool.offset_fc.0.\1")
-    draft.leave(r"bbox_pred_(weight|bias)_test", "the boxes' weights once more, in units that pliant's box coder has")
+    draft.leave(r"bbox_pred_(weight|bias)_test", TIMES_DEVIATIONS)
     draft.notes.append(
         "the official pooling rounds regions and samples bins from their corner, pliant's Faster R-CNN their middle"
         if deform
@@ -94,7 +103,7 @@ def _move_trunk(draft: Draft, own: str) -> dict[str, Any]:
     found = [match for match in map(layers.fullmatch, draft.state) if match]
     own_names = {match[0]: _torchvision_name(match) for match in found}
     backbone = resnet_name({own: draft.state[name] for name, own in own_names.items()}, "")
-    draft.rename("conv1_weight", f"{own}conv1.weight", REWRITTEN)
+    draft.rename("conv1_weight", f"{own}conv1.weight")
     for kind, target in BATCH_NORM.items():
         draft.rename(f"bn_conv1_{kind}", f"{own}bn1.{target}")
     for name, target in own_names.items():

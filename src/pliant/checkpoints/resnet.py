@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -117,6 +118,8 @@ def take_input(
     weight = weight.flip(1) if bgr else weight
     draft.tensors[f"{own}conv1.weight"] = weight * scale[:, None, None]
     draft.tensors[f"{own}bn1.running_mean"] = draft.tensors[f"{own}bn1.running_mean"] - weight.sum((2, 3)) @ shift
+    rewritten = (f"{own}conv1.weight", f"{own}bn1.running_mean")
+    draft.entries = [replace(e, how=REWRITTEN) if e.target in rewritten else e for e in draft.entries]
     values = ", ".join(f"{value:g}" for value in mean)
     draft.notes.append(
         f"the first convolution was rewritten from {'BGR' if bgr else 'RGB'} images of 0..255 less ({values}), "
