@@ -148,16 +148,6 @@ def test_converting_again_with_other_options_is_refused() -> None:
     assert convert(v1, "left", modulated=False, mask_scale=1.0) is v1  # v1 has no mask that could be scaled
 
 
-def test_converted_layers_can_have_a_limit_and_start_with_the_same_output() -> None:
-    model = own()
-    before = run(model)
-    layers = deformable(convert(model, "left|tied", offset_limit=3.0))
-    assert layers and all(layer.offset_limit == 3.0 for layer in layers)
-    torch.testing.assert_close(run(model), before)
-    with pytest.raises(PliantError, match="offset_limit=3.0; got modulated=True, offset_groups=1, mask_scale=2.0; "):
-        convert(model, "left|tied")
-
-
 def test_layers_that_convert_did_not_make_are_left_alone() -> None:
     model = nn.Sequential(DeformConv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
     hand_made = model[0]

@@ -110,11 +110,14 @@ def test_the_folder_of_an_evaluated_run(tiny: dict[str, Any], tmp_path: Path) ->
 
 
 # What config.json of version 0.1 held.
-FIRST_OPTIONS = """data split val_split model backbone deform modulated offset_groups mask_scale weights norm
-frozen_stages strides fpn_channels head_channels roi_samples anchor_sizes anchor_scales anchor_ratios min_size max_size proposals
-max_detections crop flip vertical_flip rotate90 photometric epochs steps batch_size optimizer lr momentum weight_decay
-offset_lr_scale schedule warmup_steps milestones grad_clip seed device precision workers eval_every checkpoint_every
-log_every tensorboard"""
+FIRST_OPTIONS = """
+data split val_split model backbone deform modulated offset_groups mask_scale weights norm
+frozen_stages strides fpn_channels head_channels roi_samples anchor_sizes anchor_scales
+anchor_ratios min_size max_size proposals max_detections crop flip vertical_flip rotate90
+photometric epochs steps batch_size optimizer lr momentum weight_decay offset_lr_scale schedule
+warmup_steps milestones grad_clip seed device precision workers eval_every checkpoint_every
+log_every tensorboard
+"""
 
 
 def test_a_run_folder_of_the_first_version_is_read_and_resumed(tiny: dict[str, Any], tmp_path: Path) -> None:
