@@ -5,11 +5,12 @@ The host code runs on tensors without data, on a CUDA device that is not there. 
 `warmup`, which specialises and compiles as a launch would, for the target that a stand-in driver names. What comes out
 is read from the machine code: registers, spills, shared memory, tensor-core instructions, wide loads.
 
-    python -m gpu.compiled sm_90
+    python -m gpu.compiled sm_90 [branches]
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -26,11 +27,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import MockTensor
 
-from gpu.compile_matrix import MATRIX, Layer
+from gpu.compile_matrix import BRANCHES, MATRIX, Layer
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton
+from pliant.ops.deform_conv2d import gpu_plan
 from pliant.ops.deform_conv2d.gpu_backward import deform_conv2d_triton_backward
 from pliant.ops.deform_conv2d.gpu_forward import deform_conv2d_triton
+from pliant.ops.deform_conv2d.gpu_tiles import Tile
 
 # Architecture -> what it is to compile for, and its processors. sm_89 stands for the GPUs without a row of their own.
 TARGETS = {
@@ -66,16 +69,26 @@ def launches(layer: Layer, dtype: torch.dtype, kind: _triton.Architecture) -> di
         found.setdefault(kernel.__name__, (kernel, grid, arguments, options))
 
     N, C, H, W = layer.shape
-    with FakeTensorMode(), mock.patch.object(_triton, "launch", record):
-        last = {"device": "cuda", "dtype": dtype}
-        x = torch.empty(N, C, H, W, **last).contiguous(memory_format=torch.channels_last)
-        weight, bias = torch.empty(layer.outputs, C // layer.groups, 3, 3, **last), torch.empty(layer.outputs, **last)
-        offset = torch.empty(N, 18, H, W, device="cuda", dtype=torch.promote_types(dtype, torch.float32))
-        mask = torch.empty(N, 9, H, W, **last)
+    G, last = layer.offset_groups, torch.channels_last if layer.channels_last else torch.contiguous_format
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(FakeTensorMode())
+        stack.enter_context(mock.patch.object(_triton, "launch", record))
+        stack.enter_context(mock.patch.object(_triton, "architecture", return_value=kind))
+        stack.enter_context(mock.patch.object(gpu_plan, "WORKSPACE_BYTES", layer.workspace))
+        if layer.wide:
+            stack.enter_context(mock.patch.object(_triton, "LARGEST_INT32", 0))
+        if layer.workspace < 64 << 20:
+            stack.enter_context(mock.patch.object(gpu_plan, "SORTED_BYTES", 0))
+        if layer.name not in ("large", "small", "depthwise"):
+            stack.enter_context(mock.patch.object(gpu_plan, "SCATTER_ELEMENTS", 0))
+        x = torch.empty(N, C, H, W, device="cuda", dtype=dtype).contiguous(memory_format=last)
+        weight, bias = x.new_empty(layer.outputs, C // layer.groups, 3, 3), x.new_empty(layer.outputs)
+        offset = torch.empty(N, 18 * G, H, W, device="cuda", dtype=torch.promote_types(dtype, torch.float32))
+        mask = x.new_empty(N, 9 * G, H, W) if layer.modulated else None
         geometry = ConvGeometry((1, 1), (1, 1), (1, 1))
-        with mock.patch.object(_triton, "architecture", return_value=kind):
-            y = deform_conv2d_triton(x, offset, weight, bias, geometry, mask)
-            deform_conv2d_triton_backward(y, x, offset, weight, mask, geometry, [True] * 5)
+        tile = Tile(128, 64, 64, 8, 2, layer.patch) if layer.patch else None
+        y = deform_conv2d_triton(x, offset, weight, bias if layer.modulated else None, geometry, mask, tile=tile)
+        deform_conv2d_triton_backward(y, x, offset, weight, mask, geometry, [True] * 4 + [layer.modulated])
     return found
 
 
@@ -127,10 +140,10 @@ def nvidia(cubin: bytes) -> dict[str, int]:
 
 
 def main() -> None:
-    name = sys.argv[1]
+    name, *branches = sys.argv[1:]
     target, processors = TARGETS[name]
     triton.runtime.driver.set_active(Driver(target))
-    for type_name, layers in MATRIX[name].items():
+    for type_name, layers in (BRANCHES if branches else MATRIX[name]).items():
         torch.backends.cuda.matmul.allow_tf32 = type_name == "tf32"
         dtype = torch.float32 if type_name == "tf32" else getattr(torch, type_name)
         for layer, wanted in layers.items():

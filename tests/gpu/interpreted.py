@@ -188,8 +188,13 @@ def checks(job: str) -> dict[str, Callable[[], None]]:
     return {f.__name__.removeprefix("check_"): f for f in found}
 
 
+def serves(device: torch.device) -> None:
+    """Say that Triton serves any device, in the place of `why_not`."""
+
+
 def main() -> None:
     library = serve_cpu_tensors()
+    mock.patch.object(_triton, "why_not", serves).start()
     for name, function in checks(sys.argv[1]).items():
         begin, problem = time.perf_counter(), ""
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gpu.compile_matrix import MATRIX
+from gpu.compile_matrix import BRANCHES, MATRIX, Types
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -29,15 +29,19 @@ KILOBYTES = {
 
 
 @functools.cache
-def compiled(architecture: str) -> list[dict[str, Any]]:
+def compiled(architecture: str, *branches: str) -> list[dict[str, Any]]:
     """Return what the machine code of each kernel holds (see compiled.py)."""
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
     environment = os.environ | paths | {"OMP_NUM_THREADS": "1"}
     environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-m", "gpu.compiled", architecture]
+    command = [sys.executable, "-m", "gpu.compiled", architecture, *branches]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def kernels_of(types: Types) -> set[tuple[str, str, str]]:
+    return {(t, layer.name, k) for t, layers in types.items() for layer, kernels in layers.items() for k in kernels}
 
 
 def where(row: dict[str, Any]) -> str:
@@ -47,12 +51,7 @@ def where(row: dict[str, Any]) -> str:
 @pytest.mark.parametrize("architecture", MATRIX)
 def test_kernels_keep_their_budgets(architecture: str) -> None:
     rows = compiled(architecture)
-    assert {(row["type"], row["layer"], row["kernel"]) for row in rows} == {
-        (type_name, layer.name, kernel)
-        for type_name, layers in MATRIX[architecture].items()
-        for layer, kernels in layers.items()
-        for kernel in kernels
-    }
+    assert {(row["type"], row["layer"], row["kernel"]) for row in rows} == kernels_of(MATRIX[architecture])
     for row in rows:
         assert row["spills"] == 0, where(row)
         assert 16 <= row["registers"] <= (512 if architecture.startswith("gfx") else 255), where(row)
@@ -78,3 +77,10 @@ def uses_tensor_cores(row: dict[str, Any], architecture: str) -> bool:
 def test_products_are_on_tensor_cores(architecture: str) -> None:
     for row in compiled(architecture):
         assert (row["tensor"] > 0) == uses_tensor_cores(row, architecture), where(row)
+
+
+def test_every_branch_compiles() -> None:
+    """What the interpreter takes and the compiler does not: 64-bit indices in a loop, arguments that are None."""
+    rows = compiled("sm_90", "branches")
+    assert {(row["type"], row["layer"], row["kernel"]) for row in rows} == kernels_of(BRANCHES)
+    assert [where(row) for row in rows if row["spills"] or row["atomics"]] == []

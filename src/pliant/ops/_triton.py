@@ -61,8 +61,6 @@ def _architecture(index: int) -> Architecture:
 
 def why_not(device: torch.device) -> str | None:
     """Return why Triton kernels cannot serve tensors on `device`, or None where they can."""
-    if is_interpreted():
-        return import_problem()
     if device.type != "cuda":
         return f"it serves CUDA and ROCm tensors, not those on {device.type}"
     problem = import_problem()
@@ -106,8 +104,10 @@ def describe() -> tuple[bool, str]:
 
 def needs_int64(tensors: Sequence[Tensor | None], *counts: int) -> bool:
     """Say whether an element of one of the tensors, or one of the counts, is beyond 32-bit indices."""
-    spans = [sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) for t in tensors if t is not None]
-    return max((*spans, *counts)) > LARGEST_INT32 - 2**24  # a tile may reach over the end before it is masked
+    present = [t for t in tensors if t is not None]
+    spans = [sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) for t in present]
+    sizes = [t.numel() for t in present]
+    return max(*spans, *sizes, *counts) > LARGEST_INT32 - 2**24  # a tile may reach over the end before it is masked
 
 
 def dot_precision(dtype: torch.dtype) -> str:

@@ -60,18 +60,18 @@ def _fused(problem: GpuProblem, bias: Tensor | None, output: Tensor, tile: Tile 
 
 
 def _elementwise(problem: GpuProblem, bias: Tensor | None, output: Tensor, tile: Tile | None) -> None:
-    tile = elementwise_tile(problem.O) if tile is None else tile
+    if tile is None:
+        tile = elementwise_tile(problem.O)
+        tile = tile if _shares_cells(problem, tile) else elementwise_tile(problem.O, shared=False)
     weight = problem.weight.permute(2, 3, 1, 0).contiguous()  # (kh, kw, C/groups, O)
-    outputs_of_offset_group = problem.O // problem.G
+    blocks = -(-problem.O // tile.outputs)
+    _launch(elementwise_convolution, problem, (weight, bias, output), tile, blocks, SHARED=_shares_cells(problem, tile))
+
+
+def _shares_cells(problem: GpuProblem, tile: Tile) -> bool:
+    """Say whether the output channels of each tile read through one offset group."""
     whole_groups = problem.C // problem.G % problem.per_group == 0
-    _launch(
-        elementwise_convolution,
-        problem,
-        (weight, bias, output),
-        tile,
-        blocks=-(-problem.O // tile.outputs),
-        SHARED=problem.G == 1 or (whole_groups and outputs_of_offset_group % tile.outputs == 0),
-    )
+    return problem.G == 1 or (whole_groups and problem.O // problem.G % tile.outputs == 0)
 
 
 def _launch(

@@ -118,9 +118,10 @@ def candidates(tile: Tile) -> list[Tile]:
     return [t for t in tiles if 32 <= t.positions <= 128 and t.channels <= 64 and t.warps in (4, 8)]
 
 
-def elementwise_tile(outputs: int) -> Tile:
-    """Return the tile of the kernel without a matrix product."""
-    return ELEMENTWISE._replace(outputs=min(ELEMENTWISE.outputs, max(8, power_of_two(outputs))))
+def elementwise_tile(outputs: int, *, shared: bool = True) -> Tile:
+    """Return the tile of the kernel without a matrix product; narrow where channels do not share their cells."""
+    most = ELEMENTWISE.outputs if shared else 16
+    return ELEMENTWISE._replace(outputs=min(most, max(8, power_of_two(outputs))))
 
 
 def sample_tile(dtype: torch.dtype, channels: int) -> SampleTile:
