@@ -156,6 +156,9 @@ def test_without_native_the_wheel_is_pure(tmp_path: Path) -> None:
     assert wheel(tree).name.endswith("-py3-none-any.whl")
     assert [name for name in members(wheel(tree)) if LIBRARY.fullmatch(name)] == []
     assert "pliant/ops/__init__.py" in members(wheel(tree))
+    recipes = {path.name for path in (ROOT / "src/pliant/train/recipes").glob("*.toml")}
+    assert {f"pliant/train/recipes/{name}" for name in recipes} < set(members(wheel(tree)))
+    assert len(recipes) > 10
 
 
 def test_without_a_compiler_the_build_stops_and_names_the_way_out(tmp_path: Path) -> None:
