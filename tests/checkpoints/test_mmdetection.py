@@ -105,6 +105,20 @@ def test_the_order_of_classes_is_turned_and_the_function_kept() -> None:
     assert len(hows) == 6
 
 
+def test_the_caffe_style_turns_colours_and_strides() -> None:
+    state = listed("mmdetection-3.3_faster-rcnn_r50-mdconv-group4-c3-c5.txt")
+    state["backbone.conv1.weight"] = torch.rand(64, 3, 7, 7)
+    state["backbone.bn1.running_mean"] = torch.rand(64)
+    conversion = convert_mmdetection(state, caffe=True)
+    assert conversion.settings["backbone"] == "resnet50-caffe"
+    for ours, theirs, deviation in ((0, 2, 0.229), (1, 1, 0.224), (2, 0, 0.225)):
+        converted = conversion.tensors["backbone.body.conv1.weight"][:, ours]
+        torch.testing.assert_close(converted, state["backbone.conv1.weight"][:, theirs] * 255 * deviation)
+    means = conversion.tensors["backbone.body.bn1.running_mean"]  # the means in 0..255 are ImageNet's, as pliant's are
+    torch.testing.assert_close(means, state["backbone.bn1.running_mean"], rtol=0, atol=1e-3)
+    fit(conversion, model_of(conversion))
+
+
 def test_one_box_for_all_classes_is_repeated() -> None:
     state = listed("mmdetection-3.3_faster-rcnn_r50-mdconv-group4-c3-c5.txt")
     state["roi_head.bbox_head.fc_reg.weight"] = torch.arange(4.0)[:, None].expand(4, 1024)

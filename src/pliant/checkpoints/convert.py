@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from .torchvision_detection import convert_torchvision
 Converter = Callable[[Mapping[str, Tensor]], Conversion]
 CONVERTERS: dict[str, Converter] = {
     "mmdetection": convert_mmdetection,
+    "mmdetection-caffe": functools.partial(convert_mmdetection, caffe=True),
     "detectron2": convert_detectron2,
     "torchvision": convert_torchvision,
     "dcnv2": convert_dcnv2_layers,

@@ -10,16 +10,21 @@ from torch import Tensor
 
 from .draft import Conversion, Draft
 from .heads import move_box_predictor, move_mask_predictor, pyramid_widths
-from .resnet import deform_settings, resnet_name, trunk_prefix
+from .resnet import deform_settings, resnet_name, take_input, trunk_prefix
 
 COUNTER = "counts training steps, which a frozen batch norm does not"
+CAFFE_MEAN = (123.675, 116.28, 103.53)  # red first
 POOL = r"bbox_roi_extractor\.roi_layers"
 # Of mmcv's deformable RoI pooling; the levels are the maps of strides 4, 8, 16 and 32.
 LEVELS = 4
 
 
-def convert_mmdetection(state: Mapping[str, Tensor]) -> Conversion:
+def convert_mmdetection(state: Mapping[str, Tensor], *, caffe: bool = False) -> Conversion:
     """Convert a state dict of mmdetection.
+
+    Args:
+        state: names and tensors.
+        caffe: whether the model was trained with `style='caffe'`: strides in the 1x1 convolutions, BGR images.
 
     Raises:
         PliantError: another system than the two, or another backbone than torchvision's or timm's ResNets.
@@ -28,7 +33,7 @@ def convert_mmdetection(state: Mapping[str, Tensor]) -> Conversion:
     draft = Draft("mmdetection", state)
     first = "roi_head." if any(name.startswith("roi_head.") for name in state) else ""
     draft.leave(r".*\.num_batches_tracked", COUNTER)
-    settings = _move_trunk(draft)
+    settings = _move_trunk(draft, caffe)
     draft.rename(r"neck\.lateral_convs\.(\d)\.conv\.(weight|bias)", r"backbone.fpn.inner_blocks.\1.0.\2")
     draft.rename(r"neck\.fpn_convs\.([0-3])\.conv\.(weight|bias)", r"backbone.fpn.layer_blocks.\1.0.\2")
     draft.rename(r"rpn_head\.rpn_conv\.(weight|bias)", r"rpn.head.conv.0.0.\1")
@@ -47,14 +52,22 @@ def convert_mmdetection(state: Mapping[str, Tensor]) -> Conversion:
     return draft.finish(settings | pyramid_widths(draft.tensors), labels)
 
 
-def _move_trunk(draft: Draft) -> dict[str, Any]:
+def _move_trunk(draft: Draft, caffe: bool) -> dict[str, Any]:
     backbone = resnet_name(draft.state, "backbone.")
     own = trunk_prefix(backbone)
     draft.rename(r"backbone\.(layer\d\.\d+\.conv\d)_offset\.(weight|bias)", rf"{own}\1.conv_offset.\2")
     draft.rename(r"backbone\.((?:conv1|bn1|layer\d)\..+)", rf"{own}\1")
+    if caffe:
+        take_input(draft, own, CAFFE_MEAN, bgr=True)
+        draft.notes.append("mmdetection's first caffe models had the means (122.7717, 115.9465, 102.9801)")
+    else:
+        draft.notes.append(
+            "the stride of a stage is taken to be in its 3x3 convolution (style='pytorch') and images to be in RGB, as "
+            "in all configs of dcn and dcnv2; the file does not say; --from mmdetection-caffe takes the other style"
+        )
     return {
         "model": "faster-rcnn",
-        "backbone": backbone,
+        "backbone": f"{backbone}-caffe" if caffe else backbone,
         "norm": "frozen",
         "frozen_stages": 2,
         **deform_settings(draft.tensors, own),
@@ -73,10 +86,6 @@ def _move_pools(draft: Draft, first: str) -> dict[str, Any]:
 
 
 def _note_versions(draft: Draft, first: str) -> None:
-    draft.notes.append(
-        "the stride of a stage is taken to be in its 3x3 convolution (style='pytorch'), which all configs of dcn and "
-        "dcnv2 have; the file does not say"
-    )
     draft.notes.append("mmdetection does not round its anchors and torchvision does: they differ by up to half a pixel")
     if first:
         draft.notes.append(

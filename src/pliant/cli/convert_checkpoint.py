@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pliant.data import Category
 
 REPORT_FILE = "conversion.json"
-SOURCES = ("auto", "mmdetection", "detectron2", "torchvision", "dcnv2", "mxnet")
+SOURCES = ("auto", "mmdetection", "mmdetection-caffe", "detectron2", "torchvision", "dcnv2", "mxnet")
 
 
 def add(commands: Commands[Parser]) -> None:
