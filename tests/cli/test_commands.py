@@ -89,6 +89,16 @@ def test_train_help_is_grouped_and_opens_with_a_short_usage(capsys: pytest.Captu
     )
 
 
+def test_train_help_of_one_model_leaves_out_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--model", "deeplab", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "in tests (default: 360)" in text
+    assert "--offset-dilation" in text
+    assert not re.search(r"--ohem|--mimic|detection only|R-CNN feature|for rfcn", text)
+
+
 def test_recipes_are_listed_by_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--list-recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()

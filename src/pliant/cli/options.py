@@ -8,19 +8,26 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
-from pliant.train.options import MODELS, Options
+from pliant.train.config import ONLY
+from pliant.train.options import MODELS, Options, applies
 
 from .parser import Parser
 
 
-def add_options(parser: Parser, group: type[Options]) -> None:
-    """Add a group of options under its own heading; those that are not given are not in the parsed arguments."""
+def add_options(parser: Parser, group: type[Options], model: str | None = None) -> None:
+    """Add a group of options under its own heading; those that are not given are not in the parsed arguments.
+
+    With a `model`, only what is for it is added, and its defaults are given.
+    """
     hints = get_type_hints(group)
-    section = parser.add_argument_group(group.TITLE, f"For {', '.join(group.ONLY)} only." if group.ONLY else None)
+    only = f"For {', '.join(group.ONLY)} only." if group.ONLY and model is None else None
+    section = parser.add_argument_group(group.TITLE, only)
     for spec in dataclasses.fields(group):
+        if model is not None and not applies(ONLY[spec.name], model, MODELS[model].task):
+            continue
         flag = "--" + spec.name.replace("_", "-")
         kind = _kind(hints[spec.name], spec.metadata)
-        section.add_argument(flag, dest=spec.name, help=_help(spec), default=argparse.SUPPRESS, **kind)
+        section.add_argument(flag, dest=spec.name, help=_help(spec, model), default=argparse.SUPPRESS, **kind)
 
 
 def given_options(arguments: argparse.Namespace, *groups: type[Options]) -> dict[str, Any]:
@@ -29,13 +36,15 @@ def given_options(arguments: argparse.Namespace, *groups: type[Options]) -> dict
     return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
 
 
-def _help(spec: dataclasses.Field[Any]) -> str:
-    """The line of help: what the option is, its default and those of other models, and what it is for."""
-    default = "required" if spec.default is dataclasses.MISSING else f"default: {_text(spec.default)}"
-    others = [f"{_text(k.defaults[spec.name])} for {name}" for name, k in MODELS.items() if spec.name in k.defaults]
-    only = [f"{', '.join(spec.metadata['only'])} only"] if spec.metadata["only"] else []
+def _help(spec: dataclasses.Field[Any], model: str | None) -> str:
+    """The line of help: what the option is, its default, and without a model those of others and what it is for."""
+    own = MODELS[model].defaults.get(spec.name, spec.default) if model is not None else spec.default
+    notes = ["required" if own is dataclasses.MISSING else f"default: {_text(own)}"]
+    if model is None:
+        notes += [f"{_text(k.defaults[spec.name])} for {name}" for name, k in MODELS.items() if spec.name in k.defaults]
+        notes += [f"{', '.join(spec.metadata['only'])} only"] if spec.metadata["only"] else []
     # argparse formats its help with %.
-    return f"{spec.metadata['help']} ({'; '.join([default, *others, *only])})".replace("%", "%%")
+    return f"{spec.metadata['help']} ({'; '.join(notes)})".replace("%", "%%")
 
 
 def _text(value: Any) -> str:

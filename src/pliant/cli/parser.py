@@ -30,9 +30,10 @@ class Parser(argparse.ArgumentParser):
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
 
-def add_command(commands: Commands[Parser], name: str, run: Run, help: str) -> Parser:
-    """Add the command `name`, which calls `run`, and return its parser."""
-    parser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+def add_command(commands: Commands[Parser], name: str, run: Run, help: str, *, own_help: bool = False) -> Parser:
+    """Add the command `name`, which calls `run`, and return its parser; with `own_help` it adds its `--help` itself."""
+    description = help[0].upper() + help[1:] + "."
+    parser = commands.add_parser(name, help=help, description=description, add_help=not own_help)
     parser.set_defaults(run=run, parser=parser)
     return parser
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pliant._check import PliantError, fail, require_package
@@ -21,17 +22,41 @@ PACKAGES = ("torchvision", "accelerate", "rich", "safetensors", "faster_coco_eva
 
 def add(commands: Commands[Parser]) -> None:
     """Add the command."""
-    parser = add_command(commands, "train", _run, "train a model, with deformable layers where asked")
+    parser = add_command(commands, "train", _run, "train a model, with deformable layers where asked", own_help=True)
+    _describe(parser, None)
+
+
+def _describe(parser: Parser, model: str | None) -> None:
+    """Add the arguments: all of them, or those that concern one model."""
+    parser.usage = "pliant train --data DIR --out RUN [--model NAME] [--recipe NAME] [option ...]"
+    parser.epilog = (
+        "`pliant train --model NAME --help` lists what that model has. Many processes: accelerate launch -m pliant "
+        "train ..., or torchrun -m pliant train ..."
+    )
+    parser.add_argument("-h", "--help", action=_Help, help="show this help; after --model NAME, what that model has")
     parser.add_argument("--out", metavar="RUN", type=Path, help="new folder for the run")
     parser.add_argument("--resume", metavar="RUN", type=Path, help="continue the run in this folder, with its settings")
     help = "start from the settings of a row of the papers' tables; --config and options override them"
     parser.add_argument("--recipe", metavar="NAME", help=help)
     parser.add_argument("--list-recipes", action="store_true", help="list the recipes, with what the papers report")
     parser.add_argument("--config", metavar="FILE", type=Path, help="JSON file of settings; options override it")
-    parser.usage = "pliant train --data DIR --out RUN [--model NAME] [--recipe NAME] [option ...]"
-    parser.epilog = "Many processes: accelerate launch -m pliant train ..., or torchrun -m pliant train ..."
     for group in GROUPS:
-        add_options(parser, group)
+        add_options(parser, group, model)
+
+
+class _Help(argparse.Action):
+    """Prints the help of a model that was named before, or of all models."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: str | None = None
+    ) -> None:
+        shown = Parser(prog=parser.prog, description=parser.description, add_help=False)
+        _describe(shown, getattr(namespace, "model", None))
+        shown.print_help()
+        parser.exit()
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -74,8 +74,9 @@ def recipes() -> dict[str, Recipe]:
 
 
 def _texts() -> list[str]:
-    folder = resources.files(__name__)
-    paths = sorted((path for path in folder.iterdir() if path.name.endswith(".toml")), key=lambda path: path.name)
+    files = [path for path in resources.files(__name__).iterdir() if path.name.endswith(".toml")]
+    # The papers' tables (v1-..., v2-...) before what others made of them.
+    paths = sorted(files, key=lambda path: (not path.name.startswith("v"), path.name))
     return [path.read_text(encoding="utf-8") for path in paths]
 
 
