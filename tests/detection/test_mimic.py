@@ -264,7 +264,7 @@ def test_a_few_steps_of_training_bring_the_features_together() -> None:
     model = add_mimicking(_detector(head_channels=64), options)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
     history = []
-    for _ in range(14):
+    for _ in range(10):
         losses = _losses(model)
         (10 * losses["loss_mimic"] + 10 * losses["loss_mimic_classifier"]).backward()
         optimizer.step()

@@ -120,7 +120,7 @@ class Draft:
     def require(self, name: str) -> Tensor:
         """Return the tensor `name`, or say that the file lacks it."""
         if name not in self.state:
-            fix = "give the checkpoint of a system that `pliant convert-checkpoint --help` names"
+            fix = "give the checkpoint of one of the systems in docs/checkpoints.md"
             fail("checkpoint", f"must hold {name}", f"{self.total} tensors without it", fix, kind=PliantError)
         return self.state[name]
 
