@@ -40,13 +40,14 @@ def split(case: RoICase, arguments: RoIArguments | None = None) -> tuple[list[Te
 def test_gradcheck_and_gradgradcheck(roi_public: str, case: RoICase) -> None:
     """Boxes as a whole, the number of the image included, whose derivative is 0."""
     leaves, arguments = split(case)
-    assert gradcheck(lambda *tensors: case.call(arguments(*tensors), roi_public), leaves)
+    fast = roi_public != "reference"  # along random directions; number by number where PyTorch differentiates
+    assert gradcheck(lambda *tensors: case.call(arguments(*tensors), roi_public), leaves, fast_mode=fast)
     assert gradgradcheck(lambda *tensors: case.call(arguments(*tensors), roi_public), leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("case", [SMALL[2], SMALL[5]])
 def test_every_second_derivative(case: RoICase) -> None:
-    """Number by number; the fast check above looks at the derivative along a random direction."""
+    """Number by number."""
     leaves, arguments = split(case)
     assert gradgradcheck(lambda *tensors: case.call(arguments(*tensors), "reference"), leaves)
 
