@@ -130,7 +130,8 @@ def test_options_of_the_pools_reach_the_model() -> None:
     assert [layer.branch for layer in pool.levels] == ["mmcv", "mmcv"]
     assert model.get_submodule("roi_heads.mask_predictor.conv5_mask").in_channels == 12
     with pytest.raises(
-        PliantError, match="mask_channels: must be given for mask-rcnn only; got it with the model 'fas"
+        PliantError,
+        match="mask_channels: must be given for mask-rcnn or mask-rcnn-dc5 only; got it with the model 'fas",
     ):
         TrainConfig.from_dict({"data": "shapes", "mask_channels": 12})
     with pytest.raises(PliantError, match="ohem: must be given for faster-rcnn or"):
