@@ -29,7 +29,7 @@ pytestmark = [
 FOLDER = Path(str(recipes.__file__)).parent
 NAMES = tuple(recipes.recipes())
 # What a model is built from, less what makes it large.
-BUILT = ("model", "deform", "modulated", "dilation", "roi_pool", "roi_branch", "roi_shared", "ohem", "class_agnostic",
+BUILT = ("model", "modulated", "roi_pool", "roi_branch", "roi_shared", "ohem", "class_agnostic",
          "background_iou", "mimic", "window")  # fmt: skip
 
 
@@ -56,11 +56,12 @@ def test_every_recipe_is_a_config() -> None:
 
 
 def _structures() -> list[str]:
-    """The first recipe of each structure."""
-    found: dict[tuple[Any, ...], str] = {}
+    """The first recipe of each structure; one of those that differ in the number of last layers, or in the dilation."""
+    found: dict[tuple[str, ...], str] = {}
     for name in NAMES:
         config = _config(name)
-        found.setdefault(tuple(getattr(config, option) for option in BUILT), name)
+        structure = tuple(str(getattr(config, option)) for option in BUILT)
+        found.setdefault((*structure, str(config.deform)[:4], str(config.dilation is None)), name)
     return list(found.values())
 
 
