@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pliant.ops._native.library import NativeLibrary
 
 OPERATORS = ("deform_conv2d", "deform_roi_pool", "deform_ps_roi_pool")
-TRITON_OPERATORS = ("deform_conv2d",)  # those that there are Triton kernels for
 
 
 class Backend(NamedTuple):
@@ -42,21 +41,16 @@ def describe() -> list[Backend]:
 def _rows(operator: str) -> list[Backend]:
     native = native_library()
     reason = why_no_native() if native is None else native.describe()
-    triton = _triton.describe() if operator in TRITON_OPERATORS else (False, _no_kernels(operator))
     return [
         Backend(operator, "native (CPU)", native is not None, reason),
-        Backend(operator, "triton (GPU)", *triton),
+        Backend(operator, "triton (GPU)", *_triton.describe()),
         Backend(operator, "reference (any device)", True, "plain PyTorch, differentiable to any order"),
     ]
 
 
-def _no_kernels(operator: str) -> str:
-    return f"this version of pliant holds no GPU kernels for {operator}"
-
-
-def why_no_triton(operator: str, device: torch.device) -> str | None:
-    """Return why Triton cannot serve `operator` on `device`, or None where it can."""
-    return _triton.why_not(device) if operator in TRITON_OPERATORS else _no_kernels(operator)
+def why_no_triton(device: torch.device) -> str | None:
+    """Return why Triton cannot serve tensors on `device`, or None where it can."""
+    return _triton.why_not(device)
 
 
 @functools.cache
@@ -79,7 +73,7 @@ def _warn_once(operator: str, device_type: str) -> None:
     if device_type == "cpu":
         advice = f"{why_no_native()}; reinstall pliant with a C++17 compiler at hand and PLIANT_NO_NATIVE unset"
     else:
-        no_triton = why_no_triton(operator, torch.device(device_type))
+        no_triton = why_no_triton(torch.device(device_type))
         advice = f"{no_triton}; pass impl='reference' to accept it without this warning"
     warnings.warn(
         f"pliant.ops.{operator} runs its slow reference implementation on {device_type}: {advice}",

@@ -32,7 +32,7 @@ def check_impl(operator: str, impl: str, device: torch.device, *, has_native: bo
             fail("impl", "'native' serves CPU tensors", got, "use 'auto' or 'reference'", kind=RuntimeError)
         if not has_native:
             fail("impl", "'native' needs the compiled library", _backends.why_no_native(), _FIX, kind=RuntimeError)
-    if impl == "triton" and (reason := _backends.why_no_triton(operator, device)) is not None:
+    if impl == "triton" and (reason := _backends.why_no_triton(device)) is not None:
         fail("impl", "'triton' cannot run", reason, "use 'auto' or 'reference'", kind=RuntimeError)
 
 

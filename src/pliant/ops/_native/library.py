@@ -63,7 +63,6 @@ class Pooling(ctypes.Structure):
     )
 
 
-POOL_ALIGNED, POOL_POSITION_SENSITIVE = 0, 1
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 _TILE = POINTER(Tile)

@@ -15,32 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pliant._geometry import Pair, memory_format
+from pliant._geometry import memory_format
 from pliant.ops._boxes import check_image_index, image_index
 from pliant.ops._checks import compute_dtype
 from pliant.ops._native.library import TYPES, Pooling, load
 from pliant.ops._native.memory import pointer, reused_memory, transpose
+from pliant.ops._pooling.bins import Bins, Kernels
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
 PRODUCT_BYTES = 16 << 20  # of the sums that one call of the backward kernel writes
 PIXELS_PER_BIN = 6  # of an image with too few bins for turning it over to pay: measured at 256 channels
 UNIT = 64  # channels that the kernel sums over at once
-VALUE, SLOPE_Y, SLOPE_X, MOMENT_Y, MOMENT_X = range(5)  # the sums, see pliant_pool_backward in abi.h
-
-
-@dataclass(frozen=True)
-class Bins:
-    """The bins of R boxes for K classes of output channels, in pixels of the image and in the type of arithmetic."""
-
-    rois: Tensor  # (R, 5), of which the number of the image is used
-    sides: Tensor  # (R, 2, 3): start, size and samples of a bin, vertical and horizontal
-    shift: Tensor | None  # (R, K, 2, Ph, Pw): horizontal and vertical
-    mask: Tensor | None  # (R, K, Ph, Pw)
-    size: Pair  # (Ph, Pw)
-    rule: int  # where samples stand, and which count: POOL_ALIGNED or POOL_POSITION_SENSITIVE
-    outputs: int  # channels
-    groups: int = 1  # along each axis
-    classes: int = 1
 
 
 @dataclass(frozen=True)
@@ -253,3 +238,6 @@ def pool_backward(
                     result.add_products(some, products)
             result.store_image(n, s, grad_image)
     return result.input, result.products
+
+
+CPU = Kernels(pool, pool_backward)

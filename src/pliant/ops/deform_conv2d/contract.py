@@ -139,7 +139,7 @@ def forward_cuda(
 ) -> Tensor:
     """Serve the forward of a GPU."""
     geometry = _geometry(stride, padding, dilation)
-    reason = _backends.why_no_triton("deform_conv2d", input.device)
+    reason = _backends.why_no_triton(input.device)
     if reason is None:
         from pliant.ops.deform_conv2d.gpu_forward import deform_conv2d_triton
 
@@ -163,7 +163,7 @@ def backward_cuda(
 ) -> Gradients:
     """Serve the backward of a GPU."""
     geometry = _geometry(stride, padding, dilation)
-    if _backends.why_no_triton("deform_conv2d", input.device) is None:
+    if _backends.why_no_triton(input.device) is None:
         from pliant.ops.deform_conv2d.gpu_backward import deform_conv2d_triton_backward
 
         return deform_conv2d_triton_backward(grad, input, offset, weight, mask, geometry, needed)

@@ -8,6 +8,7 @@ wider. `rois` come in float32 or float64, as `pliant.ops._boxes.as_rois` makes t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from pliant.ops import _backends
 from pliant.ops._boxes import check_image_index
 from pliant.ops._dispatch import as_their_arguments, only_needed, second_derivatives, vmap_by_element
 from pliant.ops._roi_samples import part, pieces
+from pliant.ops.deform_ps_roi_pool.bins import pool_backward_by, pool_by
 from pliant.ops.deform_ps_roi_pool.reference import PSPooling, deform_ps_roi_pool_reference
 from pliant.ops.deform_ps_roi_pool.reference_backward import deform_ps_roi_pool_reference_backward
 
@@ -133,10 +135,35 @@ torch.library.impl(BACKWARD, "CompositeExplicitAutograd")(backward_reference)
 HAS_NATIVE = _backends.native_library() is not None
 
 if HAS_NATIVE:
-    from pliant.ops.deform_ps_roi_pool.cpu_native import deform_ps_roi_pool_backward_cpu, deform_ps_roi_pool_cpu
+    from pliant.ops._pooling.cpu_pooling import CPU
 
-    torch.library.impl(FORWARD, "CPU")(deform_ps_roi_pool_cpu)
-    torch.library.impl(BACKWARD, "CPU")(deform_ps_roi_pool_backward_cpu)
+    torch.library.impl(FORWARD, "CPU")(functools.partial(pool_by, CPU))
+    torch.library.impl(BACKWARD, "CPU")(functools.partial(pool_backward_by, CPU))
+
+
+# --- CUDA and ROCm: Triton, imported at the first call, or the reference where it cannot serve -----------------------
+
+
+def forward_cuda(*arguments: Any) -> Tensor:
+    """Serve the forward of a GPU."""
+    if _backends.why_no_triton(arguments[0].device) is not None:
+        return forward_reference(*arguments)  # which says so once
+    from pliant.ops._pooling.gpu_pooling import GPU
+
+    return pool_by(GPU, *arguments)
+
+
+def backward_cuda(*arguments: Any) -> Gradients:
+    """Serve the backward of a GPU."""
+    if _backends.why_no_triton(arguments[1].device) is not None:
+        return backward_reference(*arguments)
+    from pliant.ops._pooling.gpu_pooling import GPU
+
+    return pool_backward_by(GPU, *arguments)
+
+
+torch.library.impl(FORWARD, "CUDA")(forward_cuda)
+torch.library.impl(BACKWARD, "CUDA")(backward_cuda)
 
 
 # --- shapes without data -------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deformable RoI pooling on the CPU: the bins of `pliant.ops._pooling` and the gradients made of its sums."""
+"""Deformable RoI pooling by the kernels of a device: its bins, and the gradients made of their sums."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ import torch
 from torch import Tensor
 
 from pliant.ops._checks import compute_dtype
-from pliant.ops._native.library import POOL_ALIGNED
-from pliant.ops._pooling.cpu_pooling import MOMENT_X, MOMENT_Y, SLOPE_X, SLOPE_Y, VALUE, Bins, pool, pool_backward
+from pliant.ops._pooling.bins import (
+    MOMENT_X,
+    MOMENT_Y,
+    POOL_ALIGNED,
+    SLOPE_X,
+    SLOPE_Y,
+    VALUE,
+    Bins,
+    Kernels,
+)
 from pliant.ops.deform_roi_pool.reference import MAX_GRID, Pooling
 
 
-def deform_roi_pool_cpu(
+def pool_by(
+    kernels: Kernels,
     input: Tensor,
     rois: Tensor,
     offset: Tensor | None,
@@ -24,12 +33,13 @@ def deform_roi_pool_cpu(
     sampling_ratio: int,
     gamma: float,
 ) -> Tensor:
-    """Return the pooling of CPU tensors; the equation stands in reference.py."""
+    """Return the pooling; the equation stands in reference.py."""
     pooling = Pooling((output_size[0], output_size[1]), spatial_scale, sampling_ratio, gamma)
-    return pool(input, _bins(input, rois, offset, mask, pooling))
+    return kernels.pool(input, _bins(input, rois, offset, mask, pooling))
 
 
-def deform_roi_pool_backward_cpu(
+def pool_backward_by(
+    kernels: Kernels,
     grad: Tensor,
     input: Tensor,
     rois: Tensor,
@@ -41,11 +51,11 @@ def deform_roi_pool_backward_cpu(
     gamma: float,
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of input, rois, offset and mask of CPU tensors, empty where not needed."""
+    """Return the gradients of input, rois, offset and mask, empty where not needed."""
     pooling = Pooling((output_size[0], output_size[1]), spatial_scale, sampling_ratio, gamma)
     bins = _bins(input, rois, offset, mask, pooling)
     needs_products = needed[1] or (needed[2] and offset is not None) or (needed[3] and mask is not None)
-    g_input, sums = pool_backward(grad, input, bins, needs_input=needed[0], needs_products=needs_products)
+    g_input, sums = kernels.pool_backward(grad, input, bins, needs_input=needed[0], needs_products=needs_products)
     g_rois, g_offset, g_mask = (grad.new_empty(0) for _ in range(3))
     if sums is not None:
         value, slope_y, slope_x = (sums[:, 0, ..., i] for i in (VALUE, SLOPE_Y, SLOPE_X))
@@ -68,7 +78,8 @@ def _bins(input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | Non
     if pooling.sampling_ratio > 0:
         samples = torch.full_like(extent, pooling.sampling_ratio)
     else:
-        samples = (extent / torch.tensor(pooling.output_size, dtype=dtype)).ceil().clamp(0, MAX_GRID)
+        bin_sizes = [extent[:, axis] / bins for axis, bins in enumerate(pooling.output_size)]
+        samples = torch.stack(bin_sizes, 1).ceil().clamp(0, MAX_GRID)
     sides = torch.stack([begin, extent, samples], 2)
     shift = None
     if offset is not None:

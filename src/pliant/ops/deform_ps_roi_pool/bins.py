@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Position-sensitive pooling on the CPU: the bins of `pliant.ops._pooling` and the gradients made of its sums."""
+"""Position-sensitive pooling by the kernels of a device: its bins, and the gradients made of their sums."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from pliant.ops._checks import compute_dtype
-from pliant.ops._native.library import POOL_POSITION_SENSITIVE
-from pliant.ops._pooling.cpu_pooling import SLOPE_X, SLOPE_Y, VALUE, Bins, pool, pool_backward
+from pliant.ops._pooling.bins import POOL_POSITION_SENSITIVE, SLOPE_X, SLOPE_Y, VALUE, Bins, Kernels
 from pliant.ops.deform_ps_roi_pool.reference import PSPooling, classes_of, of_parts, round_half_away, to_parts
 
 
-def deform_ps_roi_pool_cpu(
+def pool_by(
+    kernels: Kernels,
     input: Tensor,
     rois: Tensor,
     offset: Tensor | None,
@@ -27,13 +27,14 @@ def deform_ps_roi_pool_cpu(
     spatial_scale: float,
     gamma: float,
 ) -> Tensor:
-    """Return the pooling of CPU tensors; the equation stands in reference.py."""
+    """Return the pooling; the equation stands in reference.py."""
     size, part = (output_size[0], output_size[1]), (part_size[0], part_size[1])
     pooling = PSPooling(size, output_channels, group_size, part, samples_per_bin, spatial_scale, gamma)
-    return pool(input, _bins(input, rois, offset, mask, pooling))
+    return kernels.pool(input, _bins(input, rois, offset, mask, pooling))
 
 
-def deform_ps_roi_pool_backward_cpu(
+def pool_backward_by(
+    kernels: Kernels,
     grad: Tensor,
     input: Tensor,
     rois: Tensor,
@@ -48,12 +49,14 @@ def deform_ps_roi_pool_backward_cpu(
     gamma: float,
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of input, offset and mask of CPU tensors, empty where not needed."""
+    """Return the gradients of input, offset and mask, empty where not needed."""
     size, part = (output_size[0], output_size[1]), (part_size[0], part_size[1])
     pooling = PSPooling(size, output_channels, group_size, part, samples_per_bin, spatial_scale, gamma)
     bins = _bins(input, rois, offset, mask, pooling)
     needs_offset, needs_mask = needed[1] and offset is not None, needed[2] and mask is not None
-    g_input, sums = pool_backward(grad, input, bins, needs_input=needed[0], needs_products=needs_offset or needs_mask)
+    g_input, sums = kernels.pool_backward(
+        grad, input, bins, needs_input=needed[0], needs_products=needs_offset or needs_mask
+    )
     g_offset, g_mask = grad.new_empty(0), grad.new_empty(0)
     if sums is not None and offset is not None and needs_offset:
         height, width = bins.sides[:, :, 1, None, None, None].unbind(1)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run as a program: the pooling kernels in Triton's interpreter, on the CPU, against the float64 loops.
+
+As interpreted.py does for the convolution; it prints a line of JSON for each check.
+
+    TRITON_INTERPRET=1 python -m gpu.pooling_interpreted values     (or: mutants)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from gpu.pooling_cases import MUTANTS, RUNS, Mutant, PoolRun
+from helpers.roi_checks import check_forward_backward, run
+from pliant.ops._pooling import gpu_pooling, triton_pooling
+from pliant.ops.deform_ps_roi_pool import bins as ps
+from pliant.ops.deform_roi_pool import bins as plain
+
+KERNELS = ("pool_bins", "sum_products", "scatter_gradient")
+
+
+def serve_cpu_tensors() -> torch.library.Library:
+    """Let the GPU path serve both operators on CPU tensors, while the library that is returned lives."""
+    library = torch.library.Library("pliant", "IMPL")
+    for name, operator in (("deform_roi_pool", plain), ("deform_ps_roi_pool", ps)):
+        forward = functools.partial(operator.pool_by, gpu_pooling.GPU)
+        backward = functools.partial(operator.pool_backward_by, gpu_pooling.GPU)
+        library.impl(name, forward, "CPU", allow_override=True)
+        library.impl(f"{name}_backward", backward, "CPU", allow_override=True)
+    return library
+
+
+def check(pool_run: PoolRun) -> None:
+    """Assert that output and gradients are right."""
+    with contextlib.ExitStack() as stack:
+        if pool_run.cut:
+            stack.enter_context(mock.patch.multiple(gpu_pooling, WORKSPACE_BYTES=1, BLOCK_CHANNELS=16))
+        if pool_run.fixed:
+            torch.use_deterministic_algorithms(True)
+            stack.callback(torch.use_deterministic_algorithms, False)
+        check_forward_backward(functools.partial(run, impl="auto"), pool_run.case, pool_run.dtype)
+
+
+@contextlib.contextmanager
+def mutated(mutant: Mutant) -> Iterator[None]:
+    """Run the kernels with one line replaced: a file of their own, put in the place of the real one."""
+    text = Path(triton_pooling.__file__).read_text(encoding="utf-8")
+    assert text.count(mutant.old) >= 1, f"{mutant.old!r} is not there"
+    name = f"mutant_{mutant.name}"
+    with tempfile.TemporaryDirectory() as place, mock.patch.object(sys, "path", [place, *sys.path]):
+        (Path(place) / f"{name}.py").write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        kernels = importlib.import_module(name)
+        with mock.patch.multiple(gpu_pooling, **{kernel: getattr(kernels, kernel) for kernel in KERNELS}):
+            yield
+
+
+def check_mutant(mutant: Mutant) -> None:
+    """Assert that a wrong kernel does not pass."""
+    with mutated(mutant):
+        try:
+            check(mutant.run)
+        except AssertionError:
+            return
+    raise AssertionError("the mutant was not noticed")
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")  # the interpreter divides by zero where a GPU would give infinity
+    library = serve_cpu_tensors()
+    jobs = {
+        "values": {r.name: functools.partial(check, r) for r in RUNS},
+        "mutants": {m.name: functools.partial(check_mutant, m) for m in MUTANTS},
+    }
+    for name, function in jobs[sys.argv[1]].items():
+        problem = ""
+        try:
+            function()
+        except AssertionError as error:
+            problem = str(error) or "assertion failed"
+        print(json.dumps({"name": name, "problem": problem}), flush=True)
+    del library
+
+
+if __name__ == "__main__":
+    main()
