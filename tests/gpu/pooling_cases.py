@@ -37,7 +37,7 @@ def small(name: str, boxes: int, bins: tuple[int, int], **changes: Any) -> RoICa
 
 PLAIN = PoolRun("asymmetric", small("asymmetric", 4, (1, 3)))
 ADAPTIVE = PoolRun("adaptive", small("adaptive", 3, (2, 1)))
-MANY = PoolRun("many_samples", small("adaptive", 2, (1, 1), size=(60, 4)))
+MANY = PoolRun("many_samples", small("adaptive", 6, (1, 1), size=(90, 3)), torch.float64)
 DYADIC = PoolRun("dyadic", small("dyadic", 8, (2, 1)))
 ON_PIXELS = PoolRun("on_pixels", small("dyadic", 16, (1, 1), samples=1, offsets="none"))
 PS = PoolRun("ps_asymmetric", small("ps_asymmetric", 3, (2, 3)))
@@ -77,7 +77,7 @@ MUTANTS = (
     Mutant("image", "tl.load(planes + box) * (GROUPS * GROUPS)", "0 * tl.load(planes + box)", PLAIN),
     Mutant("counted_all", "n = ny * nx if ALIGNED else count", "n = ny * nx", PS_DYADIC),
     Mutant("counted_read", "n = ny * nx if ALIGNED else count", "n = count if ALIGNED else count", DYADIC),
-    Mutant("range", "tl.minimum(tl.maximum(a, b) + 3, samples)", "tl.minimum(tl.maximum(a, b) - 3, samples)", MANY),
+    Mutant("range", "tl.minimum(tl.maximum(a, b) + 3, samples)", "tl.minimum(tl.maximum(a, b) - 9, samples)", MANY),
     Mutant("slope_at_pixel", "(position >= 0) & (high > low)", "(fraction > 0) & (high > low)", ON_PIXELS),
     Mutant("ps_slope_at_pixel", "else fraction > 0", "else high > low", PS_DYADIC),
     Mutant("moment", "moment_y += y_slope * ty", "moment_y += y_slope * tx", PLAIN),

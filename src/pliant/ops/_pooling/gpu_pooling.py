@@ -72,7 +72,8 @@ class Problem:
             "CT": _triton.compute_type(self.dtype),
             "BLOCK_S": BLOCK_SAMPLES,
             "BLOCK_C": self.block,
-            "num_warps": 4,
+            # sixteen bytes of a pixel for each thread, where there are so many
+            "num_warps": max(1, min(4, BLOCK_SAMPLES * self.block * self.input.dtype.itemsize // 512)),
         }
 
     def programs(self, channels: int, classes: int) -> tuple[int, int]:
