@@ -37,7 +37,7 @@ def small(name: str, boxes: int, bins: tuple[int, int], **changes: Any) -> RoICa
 
 PLAIN = PoolRun("asymmetric", small("asymmetric", 4, (1, 3)))
 ADAPTIVE = PoolRun("adaptive", small("adaptive", 3, (2, 1)))
-MANY = PoolRun("many_samples", small("adaptive", 6, (1, 1), size=(90, 3)), torch.float64)
+MANY = PoolRun("many_samples", small("asymmetric", 4, (1, 1), samples=17))
 DYADIC = PoolRun("dyadic", small("dyadic", 8, (2, 1)))
 ON_PIXELS = PoolRun("on_pixels", small("dyadic", 16, (1, 1), samples=1, offsets="none"))
 PS = PoolRun("ps_asymmetric", small("ps_asymmetric", 3, (2, 3)))
