@@ -28,7 +28,7 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, devices: {', '.join(devices)}")
     print(f"pliant {_version('pliant')}")
     for row in describe():
-        print(f"{row.operator:16}  {row.implementation:24}  {'yes' if row.available else 'no ':3}  {row.reason}")
+        print(f"{row.operator:18}  {row.implementation:22}  {'yes' if row.available else 'no ':3}  {row.reason}")
     print("optional: " + ", ".join(f"{name} {_version(name)}" for name in OPTIONAL))
     return 0
 
