@@ -5,20 +5,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpu.compile_matrix import BRANCHES, MATRIX, Types
+from gpu.processes import run_program
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
-ROOT = Path(__file__).resolve().parents[2]
 KILOBYTES = {
     "sm_80": 163,
     "sm_89": 99,
@@ -31,13 +26,9 @@ KILOBYTES = {
 @functools.cache
 def compiled(architecture: str, *branches: str) -> list[dict[str, Any]]:
     """Return what the machine code of each kernel holds (see compiled.py)."""
-    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-    environment = os.environ | paths | {"OMP_NUM_THREADS": "1"}
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-m", "gpu.compiled", architecture, *branches]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    done = run_program("compiled", architecture, *branches, interpreted=False)
+    assert done.status == 0, done.errors
+    return done.rows
 
 
 def kernels_of(types: Types) -> set[tuple[str, str, str]]:

@@ -4,31 +4,22 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from gpu.processes import run_program
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-ROOT = Path(__file__).resolve().parents[2]
 KERNELS = {"pool_bins", "sum_products", "scatter_gradient"}
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100", "gfx942"])
 def test_kernels_keep_their_budgets(architecture: str) -> None:
-    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-    environment = os.environ | paths | {"OMP_NUM_THREADS": "1"}
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-m", "gpu.pooling_compiled", architecture]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    done = run_program("pooling_compiled", architecture, interpreted=False)
+    assert done.status == 0, done.errors
     wanted = {(o, t, k) for o in ("plain", "ps") for t in ("bfloat16", "float32") for k in KERNELS}
-    assert {(row["operator"], row["type"], row["kernel"]) for row in rows} == wanted
-    for row in rows:
+    assert {(row["operator"], row["type"], row["kernel"]) for row in done.rows} == wanted
+    for row in done.rows:
         assert row["spills"] == 0, row
         assert 16 <= row["registers"] <= 128, row
         assert row["shared"] <= 16 * 1024, row

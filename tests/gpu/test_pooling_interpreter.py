@@ -5,29 +5,19 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from gpu.pooling_cases import MUTANTS, RUNS
+from gpu.processes import problems_of, run_program
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @functools.cache
 def problems(job: str) -> dict[str, str]:
-    """Return what each check of a job found, "" for nothing; what comes after the end of the process is not there."""
-    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-    environment = os.environ | paths | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "gpu.pooling_interpreted", job]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {row["name"]: row["problem"] for row in rows} | {"end": f"{done.returncode}: {done.stderr[-2000:]}"}
+    """Return what each check of a job found."""
+    return problems_of(run_program("pooling_interpreted", job, interpreted=True))
 
 
 def assert_no_problem(job: str, name: str) -> None:

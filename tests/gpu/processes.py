@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs of this folder in processes of their own, which print their results as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Done(NamedTuple):
+    """What a program printed, and how it ended."""
+
+    rows: list[dict[str, Any]]
+    status: int
+    errors: str
+
+
+def run_program(module: str, *arguments: str, interpreted: bool) -> Done:
+    """Run `python -m gpu.MODULE`, with Triton's interpreter or without."""
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
+    environment = os.environ | paths | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
+    if not interpreted:
+        del environment["TRITON_INTERPRET"]
+    command = [sys.executable, "-m", f"gpu.{module}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return Done(rows, done.returncode, done.stderr[-3000:])
+
+
+def problems_of(done: Done) -> dict[str, str]:
+    """Return what each check found, "" for nothing, without those that were not reached, and how the program ended."""
+    found = {row["name"]: row["problem"] for row in done.rows}
+    return found | {"end": f"exit status {done.status}: {done.errors}"}
