@@ -15,11 +15,16 @@ from pliant.export import compare_with_onnx, export_onnx
 from pliant.nn import DeformConv2d
 from pliant.ops import deform_ps_roi_pool, deform_roi_pool
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 # Without the compiled library the reference serves, and says so once.
 pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
 
-RANDOM = torch.Generator().manual_seed(3)
+RANDOM = torch.Generator()
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order() -> None:
+    RANDOM.manual_seed(3)
 
 
 def _random(*shape: int) -> Tensor:
@@ -87,9 +92,13 @@ def test_a_detector(tmp_path: Path) -> None:
         expected = model([image])[0]
     assert len(expected["boxes"])
     export_onnx(model, ([image],), tmp_path / "d.onnx", input_names=["image"], output_names=list(expected))
-    differences = compare_with_onnx(tmp_path / "d.onnx", {"image": image}, expected)
-    assert set(differences) == {"boxes", "labels", "scores"}
-    assert max(differences.values()) < 1e-3
+    session = onnxruntime.InferenceSession(tmp_path / "d.onnx", providers=["CPUExecutionProvider"])
+    boxes, labels, scores = map(torch.from_numpy, session.run(list(expected), {"image": image.numpy()}))
+    # Detections of nearly one score may change places, so each is looked for among all.
+    rows = torch.cat([boxes, 100.0 * labels[:, None], 100.0 * scores[:, None]], 1)
+    wanted = torch.cat([expected["boxes"], 100.0 * expected["labels"][:, None], 100.0 * expected["scores"][:, None]], 1)
+    assert rows.shape == wanted.shape
+    assert torch.cdist(wanted, rows).min(1)[0].max() < 0.5  # of boxes up to 120 pixels wide
 
 
 class _Scores(nn.Module):

@@ -119,7 +119,7 @@ MUTANTS = (
     Mutant("vertical stride for both", SAMPLING, "ox * STEP_X", "ox * STEP_Y", Run(V1, BRAIN, sorts=True)),
     Mutant("a pixel right of the image", SAMPLING, "up & (left + 1 < W)", "up & (left + 1 <= W)", Run(EDGES, sorts=True)),
     Mutant("a pixel below the image", SAMPLING, "down = inside & (top + 1 < H)", "down = inside & (top < H)", Run(EDGES, sorts=True)),
-    Mutant("-1 is outside", SAMPLING, "exists & (y >= -1)", "exists & (y > -1)", Run(EDGES)),
+    Mutant("-1 is outside", SAMPLING, "exists & (y >= -1)", "exists & (y > -1)", Run(EDGES, sorts=True)),
     Mutant("coordinates in half precision", SAMPLING, "inside, x, 0.0)", "inside, x.to(tl.float16).to(CT), 0.0)", Run(WIDE_IMAGE)),
     Mutant("corners swapped", SAMPLING, "upper * fx, lower * (1.0 - fx)", "lower * (1.0 - fx), upper * fx", Run(V2)),
     Mutant("not modulated", FORWARD, "m_c, at, inside, HAS_MASK, CT))\n        e00, e01, e10, e11 = corner_exists(top, left, inside, H", "m_c, at, inside, False, CT))\n        e00, e01, e10, e11 = corner_exists(top, left, inside, H", Run(V2)),

@@ -21,7 +21,7 @@ def test_kernels_keep_their_budgets(architecture: str) -> None:
     assert {(row["operator"], row["type"], row["kernel"]) for row in done.rows} == wanted
     for row in done.rows:
         assert row["spills"] == 0, row
-        assert 16 <= row["registers"] <= 128, row
+        assert 16 <= row["registers"] <= 168, row
         assert row["shared"] <= 16 * 1024, row
         assert (row["atomics"] > 0) == (row["kernel"] == "scatter_gradient"), row
         if row["operator"] == "plain" and row["kernel"] != "scatter_gradient" and architecture.startswith("sm"):
