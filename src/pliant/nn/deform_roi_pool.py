@@ -121,7 +121,8 @@ class DeformRoIPool(nn.Module):
         Offsets are those of the operator: `gamma` times the region's width and height is their unit.
         """
         pooled = self._pool(input, boxes, None, None, spatial_scale).flatten(1)
-        prediction: Tensor = self.offset_fc(pooled).unflatten(1, (-1, *self.output_size))  # (R, 2 or 3, Ph, Pw)
+        maps = 3 if self.modulated and self.mask_fc is None else 2  # a number, since exporters divide nothing by R = 0
+        prediction: Tensor = self.offset_fc(pooled).unflatten(1, (maps, *self.output_size))  # (R, maps, Ph, Pw)
         if self.mask_fc is not None:
             logits: Tensor = self.mask_fc(pooled).unflatten(1, (1, *self.output_size))
             return prediction, logits.sigmoid()
