@@ -5,21 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
 from torchvision.transforms import v2
-from torchvision.tv_tensors import wrap
 
 from pliant._check import PliantError, fail
-from pliant.data.transforms import Chain, Target, ToFloat, Transform, randint
-
-
-class _RandomRotate90:
-    """Turn an image by 0, 90, 180 or 270 degrees, each as likely."""
-
-    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        turned = torch.rot90(image.as_subclass(Tensor), randint(4), (-2, -1)).contiguous()
-        return wrap(turned, like=image), target
+from pliant.data.transforms import Chain, RandomRotate90, ToFloat, Transform, check_angle, check_probabilities
 
 
 def classification_transforms(
@@ -46,7 +35,7 @@ def classification_transforms(
         photometric: change brightness, contrast, saturation, hue and channel order at random.
 
     Raises:
-        ValueError: a size, a share, a ratio, a probability or an angle out of range.
+        PliantError: a size, a share, a ratio, a probability or an angle out of range.
 
     Example:
         >>> import torch
@@ -62,16 +51,13 @@ def classification_transforms(
             limit = f" up to {most:g}" if most == 1 else ""
             fail(name, f"must be two rising positive numbers{limit}", (low, high), "leave it out for the usual ones",
                  kind=PliantError)  # fmt: skip
-    for name, chance in (("flip", flip), ("vertical_flip", vertical_flip)):
-        if not 0 <= chance <= 1:
-            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance", kind=PliantError)
-    if not 0 <= rotate <= 180:
-        fail("rotate", "must be an angle from 0 to 180 degrees", rotate, "use 10 for instance", kind=PliantError)
+    check_probabilities(flip=flip, vertical_flip=vertical_flip)
+    check_angle(rotate)
     bilinear = v2.InterpolationMode.BILINEAR
     steps: list[Any] = [v2.RandomRotation(rotate, interpolation=bilinear)] if rotate else []
     steps += [v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True)]
     steps += [v2.RandomHorizontalFlip(flip)] if flip else []
     steps += [v2.RandomVerticalFlip(vertical_flip)] if vertical_flip else []
-    steps += [_RandomRotate90()] if rotate90 else []
+    steps += [RandomRotate90()] if rotate90 else []
     steps += [v2.RandomPhotometricDistort(p=0.5)] if photometric else []
     return Chain([*steps, ToFloat()])

@@ -92,7 +92,7 @@ def read_image(path: Path | str, *, apply_exif: bool = True) -> Tensor:
 
     Example:
         >>> import tempfile, pathlib
-        >>> from PIL import Image, UnidentifiedImageError
+        >>> from PIL import Image
         >>> file = pathlib.Path(tempfile.mkdtemp()) / "red.png"
         >>> Image.new("RGB", (4, 2), "red").save(file)
         >>> image = read_image(file)

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from pliant._check import PliantError, fail, suggest
+from pliant._check import PliantError, fail
 from pliant.data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_IDS, VOC_CLASSES, read_class_names
 from pliant.data.images import EXTENSIONS
 from pliant.data.label_maps import SUFFIXES
 from pliant.data.records import Category
+from pliant.data.refusals import refuse_layout, refuse_split
 from pliant.data.report import DataReport, Problem
 from pliant.data.voc import check_stem, files_by_stem, lines_of
 
 # SegmentationClassAug is where the further 9,118 label maps that train VOC 2012 (SBD) are commonly put.
 _VOC_LABELS = ("SegmentationClass", "SegmentationClassAug")
 _PLAIN = (("images", "labels"), ("images", "annotations"), ("images", "masks"))
-_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def read_labels(root: Path, split: str, report: DataReport) -> LabelSource:
         if layout is not None and split in layout.splits:
             return layout.read(split, report)
         splits += layout.splits if layout else ()
-    return _refuse_split(root, split, splits) if splits else _refuse_layout(root, split)
+    return refuse_split(root, split, splits) if splits else _refuse_layout(root, split)
 
 
 def _find_voc(root: Path) -> LabelLayout | None:
@@ -151,18 +151,9 @@ def _files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
 
 
-def _refuse_split(root: Path, split: str, splits: Iterable[str]) -> NoReturn:
-    names = ", ".join(repr(name) for name in splits)
-    fail("split", f"must be one of those in {root}: {names}", repr(split), f"give one of them.{suggest(split, splits)}",
-         kind=PliantError)  # fmt: skip
-
-
 def _refuse_layout(root: Path, split: str) -> NoReturn:
-    there = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
-    shown = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
     looked = (
         f"ImageSets/Segmentation/{split}.txt with JPEGImages and SegmentationClass, leftImg8bit/{split} with "
         f"gtFine/{split}, images/{split} with labels/{split}, {split}/images with {split}/labels"
     )
-    fail("data", "must be a folder with label maps, in a known layout", f"{root} with {shown or 'nothing in it'}",
-         f"looked for {looked}", kind=PliantError)  # fmt: skip
+    refuse_layout(root, "must be a folder with label maps, in a known layout", looked)

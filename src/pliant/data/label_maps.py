@@ -79,12 +79,20 @@ def _check_mode(path: Path | str, mode: str) -> None:
 
 
 def write_label_map(labels: Tensor, path: Path | str, *, palette: Tensor) -> None:
-    """Write labels (H, W) uint8 as a palette PNG, the format of Pascal VOC.
+    """Write labels as a palette PNG, the format of Pascal VOC.
 
     Args:
-        labels: (H, W) uint8.
+        labels: (H, W) integers, 0..255.
         path: a file name that ends in .png.
         palette: (256, 3) uint8, the colour that shows each value.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> file = pathlib.Path(tempfile.mkdtemp()) / "labels.png"
+        >>> grey = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 3)
+        >>> write_label_map(torch.tensor([[3, 255]]), file, palette=grey)
+        >>> read_label_map(file).tolist()
+        [[3, 255]]
     """
     height, width = labels.shape
     image = Image.frombytes("P", (width, height), labels.to(torch.uint8).contiguous().numpy().tobytes())

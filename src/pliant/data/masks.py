@@ -31,8 +31,8 @@ def encode_segmentation(segmentation: object, height: int, width: int) -> bytes:
     Args:
         segmentation: a list of polygons [x1, y1, x2, y2, ...] in pixels, or {"size": [height, width], "counts": ...}
             with run lengths as a list of integers or as COCO's compressed text.
-        height: of the image, as
-        width: is.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
 
     Raises:
         BadMaskError: it is neither, or does not fit the image.

@@ -3,20 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from pliant._check import PliantError, fail, suggest
+from pliant._check import fail
 from pliant.data.checks import Progress, Verify, check_source, refuse_unusable
 from pliant.data.coco import coco_splits, match_split, read_coco
 from pliant.data.dataset import DetectionDataset
 from pliant.data.records import Category, Source
+from pliant.data.refusals import check_folder, refuse_layout, refuse_split
 from pliant.data.report import DataReport
 from pliant.data.transforms import Transform
 from pliant.data.voc import find_voc, read_voc
-
-_SHOWN = 8
 
 
 def open_dataset(
@@ -71,8 +70,7 @@ def open_dataset(
         ((3, 30, 40), [[2.0, 3.0, 12.0, 23.0]], [1], ['no problems'])
     """
     root = Path(root)
-    if not root.is_dir():
-        fail("data", "must be a folder", root, "no such folder is there", kind=PliantError)
+    check_folder(root)
     if verify not in ("header", "pixels"):
         fail("verify", "must be 'header' or 'pixels'", repr(verify), "use one of them")
     report = DataReport()
@@ -95,21 +93,12 @@ def _read(root: Path, split: str, report: DataReport, *, needs_all_names: bool, 
     if voc is not None and split in voc.splits:
         return read_voc(voc, split, report, needs_all_names=needs_all_names, masks=masks)
     splits = [*coco, *(voc.splits if voc else ())]
-    return _refuse_split(root, split, splits) if splits else _refuse_layout(root, split)
-
-
-def _refuse_split(root: Path, split: str, splits: Iterable[str]) -> NoReturn:
-    names = ", ".join(repr(name) for name in splits)
-    fail("split", f"must be one of those in {root}: {names}", repr(split), f"give one of them.{suggest(split, splits)}",
-         kind=PliantError)  # fmt: skip
+    return refuse_split(root, split, splits) if splits else _refuse_layout(root, split)
 
 
 def _refuse_layout(root: Path, split: str) -> NoReturn:
-    there = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
-    shown = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
     looked = (
         f"annotations/instances_{split}.json, annotations/{split}.json, {split}.json, {split}/_annotations.coco.json, "
         f"ImageSets/Main/{split}.txt with Annotations and JPEGImages, {split}/*.xml"
     )
-    fail("data", "must be a folder in COCO or Pascal VOC layout", f"{root} with {shown or 'nothing in it'}",
-         f"looked for {looked}", kind=PliantError)  # fmt: skip
+    refuse_layout(root, "must be a folder in COCO or Pascal VOC layout", looked)

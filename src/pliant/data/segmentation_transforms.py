@@ -14,7 +14,15 @@ from torchvision.tv_tensors import Image, Mask, wrap
 
 from pliant._check import PliantError, fail
 from pliant.data.label_maps import IGNORE
-from pliant.data.transforms import Chain, Target, ToFloat, Transform, randint
+from pliant.data.transforms import (
+    Chain,
+    RandomRotate90,
+    Target,
+    ToFloat,
+    Transform,
+    check_angle,
+    check_probabilities,
+)
 
 # What is outside the image gets the mean of ImageNet, which normalisation makes zero, and no label.
 _MEAN = (124, 116, 104)
@@ -37,18 +45,6 @@ class RandomScale:
         labels = resize_labels(target["labels_map"], (height, width))
         resized = F.resize(image, [height, width], antialias=True)
         return resized, {**target, "labels_map": wrap(labels, like=target["labels_map"])}
-
-
-class RandomRotate90:
-    """Turn image and label map by 0, 90, 180 or 270 degrees, each as likely: exactly, no pixel is interpolated."""
-
-    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        """Return image and target, turned together."""
-        turns = randint(4)
-        labels = target["labels_map"]
-        turned = torch.rot90(labels.as_subclass(Tensor), turns, (-2, -1)).contiguous()
-        picture = torch.rot90(image.as_subclass(Tensor), turns, (-2, -1)).contiguous()
-        return wrap(picture, like=image), {**target, "labels_map": wrap(turned, like=labels)}
 
 
 class _PlainLabels:
@@ -94,16 +90,17 @@ def segmentation_transforms(
         photometric: change brightness, contrast, saturation, hue and channel order at random, as SSD does.
 
     Raises:
-        ValueError: a probability outside [0, 1], a factor, an angle or a side that is out of range.
+        PliantError: a probability outside [0, 1], a factor, an angle or a side that is out of range.
 
     Example:
-        >>> transform = segmentation_transforms(scale=(0.5, 2.0), crop=(768, 1024))
+        >>> transform = segmentation_transforms(scale=(0.5, 2.0), crop=(24, 32))
+        >>> target = {"labels_map": Mask(torch.full((20, 30), 2, dtype=torch.uint8))}
+        >>> image, target = transform(Image(torch.zeros(3, 20, 30, dtype=torch.uint8)), target)
+        >>> tuple(image.shape), tuple(target["labels_map"].shape)
+        ((3, 24, 32), (24, 32))
     """
-    for name, chance in (("flip", flip), ("vertical_flip", vertical_flip)):
-        if not 0 <= chance <= 1:
-            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance", kind=PliantError)
-    if not 0 <= rotate <= 180:
-        fail("rotate", "must be an angle from 0 to 180 degrees", rotate, "use 10 for instance", kind=PliantError)
+    check_probabilities(flip=flip, vertical_flip=vertical_flip)
+    check_angle(rotate)
     if crop is not None and min(crop) < 1:
         fail("crop", "must be a height and a width in pixels", crop, "use 768 1024 for instance",
              kind=PliantError)  # fmt: skip

@@ -41,7 +41,7 @@ class RandomCrop:
             fail("crop", "must be a positive number of pixels", size, "use 320 for instance, or None",
                  kind=PliantError)  # fmt: skip
         if not 0 < min_visible <= 1:
-            fail("min_visible", "must be a fraction in (0, 1]", min_visible, "use 0.4 for instance")
+            fail("min_visible", "must be a fraction in (0, 1]", min_visible, "use 0.4 for instance", kind=PliantError)
         self.size = size
         self.min_visible = min_visible
 
@@ -70,7 +70,7 @@ class RandomCrop:
 
 
 class RandomRotate90:
-    """Turn image, boxes and masks by 0, 90, 180 or 270 degrees, each as likely: from above no side is up."""
+    """Turn image and target by 0, 90, 180 or 270 degrees, each as likely: from above no side is up."""
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         """Return image and target, turned together."""
@@ -78,21 +78,29 @@ class RandomRotate90:
 
 
 def rotate90(image: Tensor, target: Target, turns: int) -> tuple[Tensor, Target]:
-    """Turn image, boxes and masks counter-clockwise by `turns` quarters, exactly: no pixel is interpolated."""
-    boxes = target["boxes"].as_subclass(Tensor)
-    for quarter in range(turns % 4):
-        # A quarter counter-clockwise takes the point (x, y) to (y, W - x).
-        width = image.shape[-1] if quarter % 2 == 0 else image.shape[-2]
-        x1, y1, x2, y2 = boxes.unbind(-1)
-        boxes = torch.stack((y1, width - x2, y2, width - x1), -1)  # (L, 4)
-    turned = _turned(image, turns)
-    masks = {"masks": _turned(target["masks"], turns)} if "masks" in target else {}
-    return turned, {**target, **masks, "boxes": _boxes(boxes, (turned.shape[-2], turned.shape[-1]))}
+    """Turn image, boxes, masks and label map counter-clockwise by `turns` quarters: no pixel is interpolated."""
+    turned = dict(target)
+    if "boxes" in target:
+        turned["boxes"] = _turned_boxes(target["boxes"], (image.shape[-2], image.shape[-1]), turns)
+    for name in ("masks", "labels_map"):
+        if name in target:
+            turned[name] = _turned_pixels(target[name], turns)
+    return _turned_pixels(image, turns), turned
 
 
-def _turned(pixels: Tensor, turns: int) -> Tensor:
+def _turned_pixels(pixels: Tensor, turns: int) -> Tensor:
     turned: Tensor = wrap(torch.rot90(pixels.as_subclass(Tensor), turns, (-2, -1)).contiguous(), like=pixels)
     return turned
+
+
+def _turned_boxes(boxes: Tensor, canvas: tuple[int, int], turns: int) -> Tensor:
+    corners, (height, width) = boxes.as_subclass(Tensor), canvas
+    for _ in range(turns % 4):
+        # A quarter counter-clockwise takes the point (x, y) to (y, W - x).
+        x1, y1, x2, y2 = corners.unbind(-1)
+        corners = torch.stack((y1, width - x2, y2, width - x1), -1)  # (L, 4)
+        height, width = width, height
+    return _boxes(corners, (height, width))
 
 
 def visible_fraction(boxes: Tensor, left: float, top: float, width: float, height: float) -> Tensor:
@@ -128,14 +136,18 @@ def train_transforms(
         min_visible: the fraction of its area that must be inside the window for a box to stay.
 
     Raises:
-        ValueError: a probability outside [0, 1], a crop that is not positive, min_visible outside (0, 1].
+        PliantError: a probability outside [0, 1], a crop that is not positive, min_visible outside (0, 1].
 
     Example:
-        >>> transform = train_transforms(crop=320, vertical_flip=0.5, rotate90=True)
+        >>> transform = train_transforms(crop=16, vertical_flip=0.5, rotate90=True)
+        >>> boxes = BoundingBoxes(torch.tensor([[2.0, 3, 12, 13]]), format="XYXY", canvas_size=(20, 30))
+        >>> one = torch.ones(1)
+        >>> target = {"boxes": boxes, "labels": one.long(), "area": 100 * one, "iscrowd": 0 * one}
+        >>> image, _ = transform(torch.zeros(3, 20, 30, dtype=torch.uint8), target)
+        >>> tuple(image.shape), image.dtype
+        ((3, 16, 16), torch.float32)
     """
-    for name, chance in (("flip", flip), ("vertical_flip", vertical_flip)):
-        if not 0 <= chance <= 1:
-            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance", kind=PliantError)
+    check_probabilities(flip=flip, vertical_flip=vertical_flip)
     steps: list[Any] = [DropCrowd()]
     steps += [RandomCrop(crop, min_visible)] if crop is not None else []
     steps += [v2.RandomHorizontalFlip(flip)] if flip else []
@@ -188,6 +200,19 @@ class ToFloat:
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         """Return the image as a plain tensor of floats, and the target."""
         return F.to_dtype(image, torch.float32, scale=True).as_subclass(Tensor), target
+
+
+def check_probabilities(**chances: float) -> None:
+    """Raise a `PliantError` that names the first argument which is no probability."""
+    for name, chance in chances.items():
+        if not 0 <= chance <= 1:
+            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance", kind=PliantError)
+
+
+def check_angle(degrees: float) -> None:
+    """Raise a `PliantError` unless `rotate` is an angle from 0 to 180 degrees."""
+    if not 0 <= degrees <= 180:
+        fail("rotate", "must be an angle from 0 to 180 degrees", degrees, "use 10 for instance", kind=PliantError)
 
 
 def _keep(target: Target, mask: Tensor) -> Target:
