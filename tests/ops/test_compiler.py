@@ -15,9 +15,6 @@ from helpers.cases import BY_NAME, Case
 from helpers.checks import DIFFERENTIABLE, Implementation, check_forward_backward, run
 from pliant.ops import deform_conv2d
 
-# opcheck itself reads .grad of tensors that are no leaves.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-
 OPERATOR, BACKWARD = torch.ops.pliant.deform_conv2d, torch.ops.pliant.deform_conv2d_backward
 CASES = [BY_NAME[name] for name in ("asymmetric", "asymmetric_v1", "depthwise", "channels_last", "strided", "far")]
 

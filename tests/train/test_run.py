@@ -109,33 +109,6 @@ def test_the_folder_of_an_evaluated_run(tiny: dict[str, Any], tmp_path: Path) ->
     assert json.loads((tmp_path / "run" / "categories.json").read_text(encoding="utf-8"))[1] == {"id": 7, "name": "bar"}
 
 
-# What config.json of version 0.1 held.
-FIRST_OPTIONS = """
-data split val_split model backbone deform modulated offset_groups mask_scale weights norm
-frozen_stages strides fpn_channels head_channels roi_samples anchor_sizes anchor_scales
-anchor_ratios min_size max_size proposals max_detections crop flip vertical_flip rotate90
-photometric epochs steps batch_size optimizer lr momentum weight_decay offset_lr_scale schedule
-warmup_steps milestones grad_clip seed device precision workers eval_every checkpoint_every
-log_every tensorboard
-"""
-
-
-def test_a_run_folder_of_the_first_version_is_read_and_resumed(tiny: dict[str, Any], tmp_path: Path) -> None:
-    settings = {**tiny, "steps": 3}
-    assert train(TrainConfig.from_dict(settings), tmp_path / "run")
-    written = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
-    old = {name: written[name] for name in FIRST_OPTIONS.split()}
-    (tmp_path / "run" / "config.json").write_text(json.dumps({**old, "steps": 4}), encoding="utf-8")
-    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    state["progress"] = {"step": 3, "epoch": 0, "batch": 3, "best_ap": 0.5, "done": False}
-    torch.save({key: value for key, value in state.items() if key != "processes"}, tmp_path / "run" / "last.pt")
-    assert load_run(tmp_path / "run")[2].accumulate == 1
-    assert resume(tmp_path / "run")
-    assert [step for step, *_ in _losses(tmp_path / "run")] == [1, 2, 3, 4]
-    progress = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["progress"]
-    assert (progress["best"], progress["step"], progress["done"]) == (0.5, 4, True)
-
-
 def test_offsets_are_in_the_metrics_and_runaways_are_told_once(
     tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
