@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from pliant._check import fail
+from pliant.evaluation.ratios import UNDEFINED, ratio, shown
 
-UNDEFINED = -1.0
 TOP = 5
 
 
@@ -38,12 +38,12 @@ class ClassificationMetrics:
 
     def table(self) -> str:
         """Return the two accuracies, and those of the ten classes that are found worst."""
-        lines = [f" top-1  {_shown(self.top1)}", f" top-5  {_shown(self.top5)}", f" over {self.images} images"]
+        lines = [f" top-1  {shown(self.top1)}", f" top-5  {shown(self.top5)}", f" over {self.images} images"]
         worst = sorted((value, name) for name, value in self.per_category.items() if value >= 0)[:10]
         if worst:
             width = max(len(name) for _, name in worst)
             lines += ["", " top-1 by category, the lowest first"]
-            lines += [f"   {name:<{width}}  {_shown(value)}" for value, name in worst]
+            lines += [f"   {name:<{width}}  {shown(value)}" for value, name in worst]
         return "\n".join(lines)
 
 
@@ -86,16 +86,8 @@ def classification_metrics(truths: Sequence[int], ranks: Sequence[int], names: S
         right[label] += rank == 0
     top5 = sum(0 <= rank < TOP for rank in ranks)
     return ClassificationMetrics(
-        top1=_ratio(sum(right), len(truths)),
-        top5=_ratio(top5, len(truths)) if len(names) > TOP else UNDEFINED,
-        per_category={name: _ratio(r, s) for name, r, s in zip(names, right, seen, strict=True)},
+        top1=ratio(sum(right), len(truths)),
+        top5=ratio(top5, len(truths)) if len(names) > TOP else UNDEFINED,
+        per_category={name: ratio(r, s) for name, r, s in zip(names, right, seen, strict=True)},
         images=len(truths),
     )
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else UNDEFINED
-
-
-def _shown(value: float) -> str:
-    return "n/a" if value < 0 else f"{value:.3f}"

@@ -12,6 +12,7 @@ import numpy as np
 
 from pliant._check import PliantError, fail, require_package
 from pliant.data.masks import BadMaskError, encode_segmentation
+from pliant.evaluation.ratios import UNDEFINED, shown
 from pliant.evaluation.results import check_results
 
 IouType = Literal["bbox", "segm"]
@@ -76,12 +77,12 @@ class CocoMetrics:
         digits = len(str(self.max_detections))
         lines = [
             f" {what} @[ IoU={iou:<9} | area={area:>6} | maxDets={count or self.max_detections:>{digits}} ] = "
-            f"{_shown(getattr(self, name))}"
+            f"{shown(getattr(self, name))}"
             for what, name, iou, area, count in _ROWS
         ]
         width = max(map(len, self.per_category), default=0)
         lines += ["", f" AP by category ({self.iou_type})"]
-        lines += [f"   {name:<{width}}  {_shown(value)}" for name, value in self.per_category.items()]
+        lines += [f"   {name:<{width}}  {shown(value)}" for name, value in self.per_category.items()]
         return "\n".join(lines)
 
 
@@ -197,11 +198,7 @@ def _per_category(categories: Sequence[Mapping[str, Any]], evaluator: Any) -> di
     for k, category in enumerate(sorted(categories, key=lambda category: int(category["id"]))):
         name = category["name"]
         defined = precision[:, :, k, 0, -1]
-        defined = defined[defined > -1]
+        defined = defined[defined != UNDEFINED]
         key = name if repeated[name] == 1 else f"{name} ({category['id']})"
-        values[key] = float(defined.mean()) if defined.size else -1.0
+        values[key] = float(defined.mean()) if defined.size else UNDEFINED
     return values
-
-
-def _shown(value: float) -> str:
-    return "n/a" if value < 0 else f"{value:.3f}"

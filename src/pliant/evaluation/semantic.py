@@ -12,8 +12,7 @@ from torch import Tensor
 
 from pliant._check import fail
 from pliant.data import IGNORE
-
-UNDEFINED = -1.0
+from pliant.evaluation.ratios import UNDEFINED, ratio, shown
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,10 @@ class SegmentationMetrics:
         """Return the IoU of each class, and the means."""
         width = max(map(len, (*self.per_category, "pixel accuracy")))
         lines = [" IoU by category"]
-        lines += [f"   {name:<{width}}  {_shown(value)}" for name, value in self.per_category.items()]
-        lines += ["", f"   {'mIoU':<{width}}  {_shown(self.miou)}"]
-        lines += [f"   {'pixel accuracy':<{width}}  {_shown(self.pixel_accuracy)}"]
-        lines += [f"   {'mean accuracy':<{width}}  {_shown(self.mean_accuracy)}", f" over {self.pixels} pixels"]
+        lines += [f"   {name:<{width}}  {shown(value)}" for name, value in self.per_category.items()]
+        lines += ["", f"   {'mIoU':<{width}}  {shown(self.miou)}"]
+        lines += [f"   {'pixel accuracy':<{width}}  {shown(self.pixel_accuracy)}"]
+        lines += [f"   {'mean accuracy':<{width}}  {shown(self.mean_accuracy)}", f" over {self.pixels} pixels"]
         return "\n".join(lines)
 
 
@@ -92,6 +91,9 @@ def segmentation_metrics(matrix: Tensor, names: Sequence[str]) -> SegmentationMe
         matrix: (C, C) counts: row the true label, column the predicted one.
         names: those of the C classes.
 
+    Raises:
+        ValueError: `matrix` is not C x C.
+
     Example:
         >>> metrics = segmentation_metrics(torch.tensor([[3, 1], [2, 4]]), ["ground", "tree"])
         >>> metrics.per_category["ground"], round(metrics.miou, 4), metrics.pixel_accuracy
@@ -102,25 +104,17 @@ def segmentation_metrics(matrix: Tensor, names: Sequence[str]) -> SegmentationMe
     counts = matrix.double()
     found, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     union = true + predicted - found
-    ious = [_ratio(f, u) for f, u in zip(found.tolist(), union.tolist(), strict=True)]
-    recalls = [_ratio(f, t) for f, t in zip(found.tolist(), true.tolist(), strict=True)]
+    ious = [ratio(f, u) for f, u in zip(found.tolist(), union.tolist(), strict=True)]
+    recalls = [ratio(f, t) for f, t in zip(found.tolist(), true.tolist(), strict=True)]
     return SegmentationMetrics(
         miou=_mean(ious),
-        pixel_accuracy=_ratio(float(found.sum()), float(counts.sum())),
+        pixel_accuracy=ratio(float(found.sum()), float(counts.sum())),
         mean_accuracy=_mean(recalls),
         per_category=dict(zip(names, ious, strict=True)),
         pixels=int(matrix.sum()),
     )
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else UNDEFINED
-
-
 def _mean(values: Sequence[float]) -> float:
     defined = [value for value in values if value != UNDEFINED]
     return sum(defined) / len(defined) if defined else UNDEFINED
-
-
-def _shown(value: float) -> str:
-    return "n/a" if value < 0 else f"{value:.3f}"
