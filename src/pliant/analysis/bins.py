@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pliant._check import fail
 from pliant.nn import DeformPSRoIPool, DeformRoIPool
+from pliant.ops.deform_ps_roi_pool.reference import round_half_away, scaled_index
 
 _LAYERS = (DeformPSRoIPool, DeformRoIPool)
 
@@ -44,6 +45,9 @@ def record_bins(module: nn.Module, run: Callable[[], object]) -> list[RegionBins
     Args:
         module: holds `pliant.nn.DeformRoIPool` or `DeformPSRoIPool` layers: a detector's `roi_heads.box_roi_pool`.
         run: calls it, for instance `lambda: pool(features, boxes, image_sizes)`.
+
+    Returns:
+        One record for each call, its tensors on the CPU.
 
     Raises:
         ValueError: the module has no such layer.
@@ -101,9 +105,8 @@ def region_shifts(
     _, features, boxes = args
     regions = _joined(boxes).float()
     offset = layer.offset(features, boxes).unflatten(1, (-1, 2))  # (R, Q, 2, part, part)
-    parts = torch.arange(layer.output_size, device=offset.device) * layer.part_size // layer.output_size
-    corners = regions[:, 1:].sign() * (regions[:, 1:].abs() + 0.5).floor()  # C's round
-    corners = corners + corners.new_tensor([0, 0, 1, 1])  # the last pixel belongs to the region
+    parts = scaled_index(layer.output_size, layer.part_size, offset.device)
+    corners = round_half_away(regions[:, 1:]) + regions.new_tensor([0, 0, 1, 1])  # the last pixel belongs to the region
     return torch.cat([regions[:, :1], corners], dim=1), layer.gamma * offset[..., parts, :][..., parts].float(), None
 
 

@@ -57,6 +57,16 @@ def draw_boxes(
         true: (T, 4) annotated boxes, or None.
         labels: a text for each predicted box, or None.
         title: a line above the picture.
+
+    Raises:
+        PliantError: matplotlib is not installed, as for all that draws.
+
+    Example:
+        >>> import tempfile
+        >>> path, image = Path(tempfile.mkdtemp()) / "boxes.png", torch.zeros(3, 20, 30, dtype=torch.uint8)
+        >>> draw_boxes(image, torch.tensor([[4.0, 5.0, 20.0, 15.0]]), path, labels=["oak"])
+        >>> path.is_file()
+        True
     """
     figure, axes = show(image)
     for boxes, colour in ((true, TRUE_COLOUR), (predicted, PREDICTED_COLOUR)):
@@ -96,6 +106,9 @@ def draw_sampling(
         regular: (Q, 2) positions (y, x) where a plain convolution samples, drawn as hollow squares, or None.
         margin: show only so many pixels around `centre`; None shows the whole image.
         title: a line above the picture.
+
+    References:
+        Deformable Convolutional Networks (arXiv 1703.06211), Fig. 5.
     """
     figure, axes = show(image)
     if regular is not None:

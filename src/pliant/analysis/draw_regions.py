@@ -56,6 +56,9 @@ def draw_bins(
         weights: (R, Ph, Pw) modulation of the bins; the larger, the more opaque.
         path: the picture file; its suffix chooses the format.
         title: a line above the picture.
+
+    References:
+        Deformable Convolutional Networks (arXiv 1703.06211), Fig. 7.
     """
     from matplotlib.collections import PatchCollection
     from matplotlib.colors import to_rgb

@@ -58,6 +58,9 @@ class LayerOffsets:
 class OffsetWatch:
     """Measures the deformable layers of a network, convolutions and RoI pooling, during chosen forward passes.
 
+    Args:
+        network: any module; one without deformable layers has nothing to measure.
+
     Example:
         >>> import torch
         >>> from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool

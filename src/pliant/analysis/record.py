@@ -102,8 +102,18 @@ def record_offsets(network: nn.Module, images: Tensor) -> list[OffsetField]:
         network: any module with `pliant.nn.DeformConv2d` layers that takes `images`; a detector's `backbone`.
         images: (N, 3, H, W), as the network takes them: the detector's resized and padded batch.
 
+    Returns:
+        One field for each call, its tensors on the CPU.
+
     Raises:
         ValueError: the network has no deformable layer.
+
+    Example:
+        >>> from pliant.nn import DeformConv2d
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 1, stride=2), DeformConv2d(4, 5, 3, padding=1))
+        >>> field = record_offsets(network, torch.rand(1, 3, 8, 12))[0]
+        >>> field.layer, tuple(field.positions.shape), field.output_stride
+        ('1', (1, 1, 9, 4, 6, 2), (2.0, 2.0))
     """
     fields: list[OffsetField] = []
     image_size = (images.shape[-2], images.shape[-1])

@@ -27,6 +27,16 @@ def sampled_points(fields: Sequence[OffsetField], point: tuple[float, float], *,
 
     Raises:
         ValueError: no field, or `point` is outside the map of the first.
+
+    Example:
+        >>> from pliant.analysis import record_offsets
+        >>> from pliant.nn import DeformConv2d
+        >>> fields = record_offsets(DeformConv2d(3, 4, 1, modulated=False), torch.rand(1, 3, 8, 12))
+        >>> sampled_points(fields, (5.0, 7.0)).tolist()  # one tap, not moved yet
+        [[5.0, 7.0, 1.0]]
+
+    References:
+        Deformable Convolutional Networks (arXiv 1703.06211), Fig. 5.
     """
     if not fields:
         fail("fields", "must name one layer at least", "none", "pass the result of record_offsets(...)[-1:]")

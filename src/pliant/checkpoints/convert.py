@@ -49,8 +49,19 @@ def convert_checkpoint(path: Path, source: str = "auto") -> Conversion:
         path: `.pth`, `.pt`, `.safetensors`, or `.params` of MXNet.
         source: a key of `CONVERTERS`, or `auto`, which tells by the names of the tensors.
 
+    Returns:
+        The tensors under pliant's names, the settings of the model they are for, and what became of each tensor.
+
     Raises:
         PliantError: a file or system that cannot be read; the message says what would work.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "layers.pth"
+        >>> torch.save({"head.conv_offset_mask.bias": torch.zeros(27)}, path)
+        >>> conversion = convert_checkpoint(path)
+        >>> conversion.source, list(conversion.tensors)
+        ('dcnv2', ['head.conv_offset.bias'])
     """
     state = read_checkpoint(path)
     return CONVERTERS[source if source != "auto" else recognise(state)](state)
@@ -79,8 +90,18 @@ def fit(conversion: Conversion, model: nn.Module, *, new_branches: bool = False)
         model: built with the conversion's settings.
         new_branches: whether offset branches may be lacking, which then start at zero.
 
+    Returns:
+        The conversion, with zeros for the offset branches that were lacking.
+
     Raises:
         PliantError: a tensor of another shape, or one too many or too few; the first are named.
+
+    Example:
+        >>> from pliant.nn import DeformConv2d
+        >>> conversion = convert_dcnv2_layers({"0.weight": torch.ones(5, 4, 3, 3), "0.bias": torch.ones(5)})
+        >>> conversion = fit(conversion, nn.Sequential(DeformConv2d(4, 5, 3)), new_branches=True)
+        >>> conversion.summary()
+        'dcnv2: 2 tensors taken, 0 of them changed; 0 left; 2 new'
     """
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     given = conversion.tensors

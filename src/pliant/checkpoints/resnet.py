@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from pliant._check import PliantError, fail
+from pliant.backbones.statistics import IMAGENET_MEAN, IMAGENET_STD
 
 from .draft import Draft
 
@@ -27,10 +28,6 @@ BOTTLENECKS: dict[tuple[tuple[int, ...], int, int], str] = {
 BASIC: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
 TAPS = 9
 REWRITTEN = "rewritten for normalised RGB images"
-
-# The normalisation of pliant's detectors and segmenters, torchvision's: (x / 255 - mean) / std in RGB.
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 def resnet_name(state: Mapping[str, Tensor], prefix: str) -> str:
@@ -102,8 +99,9 @@ def take_input(
     r"""Rewrite the first convolution for pliant's input, from images of 0..255 less `mean`, over `std`.
 
     The old input of a channel is :math:`z = a x + b` of the new one, with :math:`a = 255 s / std` and
-    :math:`b = (255 m - mean) / std`; a goes into the weights, and the weights' sum over b into the mean of the batch
-    norm after them. Where b is not 0 the outermost cells differ by a little, since both networks pad with zeros.
+    :math:`b = (255 m - mean) / std`, m and s being ImageNet's mean and deviation, by which pliant normalises. a goes
+    into the weights, and the weights' sum over b into the mean of the batch norm after them. Where b is not 0 the
+    outermost cells differ by a little, since both networks pad with zeros.
 
     Args:
         draft: with the tensors of the trunk moved already.
@@ -113,8 +111,8 @@ def take_input(
         bgr: whether the file's network takes blue first.
     """
     weight = draft.tensors[f"{own}conv1.weight"].float()  # (64, 3, 7, 7)
-    scale = weight.new_tensor([255 * s / d for s, d in zip(IMAGE_STD, std, strict=True)])
-    shift = weight.new_tensor([(255 * m - old) / d for m, old, d in zip(IMAGE_MEAN, mean, std, strict=True)])
+    scale = weight.new_tensor([255 * s / d for s, d in zip(IMAGENET_STD, std, strict=True)])
+    shift = weight.new_tensor([(255 * m - old) / d for m, old, d in zip(IMAGENET_MEAN, mean, std, strict=True)])
     weight = weight.flip(1) if bgr else weight
     draft.tensors[f"{own}conv1.weight"] = weight * scale[:, None, None]
     draft.tensors[f"{own}bn1.running_mean"] = draft.tensors[f"{own}bn1.running_mean"] - weight.sum((2, 3)) @ shift

@@ -28,8 +28,14 @@ class Classifier(nn.Module):
     side of each to `resize_size`, cuts `crop_size` x `crop_size` from the middle, and returns for each the best
     min(5, C) `labels` (k,), best first, and their softmax `scores` (k,).
 
-    Attributes:
-        backbone: the whole network, its last layer included: normalised images (N, 3, H, W) to (N, C).
+    Args:
+        network: the whole network, its last layer included: normalised images (N, 3, H, W) to (N, C); `backbone` here.
+        resize_size: short side in pixels that images are resized to in evaluation form ...
+        crop_size: ... and the side of the square cut from their middle.
+        label_smoothing: share of each label's weight that is spread over all classes, 0 to 1.
+
+    Raises:
+        PliantError: a size or a share out of range.
     """
 
     mean: Tensor

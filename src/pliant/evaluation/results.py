@@ -86,8 +86,19 @@ def _results_of_image(
 def save_results(results: Sequence[Mapping[str, Any]], path: Path | str) -> None:
     """Write COCO results as one JSON array, one detection a line.
 
+    Args:
+        results: as `coco_results` gives them; other entries beside COCO's are kept.
+        path: the file to write.
+
     Raises:
         ValueError: a number is not finite, which JSON cannot hold.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "results.json"
+        >>> save_results([{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 6], "score": 0.5}], path)
+        >>> load_results(path)[0]["bbox"]
+        [1, 2, 3, 6]
     """
     lines = ",\n".join(json.dumps(dict(result), allow_nan=False) for result in results)
     Path(path).write_text(f"[{lines}]\n", encoding="utf-8")
@@ -95,6 +106,12 @@ def save_results(results: Sequence[Mapping[str, Any]], path: Path | str) -> None
 
 def load_results(path: Path | str) -> list[dict[str, Any]]:
     """Read and check a COCO results file.
+
+    Args:
+        path: the file, of `save_results` or another program.
+
+    Returns:
+        One dictionary for each detection, in the order of the file.
 
     Raises:
         PliantError: the file is not there or is no JSON array of detections with `image_id`, `category_id`, `bbox`

@@ -161,6 +161,9 @@ def average_boxes(
         iou_threshold: t.
         rounds: how often.
 
+    Returns:
+        (K, 4) corners.
+
     Example:
         >>> boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 30, 30]])
         >>> scores, labels = torch.tensor([0.75, 0.25, 0.7]), torch.tensor([1, 1, 1])

@@ -70,6 +70,13 @@ def merge_tiles(
 
     Raises:
         ValueError: no outputs, or not one for each window.
+
+    Example:
+        >>> one = {"scores": torch.tensor([0.9]), "labels": torch.tensor([1])}
+        >>> left = {"boxes": torch.tensor([[4.0, 0, 6, 3]]), **one}
+        >>> right = {"boxes": torch.tensor([[0.0, 0, 2, 3]]), **one}  # the same object, seen from x = 4 on
+        >>> merge_tiles([left, right], tiles(4, 10, size=6, overlap=2))["boxes"].tolist()
+        [[4.0, 0.0, 6.0, 3.0]]
     """
     if not windows or len(outputs) != len(windows):
         fail("outputs", "must be one for each window", f"{len(outputs)} for {len(windows)}", "detect on every window")

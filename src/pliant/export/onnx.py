@@ -94,8 +94,21 @@ def compare_with_onnx(
 
     A difference is infinite where the shapes differ, as when a detector's last detections fall out by rounding.
 
+    Args:
+        path: the file.
+        inputs: a tensor for each of the file's inputs, by name.
+        expected: what the model gave for them, by the names of the file's outputs.
+
     Raises:
         PliantError: ONNX Runtime is not installed.
+
+    Example:
+        >>> import tempfile, torch, pliant
+        >>> layer, path = pliant.nn.DeformConv2d(4, 6, 3).eval(), tempfile.mkdtemp() + "/layer.onnx"
+        >>> x = torch.rand(1, 4, 8, 9)
+        >>> export_onnx(layer, (x,), path, input_names=["x"], output_names=["y"])
+        >>> compare_with_onnx(path, {"x": x}, {"y": layer(x).detach()})["y"] < 1e-5
+        True
     """
     runtime = require_package("onnxruntime", "export", "comparing an exported model")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -23,15 +23,16 @@ class DeformConv2d(nn.Module):
     `conv_offset` has the kernel, stride, padding and dilation of the layer and starts at zero, so that the layer
     starts as the plain convolution with the same weights times `mask_scale / 2` (v1: exactly the plain convolution).
     Its output channels are all offsets, group by group as in `pliant.ops.deform_conv2d`, then all masks. The names in
-    the state dict are mmcv's: `weight`, `bias`, `conv_offset.weight`, `conv_offset.bias`.
+    the state dict are mmcv's: `weight`, `bias`, `conv_offset.weight`, `conv_offset.bias`. A sample outside the image
+    reads zeros, as in `pliant.ops.deform_conv2d`.
 
     Args:
         in_channels: C, channels of the input.
         out_channels: O, channels of the output.
-        kernel_size: an integer or (kh, kw), in taps.
-        stride: an integer or (vertical, horizontal), in input pixels, as are
-        padding: the zeros around the image, and
-        dilation: the distance between taps.
+        kernel_size: taps; an integer or (kh, kw).
+        stride: distance between output positions, in pixels of the input; an integer or (vertical, horizontal).
+        padding: zeros around the image, in pixels of the input; an integer or (vertical, horizontal).
+        dilation: distance between taps, in pixels of the input; an integer or (vertical, horizontal).
         groups: weight groups; must divide C and O.
         bias: whether the layer (not the offset branch, which always has one) adds a bias.
         offset_groups: G; input channels are split into G runs that each have their own offsets; must divide C.
@@ -41,12 +42,14 @@ class DeformConv2d(nn.Module):
         offset_limit: None, or L: each component of an offset becomes :math:`L \tanh(\Delta / L)`, which stays within
             L input pixels and is the offset itself while that is small. The papers have no limit; it is for training
             in which offsets run away. Parameters and their names are the same with it and without.
+        device: where the parameters are made, as for `torch.nn.Conv2d`.
+        dtype: their type.
 
     Shape:
         input (N, C, H, W) or (C, H, W); output (N, O, Ho, Wo) or (O, Ho, Wo), sizes as for `torch.nn.Conv2d`.
 
     Raises:
-        ValueError: a size, a stride or a number of groups is out of range.
+        ValueError: a size, a stride, a number of groups, `mask_scale` or `offset_limit` is out of range.
 
     Example:
         >>> import torch

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pliant._check import fail
-from pliant.nn.deform_roi_pool import Boxes
 from pliant.ops import deform_ps_roi_pool
+from pliant.ops._boxes import Boxes
 
 
 class DeformPSRoIPool(nn.Module):
@@ -19,7 +19,8 @@ class DeformPSRoIPool(nn.Module):
 
     A 1x1 convolution on the features, `conv_offset`, makes maps of offsets, two for each class and position; pooled
     like the scores, without offsets of their own, they are the normalized offsets of each region's bins. The
-    convolution starts at zero, so that the layer starts as position-sensitive RoI pooling.
+    convolution starts at zero, so that the layer starts as position-sensitive RoI pooling. Samples outside the map are
+    not counted, as in `pliant.ops.deform_ps_roi_pool`.
 
     The official R-FCN has two: for the class scores with an offset for each class (`output_channels` = `classes` =
     C + 1), and for the boxes with one for all (`output_channels` = 8, `classes` = 1).
@@ -34,6 +35,8 @@ class DeformPSRoIPool(nn.Module):
         part_size: offsets along each axis; None: `output_size`, an offset for each bin.
         samples_per_bin: samples along each axis of a bin.
         gamma: factor on the offsets; 0.1 in the papers.
+        device: where the parameters are made, as for `torch.nn.Conv2d`.
+        dtype: their type.
 
     Shape:
         scores (N, output_channels*G*G, H, W); features (N, in_channels, H, W); boxes (R, 5) of image index, x1, y1,

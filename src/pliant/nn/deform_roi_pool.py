@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from pliant._check import fail
 from pliant._geometry import pair
 from pliant.ops import deform_roi_pool
+from pliant.ops._boxes import Boxes
 
 Branch = Literal["paper", "mmcv"]
-Boxes = Tensor | Sequence[Tensor]
 
 
 class DeformRoIPool(nn.Module):
@@ -27,7 +27,8 @@ class DeformRoIPool(nn.Module):
     Each region is pooled once without offsets; fully connected layers on the result give each of its K = Ph*Pw bins an
     offset in units of the region's size times `gamma` and, in v2, a weight from a sigmoid; then it is pooled again.
     The last layer of the branch starts at zero, so that v1 starts as RoIAlign and v2 as half of it; the layers before
-    it start with N(0, 0.01^2), biases with zero.
+    it start with N(0, 0.01^2), biases with zero. Samples outside the map are those of `pliant.ops.deform_roi_pool`: up
+    to one cell outside they read the border, further away 0.
 
     Args:
         output_size: bins of a region, an integer or (Ph, Pw).
@@ -42,6 +43,8 @@ class DeformRoIPool(nn.Module):
             before the weights (v2). "mmcv" has its layers and names, so that the state dicts of its
             `DeformRoIPoolPack` and `ModulatedDeformRoIPoolPack` load: two hidden layers and one of 2K outputs,
             `offset_fc`, and in v2 beside it one hidden layer and one of K outputs, `mask_fc`.
+        device: where the parameters are made, as for `torch.nn.Linear`.
+        dtype: their type.
 
     Shape:
         input (N, C, H, W); boxes (R, 5) of image index, x1, y1, x2, y2 in pixels, or a list of (Li, 4), one for each

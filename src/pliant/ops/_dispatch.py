@@ -20,7 +20,7 @@ Impl = Literal["auto", "reference", "native", "triton"]
 # --- the choice of implementation ----------------------------------------------------------------------------------
 
 
-def check_impl(operator: str, impl: str, device: torch.device, *, has_native: bool) -> None:
+def check_impl(impl: str, device: torch.device, *, has_native: bool) -> None:
     """Raise unless `impl` is a known name and, where it is explicit, can run on `device`."""
     if impl not in get_args(Impl):
         names = ", ".join(repr(name) for name in get_args(Impl))
@@ -31,12 +31,10 @@ def check_impl(operator: str, impl: str, device: torch.device, *, has_native: bo
             got = f"tensors on {device}"
             fail("impl", "'native' serves CPU tensors", got, "use 'auto' or 'reference'", kind=RuntimeError)
         if not has_native:
-            fail("impl", "'native' needs the compiled library", _backends.why_no_native(), _FIX, kind=RuntimeError)
+            fix = "reinstall pliant with a C++17 compiler, or use 'auto' or 'reference'"
+            fail("impl", "'native' needs the compiled library", _backends.why_no_native(), fix, kind=RuntimeError)
     if impl == "triton" and (reason := _backends.why_no_triton(device)) is not None:
         fail("impl", "'triton' cannot run", reason, "use 'auto' or 'reference'", kind=RuntimeError)
-
-
-_FIX = "reinstall pliant with a C++17 compiler, or use 'auto' or 'reference'"
 
 
 def takes_reference(operator: str, impl: Impl, tensors: Iterable[Tensor | None]) -> bool:

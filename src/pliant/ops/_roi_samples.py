@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+PIECE = 1 << 22  # samples times channels that a reference without a graph holds at once
+
 
 class Axis(NamedTuple):
     """Sampling positions along one axis, (..., L): the two pixels around each, and how far it is between them."""
@@ -90,9 +92,6 @@ class Grid(NamedTuple):
             grad_y, grad_x = grad_y + (slope_y * product).sum(-1), grad_x + (slope_x * product).sum(-2)
         zero = grad_y.new_zeros(())
         return grad_pixels, torch.where(self.rows.free, grad_y, zero), torch.where(self.columns.free, grad_x, zero)
-
-
-PIECE = 1 << 22  # samples times channels that a reference without a graph holds at once
 
 
 def pieces(boxes: int, channels: int, samples: int, *, split_channels: bool) -> Iterator[tuple[slice, slice]]:

@@ -33,10 +33,16 @@ class DeepLab(nn.Module):
     (H, W), the softmax of the label, at each image's own size. Images are (3, H, W) floats in 0..1 of any size;
     targets hold `labels_map` (H, W), 0..C-1 or 255. Resizing, normalising and batching happen inside.
 
-    Attributes:
-        transform: torchvision's, which resizes, normalises and pads images to a batch.
+    Args:
         backbone: images (N, 3, H, W) to a dict with one map, (N, channels, H / stride, W / stride).
+        channels: of that map.
+        num_classes: C, the background included.
+        transform: torchvision's, which resizes, normalises and pads images to a batch.
         stride: pixels of the resized image per cell.
+        head_channels: channels of `fc6`.
+
+    Raises:
+        ValueError: `num_classes` is not from 2 to 255.
     """
 
     def __init__(

@@ -117,6 +117,9 @@ def plan(model: nn.Module, where: Where, *, modulated: bool = True, offset_group
         to convert: 1, with 1,971 added parameters
           name  from    to            kernel  stride  dilation  groups  parameters
           2     Conv2d  DeformConv2d  3x3     1x1     1x1       1       +1,971
+
+    References:
+        Deformable ConvNets v2 (arXiv 1811.11168), section 3.1, for the choice of stages.
     """
     check_model(model)
     options = Options(modulated, offset_groups, mask_scale=1.0)  # the scale adds no parameter

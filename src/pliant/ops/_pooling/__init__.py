@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the poolings of boxes share on the CPU: weighted means of bilinear samples at shifted bins."""
+"""The kernels that both poolings of boxes share, on CPU and GPU: means of bilinear samples at shifted bins."""

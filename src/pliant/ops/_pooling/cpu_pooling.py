@@ -25,7 +25,7 @@ from pliant.ops._pooling.bins import Bins, Kernels
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
 PRODUCT_BYTES = 16 << 20  # of the sums that one call of the backward kernel writes
 PIXELS_PER_BIN = 6  # of an image with too few bins for turning it over to pay: measured at 256 channels
-UNIT = 64  # channels that the kernel sums over at once
+UNIT = 64  # channels that the kernel sums over at once: kUnit of cpu_pool.h
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ def deform_conv2d(
             group, then tap (row-major), then (dy, dx). Any floating type: coordinates are float32 or wider.
         weight: (O, C/groups, kh, kw), of input's type. The number of groups follows from its second dimension.
         bias: (O,), or None.
-        stride: distance between output positions in input pixels; an integer or a (vertical, horizontal) pair, as are
-        padding: rows and columns of zeros that the grid starts outside the image, and
-        dilation: distance between taps in input pixels.
+        stride: distance between output positions, in pixels of the input; an integer or a (vertical, horizontal) pair.
+        padding: how far outside the image the grid starts, in pixels of the input; an integer or such a pair.
+        dilation: distance between taps, in pixels of the input; an integer or such a pair.
         mask: (N, G*K, Ho, Wo), the modulation of each tap, usually in [0, 1]; or None, which is v1.
         impl: "auto" follows the device. "reference" is plain PyTorch, differentiable to any order; "native" (CPU) and
             "triton" (GPU) are the kernels. An explicit choice runs or raises; it never falls back.
@@ -94,7 +94,7 @@ def _run(
     mask: Tensor | None,
     impl: Impl,
 ) -> Tensor:
-    check_impl("deform_conv2d", impl, input.device, has_native=contract.HAS_NATIVE)
+    check_impl(impl, input.device, has_native=contract.HAS_NATIVE)
     if takes_reference("deform_conv2d", impl, (input, offset, weight, bias, mask)):
         tensors = contract.cast_for_autocast(input, weight, bias, mask)
         with without_autocast(input.device.type):

@@ -99,7 +99,7 @@ def deform_roi_pool(
 def _run(
     input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: Pooling, impl: Impl
 ) -> Tensor:
-    check_impl("deform_roi_pool", impl, input.device, has_native=contract.HAS_NATIVE)
+    check_impl(impl, input.device, has_native=contract.HAS_NATIVE)
     if takes_reference("deform_roi_pool", impl, (input, rois, offset, mask)):
         check_image_index(rois, input.shape[0])
         with without_autocast(input.device.type):
