@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from pliant._check import PliantError
-from pliant.data import Category, Problem, classification_transforms, open_class_folders, read_image
+from pliant.data import Category, Problem, class_folders, classification_transforms, open_class_folders, read_image
+from pliant.data.images import read_header
 
 from .conftest import cut, save_noise
 
@@ -47,17 +49,36 @@ def test_labels_follow_the_classes_of_a_trained_model(trees: Path) -> None:
         open_class_folders(trees, categories=[Category(0, "elm")])
 
 
-def test_broken_images_and_empty_classes_are_counted_and_named(trees: Path) -> None:
+def test_broken_images_are_found_when_they_are_read_and_empty_classes_at_once(trees: Path) -> None:
     (trees / "train" / "birch").mkdir()
     (trees / "train" / "yew" / "i.jpg").write_bytes(b"no image")
     cut(trees / "train" / "Oak" / "i.jpg")
     dataset = open_class_folders(trees)
     assert dataset.class_names == ["Oak", "ash", "birch", "yew"]
-    assert dataset[0][1]["image_id"].item() == 2
-    assert dataset.report.names(Problem.BROKEN_PIXELS) == ["Oak/i.jpg"]
     assert dataset.report.names(Problem.EMPTY_CLASS) == ["birch"]
-    assert dataset.report.count(Problem.UNREADABLE_IMAGE) == 1
-    assert len(open_class_folders(trees, verify="pixels")) == len(dataset) - 1 == 5
+    assert dataset.report.count(Problem.BROKEN_PIXELS) == 0
+    assert dataset[0][1]["image_id"].item() == 2
+    assert dataset[3][1]["image_id"].item() == 5
+    assert dataset.report.names(Problem.BROKEN_PIXELS) == ["Oak/i.jpg", "yew/i.jpg"]
+    with pytest.raises(PliantError, match="must have no problems where strict=True; got 1 classes without an image"):
+        open_class_folders(trees, strict=True)
+
+
+def test_of_many_images_some_twenty_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_noise(tmp_path / "train" / "ash" / "000.jpg", size=(30, 20))
+    for number in range(1, 90):
+        (tmp_path / "train" / "ash" / f"{number:03d}.jpg").write_bytes(b"version https://git-lfs")
+    with pytest.raises(PliantError, match="half of its images in order; got 22 broken of 23 opened; image: must be"):
+        open_class_folders(tmp_path)
+    for number in range(1, 90):
+        os.link(tmp_path / "train" / "ash" / "000.jpg", tmp_path / "train" / "ash" / f"a{number}.jpg")
+    opened: list[Path] = []
+    monkeypatch.setattr(class_folders, "read_header", lambda path: opened.append(path) or read_header(path))
+    dataset = open_class_folders(tmp_path)
+    assert len(dataset) == 179
+    assert 20 <= len(opened) <= 25
+    info = dataset.image_info(-1)
+    assert (info.id, info.file_name, info.width, info.height) == (179, "ash/a9.jpg", 30, 20)
 
 
 def test_links_to_folders_elsewhere_are_not_followed(trees: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

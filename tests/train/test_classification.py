@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_it_learns_to_tell_images_apart(run: Path, capsys: pytest.CaptureFixture
     assert metrics["top1"] == next(record["top1"] for record in records if "top1" in record)
 
 
+def test_a_broken_image_is_left_out_of_the_accuracy(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "val" / "bar" / "2.png").write_bytes(b"no image")
+    assert main(["eval", str(run), "--data", str(tmp_path / "data")]) == 0
+    out = capsys.readouterr().out
+    assert "9 images of 3 classes; 1 images found broken while reading" in out
+    assert "over 8 images" in out
+
+
 def test_predict_writes_the_best_labels_and_a_picture(run: Path, data: Path, tmp_path: Path) -> None:
     image = data / "val" / "square" / "2.png"
     assert main(["predict", str(run), str(image), "--out", str(tmp_path / "out")]) == 0
@@ -59,6 +71,8 @@ def test_predict_writes_the_best_labels_and_a_picture(run: Path, data: Path, tmp
     assert [record["category"] for record in records] == [sorted(CLASSES)[k] for k in expected["labels"].tolist()]
     assert [record["score"] for record in records] == pytest.approx(expected["scores"].tolist(), abs=1e-6)
     assert (tmp_path / "out" / "0001_2.png").stat().st_size > 0
+    assert main(["predict", str(run), str(image), "--out", str(tmp_path / "no"), "--min-score", "0.1"]) == 2
+    assert not (tmp_path / "no").exists()
 
 
 def test_explain_looks_into_the_whole_image(run: Path, data: Path, tmp_path: Path) -> None:

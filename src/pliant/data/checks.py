@@ -77,13 +77,8 @@ def check_source(
     return images, table
 
 
-def checked_image(
-    image: SourceImage, report: DataReport, verify: Verify, *, states_size: bool = True
-) -> CheckedImage | None:
-    """Open an image and settle its size; None, and an entry in `report`, if it cannot be used.
-
-    `states_size` tells layouts whose annotations should state the size from those that have none to state.
-    """
+def checked_image(image: SourceImage, report: DataReport, verify: Verify) -> CheckedImage | None:
+    """Open an image and settle its size; None, and an entry in `report`, if it cannot be used."""
     if not image.path.is_file():
         report.add(Problem.MISSING_IMAGE, image.file_name)
         return None
@@ -95,8 +90,6 @@ def checked_image(
         problem = Problem.HUGE_IMAGE if isinstance(error, HugeImageError) else Problem.UNREADABLE_IMAGE
         report.add(problem, f"{image.file_name}: {error}")
         return None
-    if not states_size:
-        return CheckedImage(ImageInfo(image.id, image.file_name, image.path, *header.upright_size), apply_exif=True)
     return _with_size(image, header.size, header.upright_size, report)
 
 

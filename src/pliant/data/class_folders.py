@@ -4,29 +4,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
-from pliant._check import PliantError, fail, suggest
-from pliant.data.checks import CheckedImage, Progress, Verify, checked_image, refuse_unusable
-from pliant.data.image_dataset import ImageDataset
-from pliant.data.images import EXTENSIONS
-from pliant.data.records import Category, Source, SourceImage
+from pliant._check import PliantError, fail
+from pliant.data.checks import refuse_unusable
+from pliant.data.image_dataset import ImageDataset, ImageFile
+from pliant.data.images import EXTENSIONS, UnreadableImageError, read_header
+from pliant.data.records import Category, ImageInfo, Source
+from pliant.data.refusals import check_folder, refuse_layout, refuse_split
 from pliant.data.report import DataReport, Problem
 from pliant.data.transforms import Target, Transform
 
-_SHOWN = 8
+_SHOWN = 8  # classes that are named in an error
+
+# How many images are opened when a split is.
+_PROBES = 20
 
 
 class ClassificationDataset(ImageDataset):
     """Images with one class each; made by `open_class_folders`.
 
     `dataset[i]` is an image, uint8 RGB (3, H, W), and its target: `label`, scalar int64 from 0 to C-1 in the order of
-    `categories`, and `image_id`, scalar int64. `ImageDataset` says what happens to images that are found broken only
-    when they are decoded.
+    `categories`, and `image_id`, scalar int64, the place of the image from 1. No image is opened before it is asked
+    for; `ImageDataset` says what happens to those that are found broken then.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class ClassificationDataset(ImageDataset):
         root: Path,
         split: str,
         categories: Sequence[Category],
-        images: Sequence[CheckedImage],
+        names: Sequence[str],
         labels: Sequence[int],
         report: DataReport,
         *,
@@ -43,12 +46,25 @@ class ClassificationDataset(ImageDataset):
         cache_bytes: int = 0,
     ) -> None:
         super().__init__(
-            root, split, categories, images, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
+            root, split, categories, len(names), report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
         )
+        self._names = names  # below the split's folder; a million of them, so not as paths
         self.labels = torch.tensor(labels, dtype=torch.int64)  # (N,)
 
+    def image_info(self, index: int) -> ImageInfo:
+        """Return the file and the size of image `index`, which is opened for that.
+
+        Raises:
+            UnreadableImageError: it is broken.
+        """
+        file, index = self._file(index), range(len(self))[index]
+        return ImageInfo(index + 1, file.name, file.path, *read_header(file.path).upright_size)
+
+    def _file(self, index: int) -> ImageFile:
+        return ImageFile(self._names[index], self.root / self.split / self._names[index])
+
     def _target(self, index: int) -> Target:
-        return {"label": self.labels[index].clone(), "image_id": torch.tensor(self.image_info(index).id)}
+        return {"label": self.labels[index].clone(), "image_id": torch.tensor(index + 1)}
 
 
 def open_class_folders(
@@ -58,28 +74,25 @@ def open_class_folders(
     categories: Sequence[Category] | None = None,
     transforms: Transform | None = None,
     strict: bool = False,
-    verify: Verify = "header",
     cache_bytes: int = 256 * 2**20,
-    progress: Progress | None = None,
 ) -> ClassificationDataset:
     """Open one split of images in a folder for each class: `{split}/{class}/.../image.jpg`.
 
-    Classes are numbered from 0 in the order of their names, as torchvision's `ImageFolder` numbers them. What is wrong
-    is counted and named in `report` of the result.
+    Classes are numbered from 0 in the order of their names, as torchvision's `ImageFolder` numbers them. The folders
+    are listed and some twenty images opened; the others are not, so that ImageNet's 1.28 million take seconds. An image
+    that is broken is found when it is read. What is wrong is counted and named in `report` of the result.
 
     Args:
         root: the folder with the splits.
         split: the part to read, "train" for instance.
         categories: those of a trained model, which labels then follow, by name; None takes them from the folders.
         transforms: applied to image and target, see `classification_transforms` and `eval_transforms`.
-        strict: make any problem an error.
-        verify: "header" opens every image and reads its size, "pixels" decodes every image.
+        strict: make any problem an error, a broken image too when it is read.
         cache_bytes: size of the decoded images kept in memory, for each process; 0 keeps none.
-        progress: called as `progress(done, total)` while images are checked.
 
     Raises:
-        PliantError: the split is not there or has no folders of classes; fewer than half of the images are in order;
-            no class is one of `categories`; or, with `strict`, anything is wrong.
+        PliantError: the split is not there, has no folders of classes or no images; fewer than half of the images that
+            are opened are in order; no class is one of `categories`; or, with `strict`, anything is wrong.
 
     Example:
         >>> import pathlib, tempfile
@@ -93,27 +106,28 @@ def open_class_folders(
         (['ash', 'oak'], 1)
     """
     root = Path(root)
-    if not root.is_dir():
-        fail("data", "must be a folder", root, "no such folder is there", kind=PliantError)
+    check_folder(root)
     folders = _class_folders(root, split)
     report = DataReport()
     own = [Category(label, path.name) for label, path in enumerate(folders)]
     known = own if categories is None else list(categories)
-    labels = {category.name: label for label, category in enumerate(known)}
     place = f"{root}, split {split!r}"
     _refuse_other_classes(place, own, known)
-    images, found, listed = _checked(root / split, folders, labels, report, verify, progress)
-    report.images = len(images)
-    refuse_unusable(place, Source(own, listed=listed), known, report, strict)
+    names, labels = _listed(folders, {category.name: label for label, category in enumerate(known)}, report)
+    report.images = len(names)
+    refuse_unusable(place, Source(own, listed=len(names)), known, report, strict)
+    _probe(place, root / split, names)
     return ClassificationDataset(
-        root, split, known, images, found, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
+        root, split, known, names, labels, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
     )
 
 
 def _class_folders(root: Path, split: str) -> list[Path]:
     splits = [path.name for path in sorted(root.iterdir()) if path.is_dir() and _subfolders(path)]
     if split not in splits:
-        _refuse(root, split, splits)
+        if splits:
+            refuse_split(root, split, splits)
+        refuse_layout(root, "must be a folder of splits with a folder for each class", f"{split}/CLASS/IMAGE.jpg")
     return _subfolders(root / split)
 
 
@@ -121,55 +135,45 @@ def _subfolders(path: Path) -> list[Path]:
     return sorted((child for child in path.iterdir() if child.is_dir()), key=lambda child: child.name)
 
 
-def _checked(
-    home: Path,
-    folders: Sequence[Path],
-    labels: dict[str, int],
-    report: DataReport,
-    verify: Verify,
-    progress: Progress | None,
-) -> tuple[list[CheckedImage], list[int], int]:
-    """Check every image below `folders`; return those in order, their labels, and how many files there were."""
-    files: list[tuple[Path, int]] = []
+def _listed(folders: Sequence[Path], labels: Mapping[str, int], report: DataReport) -> tuple[list[str], list[int]]:
+    """List the images of all classes, as paths below the split's folder, and their labels."""
+    names: list[str] = []
+    found: list[int] = []
     for folder in folders:
         if folder.name not in labels:
             report.add(Problem.UNTRAINED_CLASS, folder.name)
             continue
-        inside = [(path, labels[folder.name]) for path in _images(folder)]
+        inside = list(_images(folder))
         if not inside:
             report.add(Problem.EMPTY_CLASS, folder.name)
-        files += inside
-    images, found = [], []
-    for number, (path, label) in enumerate(files, 1):
-        source = SourceImage(number, path.relative_to(home).as_posix(), path, None)
-        checked = checked_image(source, report, verify, states_size=False)
-        if checked:
-            images.append(checked)
-            found.append(label)
-        if progress:
-            progress(number, len(files))
-    return images, found, len(files)
+        names += inside
+        found += [labels[folder.name]] * len(inside)
+    return names, found
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def _images(folder: Path) -> Iterator[str]:
     """Yield the images in `folder` and the folders in it, by name; links to other folders are not followed."""
     for place, inner, names in os.walk(folder):
         inner.sort()
-        yield from (Path(place, name) for name in sorted(names) if name.lower().endswith(EXTENSIONS))
+        below = Path(place).relative_to(folder.parent).as_posix()
+        yield from (f"{below}/{name}" for name in sorted(names) if name.lower().endswith(EXTENSIONS))
+
+
+def _probe(place: str, home: Path, names: Sequence[str]) -> None:
+    """Refuse folders of files that are no images, before training begins; opening all of them would take minutes."""
+    opened = names[:: max(1, len(names) // _PROBES)]
+    broken = []
+    for name in opened:
+        try:
+            read_header(home / name)
+        except UnreadableImageError as error:
+            broken.append(str(error))
+    if 2 * len(broken) > len(opened):
+        fail(place, "must have at least half of its images in order", f"{len(broken)} broken of {len(opened)} opened",
+             broken[0], kind=PliantError)  # fmt: skip
 
 
 def _refuse_other_classes(place: str, own: Sequence[Category], known: Sequence[Category]) -> None:
     if not {category.name for category in own} & {category.name for category in known}:
         names, has = (", ".join(repr(c.name) for c in some[:_SHOWN]) for some in (known, own))
         fail(place, f"must have classes of the model, {names}", has, "give the data of this model", kind=PliantError)
-
-
-def _refuse(root: Path, split: str, splits: Sequence[str]) -> NoReturn:
-    if splits:
-        names = ", ".join(repr(name) for name in splits)
-        fail("split", f"must be one of those in {root}: {names}", repr(split),
-             f"give one of them.{suggest(split, splits)}", kind=PliantError)  # fmt: skip
-    there = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
-    shown = ", ".join(there[:_SHOWN]) + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
-    fail("data", "must be a folder of splits with a folder for each class", f"{root} with {shown or 'nothing in it'}",
-         f"looked for {split}/CLASS/IMAGE.jpg", kind=PliantError)  # fmt: skip

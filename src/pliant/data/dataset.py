@@ -12,14 +12,14 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 
 from pliant.data.checks import BoxTable, CheckedImage
-from pliant.data.image_dataset import ImageDataset
+from pliant.data.image_dataset import CheckedDataset
 from pliant.data.masks import coco_segmentation, decode_masks
 from pliant.data.records import Category
 from pliant.data.report import DataReport
 from pliant.data.transforms import Transform
 
 
-class DetectionDataset(ImageDataset):
+class DetectionDataset(CheckedDataset):
     """Images with boxes, for torchvision's detectors; made by `open_dataset`.
 
     `dataset[i]` is an image, uint8 RGB (3, H, W), and its target:

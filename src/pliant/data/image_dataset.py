@@ -7,6 +7,7 @@ import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -47,8 +48,17 @@ class PixelCache:
             self._images[index] = image.clone()
 
 
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """Where an image lies, how it is called in the report, and whether its EXIF orientation is to be applied."""
+
+    name: str
+    path: Path
+    apply_exif: bool = True
+
+
 class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
-    """Images and a target for each; what a target holds is the subclass's affair.
+    """Images and a target for each; where they lie and what a target holds is the subclass's affair.
 
     An image found broken only when it is decoded is named once in the log, counted in `report`, and replaced by the
     next one that can be read, always the same; with `strict` it is an error.
@@ -59,7 +69,7 @@ class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
         root: Path,
         split: str,
         categories: Sequence[Category],
-        images: Sequence[CheckedImage],
+        images: int,
         report: DataReport,
         *,
         transforms: Transform | None = None,
@@ -71,19 +81,26 @@ class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
         self.categories = tuple(categories)
         self.transforms = transforms
         self.strict = strict
-        self._images = list(images)
         self._report = report
         self._cache = PixelCache(cache_bytes)
         # In shared memory: what a worker process finds broken, the process that reports knows too.
-        self._broken: Tensor = torch.zeros(len(images), dtype=torch.uint8)
+        self._broken: Tensor = torch.zeros(images, dtype=torch.uint8)
         self._broken.share_memory_()
+
+    @abstractmethod
+    def image_info(self, index: int) -> ImageInfo:
+        """Return what is known of image `index` without reading its pixels."""
+
+    @abstractmethod
+    def _file(self, index: int) -> ImageFile:
+        """Return where image `index` lies."""
 
     @abstractmethod
     def _target(self, index: int) -> Target:
         """Return the target of image `index`; `UnreadableImageError` if it lies in a file that is broken."""
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._broken)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         if not -len(self) <= index < len(self):
@@ -96,17 +113,13 @@ class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
         """What was found wrong with the data until now, in this process and in its workers."""
         report = copy.deepcopy(self._report)
         for index in self._broken.nonzero().flatten().tolist():
-            report.add(Problem.BROKEN_PIXELS, self.image_info(index).file_name)
+            report.add(Problem.BROKEN_PIXELS, self._file(index).name)
         return report
 
     @property
     def class_names(self) -> list[str]:
         """The names of the categories, in the order of their labels."""
         return [category.name for category in self.categories]
-
-    def image_info(self, index: int) -> ImageInfo:
-        """Return what is known of image `index` without reading its pixels."""
-        return self._images[index].info
 
     def with_transforms(self, transforms: Transform | None) -> Self:
         """Return the same data with other transforms; images, cache and report are shared."""
@@ -125,14 +138,43 @@ class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
                 if self.strict:
                     raise
                 self._broken[used] = 1
-                _log.warning("%s: %s; the next image takes its place", self.image_info(used).file_name, error)
+                _log.warning("%s: %s; the next image takes its place", self._file(used).name, error)
         raise UnreadableImageError(f"{self.root}: must have an image that can be read; got none; copy them again")
 
     def _pixels(self, index: int) -> Tensor:
         kept = self._cache.get(index)
         if kept is not None:
             return kept
-        image = self._images[index]
-        pixels = read_image(image.info.path, apply_exif=image.apply_exif)
+        file = self._file(index)
+        pixels = read_image(file.path, apply_exif=file.apply_exif)
         self._cache.put(index, pixels)
         return pixels
+
+
+class CheckedDataset(ImageDataset):
+    """Images that were all opened, and their sizes settled, before the first is read."""
+
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        categories: Sequence[Category],
+        images: Sequence[CheckedImage],
+        report: DataReport,
+        *,
+        transforms: Transform | None = None,
+        strict: bool = False,
+        cache_bytes: int = 0,
+    ) -> None:
+        super().__init__(
+            root, split, categories, len(images), report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
+        )
+        self._images = list(images)
+
+    def image_info(self, index: int) -> ImageInfo:
+        """Return what is known of image `index` without reading its pixels."""
+        return self._images[index].info
+
+    def _file(self, index: int) -> ImageFile:
+        image = self._images[index]
+        return ImageFile(image.info.file_name, image.info.path, image.apply_exif)

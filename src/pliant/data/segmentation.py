@@ -13,11 +13,12 @@ from torchvision.tv_tensors import Mask
 
 from pliant._check import PliantError, fail
 from pliant.data.checks import CheckedImage, Progress, Verify, checked_image, refuse_unusable
-from pliant.data.image_dataset import ImageDataset
+from pliant.data.image_dataset import CheckedDataset
 from pliant.data.images import UnreadableImageError
 from pliant.data.label_layouts import LabelledImage, LabelSource, read_labels
 from pliant.data.label_maps import IGNORE, LabelTable, read_label_map, read_label_size
 from pliant.data.records import Category, Source, SourceImage
+from pliant.data.refusals import check_folder
 from pliant.data.report import DataReport, Problem
 from pliant.data.transforms import Target, Transform
 
@@ -25,7 +26,7 @@ from pliant.data.transforms import Target, Transform
 _PROBES = 20
 
 
-class SegmentationDataset(ImageDataset):
+class SegmentationDataset(CheckedDataset):
     """Images with a label for each pixel; made by `open_segmentation`.
 
     `dataset[i]` is an image, uint8 RGB (3, H, W), and its target:
@@ -135,8 +136,7 @@ def open_segmentation(
         ((3, 3, 4), [1])
     """
     root = Path(root)
-    if not root.is_dir():
-        fail("data", "must be a folder", root, "no such folder is there", kind=PliantError)
+    check_folder(root)
     report = DataReport()
     source = read_labels(root, split, report)
     known = source.categories if categories is None else list(categories)

@@ -39,8 +39,7 @@ class Classification(Task):
     ) -> ClassificationDataset:
         """Open a split of images in a folder for each class; see `Task.open_data`."""
         if not training:
-            transforms = eval_transforms()
-            return open_class_folders(config.data, split, categories=known, transforms=transforms, verify="pixels")
+            return open_class_folders(config.data, split, categories=known, transforms=eval_transforms())
         if len(config.crop_area) != 2:
             fail("crop_area", "must be two shares", config.crop_area, "give e.g. 0.08 1", kind=PliantError)
         transforms = classification_transforms(
@@ -75,14 +74,16 @@ class Classification(Task):
             label_smoothing=config.label_smoothing,
         )
 
-    def part(self, output: Output, target: Target, dataset: Any) -> tuple[int, int]:
-        """Return the true label, and its place among the predicted ones."""
+    def part(self, output: Output, target: Target, dataset: Any) -> tuple[int, int, int]:
+        """Return the image's id, the true label, and its place among the predicted ones."""
         label = int(target["label"])
-        return label, rank_of_truth(label, output["labels"])
+        return int(target["image_id"]), label, rank_of_truth(label, output["labels"])
 
-    def score(self, parts: Sequence[tuple[int, int]], dataset: Any, config: TrainConfig) -> ClassificationMetrics:
-        """Return the accuracies over all images."""
-        return classification_metrics([label for label, _ in parts], [rank for _, rank in parts], dataset.class_names)
+    def score(self, parts: Sequence[tuple[int, int, int]], dataset: Any, config: TrainConfig) -> ClassificationMetrics:
+        """Return the accuracies over all images that can be read; one that took a broken one's place counts once."""
+        found = {image_id: (label, rank) for image_id, label, rank in parts}
+        labels, ranks = zip(*found.values(), strict=True)
+        return classification_metrics(labels, ranks, dataset.class_names)
 
     def records(self, image_id: int, output: Output, categories: Sequence[Category]) -> list[dict[str, Any]]:
         """Return the best labels, best first."""
