@@ -111,7 +111,7 @@ class TrainConfig(
         if "data" not in values:
             fail("data", "must name the folder of the data set", "nothing", "add --data DIR", kind=PliantError)
         model = values.get("model", ModelOptions().model)
-        if model not in MODELS:
+        if not isinstance(model, str) or model not in MODELS:
             return cls(**values)  # refuses it
         _refuse_foreign(values, model)
         return cls(**{**MODELS[model].defaults, **values})

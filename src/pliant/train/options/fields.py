@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,8 +78,9 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
         return tuple(_as_type(name, item, get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        kind = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[hint]
+    wrong = not isinstance(value, hint) or (hint is int and isinstance(value, bool))
+    if wrong or (hint is float and not math.isfinite(value)):
+        kind = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}[hint]
         fail(name, f"must be {kind}", repr(value), "see `pliant train --help`", kind=PliantError)
     return value
 
@@ -89,6 +91,5 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         fix = f"choose one of {', '.join(choices)}.{suggest(str(value), choices)}"
         fail(name, "must be one of its choices", repr(value), fix, kind=PliantError)
     values = value if isinstance(value, tuple) else (value,)
-    # `not >=`, so that NaN is refused too.
-    if minimum is not None and any(v is not None and not v >= minimum for v in values):
+    if minimum is not None and any(v is not None and v < minimum for v in values):
         fail(name, f"must be at least {minimum:g}", value, f"use {minimum:g} or more", kind=PliantError)
