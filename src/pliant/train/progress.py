@@ -120,7 +120,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
-def drop_metrics_after(run: Path, step: int) -> None:
-    """Rewrite `metrics.jsonl` without the records after `step`, which a resumed run will write again."""
-    lines = [json.dumps(record) + "\n" for record in read_metrics(run) if record["step"] <= step]
+def drop_metrics_after(run: Path, step: int, epoch: int) -> None:
+    """Rewrite `metrics.jsonl` without what a run resumed after `step`, within `epoch` (from 0), will write again.
+
+    The record that ends an epoch has the number of the next one. It goes too if the checkpoint was made before it.
+    """
+    kept = [record for record in read_metrics(run) if record["step"] <= step and record["epoch"] <= epoch]
+    lines = [json.dumps(record) + "\n" for record in kept]
     write_atomically(run / METRICS_FILE, lambda path: path.write_text("".join(lines), encoding="utf-8"))

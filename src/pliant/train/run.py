@@ -29,7 +29,7 @@ from .environment import environment
 from .model import CONFIG_FILE, WEIGHTS_FILE, build_model, load_categories, load_config, resolve, save_categories
 from .processes import anyone, batches_of_step, make_accelerator
 from .progress import RunReporter, drop_metrics_after
-from .schedule import build_optimizer, build_scheduler
+from .schedule import build_optimizer, build_scheduler, lr_factor
 from .tasks import task_of
 from .tasks.base import Examples
 
@@ -97,10 +97,10 @@ def resume(out: Path) -> bool:
     checkpoint = load_checkpoint(out / CHECKPOINT_FILE) if (out / CHECKPOINT_FILE).is_file() else None
     model = build_model(config, len(datasets[0].categories), pretrained=checkpoint is None)
     run = _Run(config, out, model, datasets, accelerator)
-    if accelerator.is_main_process:
-        drop_metrics_after(out, checkpoint["progress"]["step"] if checkpoint else 0)
     if checkpoint is not None:
         run.load(checkpoint)
+    if accelerator.is_main_process:
+        drop_metrics_after(out, run.progress.step, run.progress.epoch)
     return run.complete()
 
 
@@ -216,7 +216,8 @@ class _Run:
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         self.reporter.step(progress.step, losses["loss"])
         if progress.step % config.log_every == 0 or progress.step == self.total_steps:
-            lr = max(self.scheduler.get_last_lr())
+            # That of the layers without a factor of their own, in the step just taken.
+            lr = config.lr * lr_factor(config, self.scheduler.last_epoch - 1, self.total_steps)
             self.reporter.record({"step": progress.step, "epoch": progress.epoch, "lr": lr, **losses})
         self._tell_offsets()
         # All processes must hear of a signal that one of them got, and at the same step.
@@ -282,13 +283,11 @@ class _Run:
 
     def load(self, state: dict[str, Any]) -> None:
         """Put the run where the checkpoint was made."""
-        before, now = state.get("processes", 1), self.accelerator.num_processes
+        before, now = state["processes"], self.accelerator.num_processes
         if before != now:
             fix = f"start it with `accelerate launch --num_processes {before}`"
             fail("resume", f"must have as many processes as before, {before}", now, fix, kind=PliantError)
-        progress = dict(state["progress"])
-        # Version 0.1 knew detection alone.
-        self.progress = Progress(best=progress.pop("best_ap", progress.pop("best", -1.0)), **progress)
+        self.progress = Progress(**state["progress"])
         self.warned = state["warned"]
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
         self.scheduler.last_epoch = state["scheduler_step"]
