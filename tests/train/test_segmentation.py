@@ -75,8 +75,12 @@ def test_eval_prints_the_table_and_writes_what_a_recount_gives(
     assert metrics["miou"] == pytest.approx(sum(ious) / 3)
 
 
-def test_predict_writes_pictures_label_maps_and_counts(run: Path, data: Path, tmp_path: Path) -> None:
+def test_predict_writes_pictures_label_maps_and_counts(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     images = data / "images" / "val"
+    assert main(["predict", str(run), str(images), "--out", str(tmp_path / "out"), "--min-score", "0.9"]) == 2
+    assert "min_score: must be given for detectors only; got it with the model 'deeplab'" in capsys.readouterr().err
     assert main(["predict", str(run), str(images), "--out", str(tmp_path / "out")]) == 0
     model, _, _ = load_run(run)
     image = np.asarray(Image.open(images / "002.png"))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pliant._check import PliantError, fail, require_package
+from pliant.train import TrainConfig
 from pliant.train.options import TestTimeOptions
 
 from .options import add_options, given_options
@@ -24,8 +25,8 @@ def add(commands: Commands[Parser]) -> None:
     add_run(parser)
     parser.add_argument("images", metavar="IMAGES", nargs="+", type=Path, help="image files, or folders of them")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the results")
-    help = "draw boxes of at least this score, 0..1 (default: 0.5); the JSON holds all"
-    parser.add_argument("--min-score", metavar="X", type=share, default=0.5, help=help)
+    help = "draw boxes of at least this score, 0..1 (detectors only; default: 0.5); the JSON holds all"
+    parser.add_argument("--min-score", metavar="X", type=share, help=help)
     help = "draw the predictions (default), or the bins of deformable RoI pooling on them (v1 paper, Fig. 7)"
     parser.add_argument("--draw", choices=("predictions", "bins"), default="predictions", help=help)
     add_device(parser)
@@ -42,6 +43,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     paths = image_paths(arguments.images)
     model, categories, config = load_run(arguments.run_folder, given_options(arguments, TestTimeOptions))
+    min_score = _min_score(arguments.min_score, config)
     device, task = pick_device(arguments.device), task_of(config)
     predict = task.predictor(model.to(device), config)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -58,12 +60,21 @@ def _run(arguments: argparse.Namespace) -> int:
         results += [{**result, "file_name": str(path)} for result in found]
         picture = arguments.out / f"{image_id:04d}_{path.stem}.png"
         if arguments.draw == "bins":
-            task.draw_bins(model, image, output, picture, min_score=arguments.min_score)
+            task.draw_bins(model, image, output, picture, min_score=min_score)
         else:
-            task.draw(image, output, picture, categories=categories, min_score=arguments.min_score)
+            task.draw(image, output, picture, categories=categories, min_score=min_score)
     save_results(results, arguments.out / "predictions.json")
     print(f"{len(results)} {task.found} on {len(paths) - unreadable} images; wrote {arguments.out}")
     return 2 if unreadable else 0
+
+
+def _min_score(given: float | None, config: TrainConfig) -> float:
+    """The least score of a box that is drawn; a `PliantError` if one is given and the model has no boxes."""
+    if given is not None and config.task != "detection":
+        rule = "must be given for detectors only"
+        fix = "leave it out: every pixel is labelled, or the best five labels given, whatever their scores"
+        fail("min_score", rule, f"it with the model {config.model!r}", fix, kind=PliantError)
+    return 0.5 if given is None else given
 
 
 def image_paths(given: Sequence[Path]) -> list[Path]:
