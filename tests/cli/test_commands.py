@@ -15,6 +15,7 @@ from PIL import Image
 
 from helpers.shapes import HEIGHT, WIDTH, write_shapes
 from pliant.cli import main
+from pliant.train.progress import read_metrics
 
 # Without the compiled library the reference serves, and says so once.
 pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
@@ -118,6 +119,8 @@ def test_a_recipe_is_trained_with_what_is_given_besides(
     assert (config["model"], config["deform"], config["lr"], config["steps"]) == ("rfcn", "c5", 0.008, 1)
     assert (config["accumulate"], config["step_images"]) == (1, None)
     assert "1 steps of 1 images to go" in capsys.readouterr().err
+    # Not that of the layer which learns at three times the rate, and not that of the next step.
+    assert [record["lr"] for record in read_metrics(tmp_path / "run") if "lr" in record] == [0.008]
 
 
 def test_options_of_test_time_are_taken_by_eval_and_predict(
