@@ -32,6 +32,16 @@ def test_no_boxes(roi_impl: str, name: str) -> None:
     assert not gradients["input"].any()
 
 
+def test_no_channels(roi_impl: str) -> None:
+    """As in torchvision's RoIAlign: nothing of each box, and a gradient of nothing."""
+    case = RoICase(**{**vars(BY_NAME["asymmetric"]), "name": "no_channels", "channels": 0})
+    output, gradients = runner(roi_impl)(case, case.arguments(), case.upstream())
+    assert output.shape == (7, 0, 2, 5)
+    assert gradients["input"].shape == (3, 0, 9, 13)
+    assert not gradients["boxes"].any()
+    assert not gradients["offset"].any()
+
+
 @pytest.mark.parametrize("images", [0, 2])
 def test_no_boxes_in_a_list(roi_public: Any, images: int) -> None:
     image = torch.randn(images, 4, 5, 6, requires_grad=True)

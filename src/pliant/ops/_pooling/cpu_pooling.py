@@ -81,7 +81,7 @@ class Problem:
 
     def slices(self, *, copies: bool) -> list[Slice]:
         """Return the slices of channels: one, unless the image or its gradient must be copied and is large."""
-        limit = self.bins.outputs
+        limit = max(1, self.bins.outputs)
         if copies:
             limit = max(1, IMAGE_BYTES // max(1, self.H * self.W * self.cells * self.dtype.itemsize))
             limit -= limit % UNIT if limit > UNIT else 0
