@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from pliant.analysis import draw_bins, draw_instances, record_bins
+from pliant.analysis import OffsetWatch, draw_bins, draw_instances, record_bins
 from pliant.detection import MultiScaleDeformRoIPool
 from pliant.nn import DeformPSRoIPool, DeformRoIPool
 from pliant.ops import deform_roi_pool
@@ -69,6 +70,23 @@ def test_pyramids_record_every_level_and_hooks_are_gone_afterwards() -> None:
     assert torch.equal(records[0].regions, boxes[1:]) and torch.equal(records[1].regions, boxes[:1])
     pool(maps, [boxes], [(96, 96)])
     assert len(records) == 2
+
+
+def test_arguments_by_keyword_are_recorded_and_measured() -> None:
+    """A call says what it pools by place or by keyword; the scale of a call goes before the layer's."""
+    maps, plain = torch.rand(2, 3, 24, 22), DeformRoIPool(2, 3, 1.0, modulated=False)
+    sensitive = DeformPSRoIPool(2, in_channels=3, output_channels=1, spatial_scale=0.25)
+    scores = torch.rand(2, 4, 24, 22)
+    calls: list[tuple[nn.Module, Callable[[], object]]] = [
+        (plain, lambda: plain(maps, boxes=BOXES, spatial_scale=0.25)),
+        (sensitive, lambda: sensitive(boxes=BOXES, features=maps, scores=scores)),
+    ]
+    for layer, call in calls:
+        assert torch.equal(record_bins(layer, call)[0].images, torch.tensor([1, 0]))
+        watch = OffsetWatch(layer)
+        with watch.measuring():
+            call()
+        assert watch.layers[""].outside == 0  # at the layer's own scale of 1 most bins of the first would be
 
 
 def test_a_module_without_deformable_pooling_is_refused() -> None:

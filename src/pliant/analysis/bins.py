@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from pliant.nn import DeformPSRoIPool, DeformRoIPool
 from pliant.ops.deform_ps_roi_pool.reference import round_half_away, scaled_index
 
 _LAYERS = (DeformPSRoIPool, DeformRoIPool)
+PoolHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]  # layer, arguments, those by keyword
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def record_bins(module: nn.Module, run: Callable[[], object]) -> list[RegionBins
         fail("module", "must have deformable RoI pooling", type(module).__name__, fix)
     records: list[RegionBins] = []
     # Submodules run too when the layer is asked for its offsets; the hook is on the layer alone.
-    handles = [layer.register_forward_pre_hook(_recorder(name, records)) for name, layer in layers]
+    handles = [layer.register_forward_pre_hook(_recorder(name, records), with_kwargs=True) for name, layer in layers]
     try:
         with torch.no_grad():
             run()
@@ -79,10 +81,10 @@ def record_bins(module: nn.Module, run: Callable[[], object]) -> list[RegionBins
     return records
 
 
-def _recorder(name: str, records: list[RegionBins]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
+def _recorder(name: str, records: list[RegionBins]) -> PoolHook:
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(layer, _LAYERS)
-        regions, shift, weights = region_shifts(layer, args)
+        regions, shift, weights = region_shifts(layer, call_arguments(layer, args, kwargs))
         bins = shifted_bins(regions[:, 1:], shift)
         weights = torch.ones_like(bins[:, 0, ..., 0]) if weights is None else weights[:, 0].float()
         records.append(RegionBins(name, regions[:, 0].long().cpu(), regions[:, 1:].cpu(), bins.cpu(), weights.cpu()))
@@ -90,10 +92,17 @@ def _recorder(name: str, records: list[RegionBins]) -> Callable[[nn.Module, tupl
     return hook
 
 
+def call_arguments(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the arguments of a call of `layer` in the order of its `forward`, the defaults of those left out too."""
+    call = inspect.signature(layer.forward).bind(*args, **kwargs)
+    call.apply_defaults()
+    return call.args
+
+
 def region_shifts(
     layer: DeformPSRoIPool | DeformRoIPool, args: tuple[Any, ...]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return what a call of `layer` with `args` does with the bins of its regions.
+    """Return what a call of `layer` with all of its arguments `args` does with the bins of its regions.
 
     Returns:
         the regions (R, 5), image index and corners in pixels as the layer takes them; the shifts of their bins

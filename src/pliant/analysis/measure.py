@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pliant._geometry import ConvGeometry
 from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool
 
-from .bins import region_shifts, shifted_bins
+from .bins import PoolHook, call_arguments, region_shifts, shifted_bins
 from .record import Hook, sampling_positions, share_outside, split_branch
 
 # A sample has run away when it is farther from its place than most maps are wide; a bin, when it is farther than two of
@@ -87,7 +87,9 @@ class OffsetWatch:
         """
         self.layers.clear()
         handles = [m.conv_offset.register_forward_hook(self._hook(name, m)) for name, m in self._convolutions.items()]
-        handles += [m.register_forward_pre_hook(self._pool_hook(name)) for name, m in self._pools.items()]
+        handles += [
+            m.register_forward_pre_hook(self._pool_hook(name), with_kwargs=True) for name, m in self._pools.items()
+        ]
         try:
             yield
         finally:
@@ -114,14 +116,18 @@ class OffsetWatch:
 
         return hook
 
-    def _pool_hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def _pool_hook(self, name: str) -> PoolHook:
         @torch.no_grad()
-        def hook(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             assert isinstance(layer, DeformRoIPool | DeformPSRoIPool)
-            regions, shift, _ = region_shifts(layer, args)
-            if name in self.layers or not len(regions):
+            if name in self.layers:
                 return
-            scale = args[2] if isinstance(layer, DeformRoIPool) and len(args) > 2 else layer.spatial_scale
+            args = call_arguments(layer, args, kwargs)
+            regions, shift, _ = region_shifts(layer, args)
+            if not len(regions):
+                return
+            own = isinstance(layer, DeformPSRoIPool) or args[2] is None  # in DeformRoIPool, of this call
+            scale = layer.spatial_scale if own else args[2]
             bins = shifted_bins(regions[:, 1:], shift)  # in pixels, 0 at the map's border
             centres = ((bins[..., :2] + bins[..., 2:]) / 2 * scale - 0.5).flip(-1)  # (..., 2): y, x in cells
             outside = share_outside(centres, (args[0].shape[-2], args[0].shape[-1]))
