@@ -115,6 +115,17 @@ def test_scales_follow_the_images_of_each_call(maps: dict[str, Tensor]) -> None:
     torch.testing.assert_close(pool(maps, doubled, sizes)[2], first[2])
 
 
+@pytest.mark.parametrize("size", [(66, 1333), (1333, 66)])
+def test_scales_are_those_of_the_network_for_narrow_images_too(size: tuple[int, int]) -> None:
+    """An image of 66 x 1333 is padded to 96 x 1344: its heights, 24 and 66, look like stride 2 on the first map."""
+    padded = [-(-side // 32) * 32 for side in size]
+    maps = {name: torch.rand(1, 1, *(side // s for side in padded)) for name, s in (("0", 4), ("1", 8))}
+    pool = MultiScaleDeformRoIPool(["0", "1"], (3, 2), 2, 1, modulated=False, hidden_channels=4)
+    box = torch.tensor([[20.0, 8.0, 52.0, 60.0]])
+    expected = roi_align(maps["0"], [box], (3, 2), 1 / 4, 2, aligned=True)
+    torch.testing.assert_close(pool(maps, [box], [size]), expected)
+
+
 def test_no_regions_and_levels_without_regions_give_gradients_of_zero(maps: dict[str, Tensor]) -> None:
     pool = build(shared=False)
     assert pool(maps, [torch.zeros(0, 4)] * 2, IMAGES).shape == (0, CHANNELS, 3, 2)

@@ -24,7 +24,7 @@ class MultiScaleDeformRoIPool(MultiScaleRoIAlign):  # type: ignore[misc]
     The arguments up to `canonical_level` and the call are those of `torchvision.ops.MultiScaleRoIAlign`, of which this
     is a subclass because torchvision's detectors ask for one: it goes into `FasterRCNN(box_roi_pool=...)` and
     `MaskRCNN(mask_roi_pool=...)`. Levels follow the regions' sizes by the same rule. Each call takes the scales of the
-    maps from their sizes and those of the images, where torchvision keeps those of its first call.
+    maps from their longer sides and those of the images, where torchvision keeps those of its first call's heights.
 
     Args:
         featmap_names: names of the maps to pool from, in the order of their strides, the finest first.
@@ -164,9 +164,13 @@ def roi_pool(
 
 
 def _scales(maps: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]) -> list[float]:
-    """Cells per pixel of each map, the power of two next to the quotient of its height and the tallest image's."""
-    height = max(shape[0] for shape in image_shapes)
-    return [2.0 ** round(math.log2(feature.shape[-2] / height)) for feature in maps]
+    """Cells per pixel of each map, the power of two next to the quotient of its longer side and the images'.
+
+    The longer, because images are padded: an image of 66 x 1333 pixels is one of 96 x 1344 in the network.
+    """
+    sides = [max(lengths) for lengths in zip(*image_shapes, strict=True)]  # height and width
+    longer = 0 if sides[0] >= sides[1] else 1
+    return [2.0 ** round(math.log2(feature.shape[longer - 2] / sides[longer])) for feature in maps]
 
 
 def _with_image_index(boxes: Sequence[Tensor]) -> Tensor:
