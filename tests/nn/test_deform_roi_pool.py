@@ -245,6 +245,14 @@ def test_message(arguments: dict[str, Any], message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_a_map_of_other_channels_is_refused() -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared below
+        build()(MAPS[:, 1:], BOXES)
+    assert (
+        str(caught.value) == "input: must have in_channels=5 channels; got 4; build the layer with the map's channels"
+    )
+
+
 class TestPositionSensitive:
     """R-FCN's layer; its operator's own values are tested with the operators."""
 

@@ -123,6 +123,9 @@ class DeformRoIPool(nn.Module):
 
         Offsets are those of the operator: `gamma` times the region's width and height is their unit.
         """
+        if input.dim() == 4 and input.shape[1] != self.in_channels:
+            fix = "build the layer with the map's channels"
+            fail("input", f"must have in_channels={self.in_channels} channels", input.shape[1], fix)
         pooled = self._pool(input, boxes, None, None, spatial_scale).flatten(1)
         maps = 3 if self.modulated and self.mask_fc is None else 2  # a number, since exporters divide nothing by R = 0
         prediction: Tensor = self.offset_fc(pooled).unflatten(1, (maps, *self.output_size))  # (R, maps, Ph, Pw)
