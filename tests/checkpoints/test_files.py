@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pliant._check import PliantError
+from pliant.backbones import read_tensors
 from pliant.checkpoints import convert_checkpoint
 from pliant.checkpoints.files import read_checkpoint
 
@@ -78,6 +80,7 @@ def test_every_version_of_the_format_is_read(head: bytes, dims: str, tmp_path: P
         (_file(struct.pack("<IIqq", 0xF993FAC8, 2, -1, -8)), r"has an array of the shape \(-1, -8\)"),
         (_file(struct.pack("<II3i", 1, 2, 1, 0, 99)), "has an array of the unknown type 99"),
         (_file(struct.pack("<III3i", 2, 2**31, 2**31, 1, 0, 0)), ".* too early"),
+        (struct.pack("<QQQ", 0x112, 0, 100_001) + bytes(400_004), "has 100001 arrays"),
         (_file(struct.pack("<II3if", 1, 1, 1, 0, 0, 1.0), ()), "has 1 arrays and 0 names"),
         (_file(struct.pack("<II3if", 1, 1, 1, 0, 0, 1.0), (b"\xff",)), "has a name that is not text"),
     ],
@@ -104,6 +107,11 @@ def test_no_damage_does_more_than_be_refused(
     assert sum(array.nbytes for array in arrays.values()) <= len(BY_MXNET)
 
 
+def test_an_array_without_elements_may_claim_any_size(tmp_path: Path) -> None:
+    head = struct.pack("<II3q3i", 0xF993FAC8, 3, 2**62, 2**62, 0, 1, 0, 0)
+    assert read_checkpoint(_write(tmp_path, _file(head)))["arg:w"].numel() == 0
+
+
 class _Runs:
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -121,6 +129,46 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     with pytest.raises(PliantError, match=r"must not be a pickle, which runs code when it is read; got .*model.pkl"):
         read_checkpoint(tmp_path / "model.pkl")
     assert not marker.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(max_examples=150, deadline=None)
+@given(changes=st.dictionaries(st.integers(0, 2000), st.integers(0, 255), min_size=1, max_size=4))
+def test_no_damaged_pytorch_file_does_more_than_be_refused(
+    changes: dict[int, int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole, damaged = (tmp_path_factory.getbasetemp() / name for name in ("whole.pth", "damaged.pth"))
+    torch.save({"state_dict": {"a.weight": torch.ones(3, 4), "b": torch.zeros(2)}, "epoch": 3}, whole)
+    with zipfile.ZipFile(whole) as given, zipfile.ZipFile(damaged, "w") as changed:
+        for name in given.namelist():
+            content = bytearray(given.read(name))
+            for place, value in changes.items() if name.endswith("data.pkl") else ():
+                content[place % len(content)] = value
+            changed.writestr(name, bytes(content))
+    try:
+        tensors = read_checkpoint(damaged)
+    except PliantError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - most are refused, some are none the worse
+    else:
+        assert sum(tensor.nbytes for tensor in tensors.values()) < 1000
+
+
+def test_small_files_cannot_hold_huge_tensors(tmp_path: Path) -> None:
+    rule = r"must hold dense tensors that are about as large as the file; got .*w.pth of \d+ bytes; save contiguous"
+    for tensor in (torch.zeros(1).expand(10**6, 10**6), torch.zeros(3, device="meta")):
+        torch.save({"w": tensor}, tmp_path / "w.pth")
+        with pytest.raises(PliantError, match=f"checkpoint: {rule}"):
+            read_checkpoint(tmp_path / "w.pth")
+    torch.save({"w": torch.zeros(10**5)}, tmp_path / "plain.pth")
+    assert read_checkpoint(tmp_path / "plain.pth")["w"].shape == (10**5,)
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in plain.namelist():
+            small.writestr(name, plain.read(name))
+    with pytest.raises(PliantError, match=r"weights: must not be compressed; got .*small.pth; save it again with"):
+        read_tensors(tmp_path / "small.pth")
 
 
 def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:

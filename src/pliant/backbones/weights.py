@@ -3,14 +3,37 @@
 
 from __future__ import annotations
 
+import pickle
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pliant._check import PliantError, fail
+
+# What PyTorch and safetensors raise for files that lie about themselves.
+BROKEN_FILE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+# Bytes of all tensors for each byte of their file; tensors that share memory are stored once.
+MOST_BYTES = 16
 
 
 def load_trunk_weights(network: nn.Module, path: str) -> None:
@@ -32,17 +55,64 @@ def load_trunk_weights(network: nn.Module, path: str) -> None:
     network.load_state_dict(fitting, strict=False)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a `.safetensors` or a PyTorch file, without running any code from it."""
+def read_tensors(path: Path, argument: str = "weights") -> dict[str, Tensor]:
+    """Read a state dict from a `.safetensors` or a PyTorch file, without running any code from it.
+
+    Args:
+        path: the file.
+        argument: what errors call it.
+
+    Raises:
+        PliantError: no such file, a damaged one, one that holds other things than tensors and plain values, or one
+            whose tensors are far larger than itself.
+    """
     if not path.is_file():
-        fail("weights", "must be a file", str(path), "check the path", kind=PliantError)
-    if path.suffix == ".safetensors":
-        tensors: dict[str, Tensor] = load_file(path)
-        return tensors
-    content = torch.load(path, map_location="cpu", weights_only=True)
+        fail(argument, "must be a file", str(path), "check the path", kind=PliantError)
+    try:
+        content = _content(path, argument)
+    except PliantError:
+        raise
+    except pickle.UnpicklingError as error:
+        fix = "save its state dict alone, where you trust the file: torch.save(checkpoint['state_dict'], 'weights.pth')"
+        got = f"{path} ({_reason(error)})"
+        raise PliantError(f"{argument}: must hold tensors and plain values alone; got {got}; {fix}") from error
+    except BROKEN_FILE as error:
+        raise PliantError(
+            f"{argument}: must be a whole PyTorch or safetensors file; got {path} ({_reason(error)}); copy it again"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
-        fail("weights", "must hold a state dict", type(content).__name__, "save model.state_dict()", kind=PliantError)
-    return {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+        fail(argument, "must hold a state dict", type(content).__name__, "save model.state_dict()", kind=PliantError)
+    tensors = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+    _check_size(tensors, path, argument)
+    return tensors
+
+
+def _content(path: Path, argument: str) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            # PyTorch compresses nothing. What is compressed, or named twice, can unpack to any size.
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                fix = "save it again with torch.save"
+                fail(argument, "must not be compressed", str(path), fix, kind=PliantError)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_size(tensors: Mapping[str, Tensor], path: Path, argument: str) -> None:
+    """Refuse tensors that have no memory of their own, and views that repeat a few numbers any number of times."""
+    plain = all(t.layout == torch.strided and not t.is_meta and not t.is_quantized for t in tensors.values())
+    if not plain or sum(t.nbytes for t in tensors.values()) > MOST_BYTES * path.stat().st_size:
+        fix = "save contiguous ones"
+        got = f"{path} of {path.stat().st_size} bytes"
+        fail(argument, "must hold dense tensors that are about as large as the file", got, fix, kind=PliantError)
+
+
+def _reason(error: Exception) -> str:
+    """The line of PyTorch's long message that names what it met."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "WeightsUnpickler error" in line]
+    return (named or lines or [type(error).__name__])[0]

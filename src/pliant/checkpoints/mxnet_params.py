@@ -27,6 +27,7 @@ FILE_MAGIC = 0x112
 VERSION_1, VERSION_2, VERSION_3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DENSE = 0
 MAX_DIMENSIONS = 32
+MAX_ARRAYS = 100_000  # an array without dimensions takes four bytes of a file, and hundreds in memory
 DTYPES = {
     0: torch.float32,
     1: torch.float64,
@@ -49,7 +50,10 @@ def read_params(path: Path) -> dict[str, Tensor]:
     cursor = _Cursor(path)
     if cursor.take("<QQ")[0] != FILE_MAGIC:
         cursor.refuse("does not begin as one")
-    arrays = [_array(cursor) for _ in range(cursor.count(least=4))]
+    count = cursor.count(least=4)
+    if count > MAX_ARRAYS:
+        cursor.refuse(f"has {count} arrays")
+    arrays = [_array(cursor) for _ in range(count)]
     names = [cursor.bytes(cursor.count(least=1)) for _ in range(cursor.count(least=8))]
     if len(names) != len(arrays):
         cursor.refuse(f"has {len(arrays)} arrays and {len(names)} names")
@@ -113,7 +117,7 @@ def _array(cursor: _Cursor) -> Tensor:
     elements = math.prod(shape)  # of any size: Python's integers do not overflow
     content = cursor.bytes(elements * DTYPES[kind].itemsize)
     if not elements:
-        return torch.empty(shape, dtype=DTYPES[kind])
+        return torch.empty(0, dtype=DTYPES[kind])  # of no elements the other sizes may be any
     return torch.frombuffer(bytearray(content), dtype=DTYPES[kind]).reshape(shape)
 
 
