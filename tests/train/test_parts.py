@@ -122,7 +122,7 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path, monkeypat
     assert not Path("executed").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04cut"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04cut", b"\x80\x02h\x05."])
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c").write_bytes(content)
     with pytest.raises(PliantError, match="checkpoint: must hold tensors"):

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pliant._check import PliantError, fail
+from pliant.backbones.weights import BROKEN_FILE
 from pliant.detection import without_mimicking
 
 
@@ -46,7 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         fail("checkpoint", "must be a file", str(path), "train first, or check the path", kind=PliantError)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (*BROKEN_FILE, OSError, pickle.UnpicklingError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PliantError(
             f"checkpoint: must hold tensors and plain values; got {path} ({text}); train again"
