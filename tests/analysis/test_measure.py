@@ -49,6 +49,17 @@ def test_small_maps_have_not_run_away() -> None:
     assert watch.runaways() == []
 
 
+def test_taps_on_the_border_of_a_small_map_have_not_run_away() -> None:
+    layer = DeformConv2d(2, 3, 3, padding=2, dilation=2)
+    torch.nn.init.constant_(layer.conv_offset.bias, 1e-3)
+    watch = OffsetWatch(torch.nn.Sequential(layer))
+    with watch.measuring():
+        watch.network(torch.rand(1, 2, 3, 3))
+    measured = watch.layers["0"]
+    assert measured.outside - measured.plain_outside > (1 - measured.plain_outside) / 2
+    assert watch.runaways() == []
+
+
 def test_nothing_is_measured_outside_the_context() -> None:
     watch = OffsetWatch(DeformConv2d(2, 3, 3))
     watch.network(torch.rand(1, 2, 5, 6))

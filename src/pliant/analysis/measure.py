@@ -19,10 +19,12 @@ from .record import Hook, sampling_positions, share_outside, split_branch
 
 # A sample has run away when it is farther from its place than most maps are wide; a bin, when it is farther than two of
 # its region. Half of either off the map is no accident, but for the samples that are there in a plain convolution too:
-# three by three taps on a map of two by two cells have more than half of theirs there.
+# three by three taps on a map of two by two cells have more than half of theirs there. Nor is it one where offsets are
+# smaller than a cell, or a sixteenth of a region: dilated taps on a small map lie on its border, a hair from outside.
 MAX_MEAN_CELLS = 32.0
 MAX_MEAN_REGIONS = 2.0
 MAX_SHARE_OUTSIDE = 0.5
+SMALL = 1 / 32  # of the largest mean
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class LayerOffsets:
         """Whether the offsets mean nothing any more: not finite, beyond `limit` on average, or mostly off the map."""
         finite = torch.tensor([self.mean, self.spread]).isfinite().all().item()
         left = self.outside - self.plain_outside > MAX_SHARE_OUTSIDE * (1 - self.plain_outside)
-        return not finite or self.mean > self.limit or left
+        return not finite or self.mean > self.limit or (left and self.mean >= SMALL * self.limit)
 
     def as_dict(self) -> dict[str, float]:
         """Return the three numbers, rounded for a metrics file."""
