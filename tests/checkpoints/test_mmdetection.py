@@ -152,6 +152,7 @@ def test_what_does_not_belong_is_named() -> None:
             {"roi_head.bbox_head.fc_cls.bias": None},
             "checkpoint: must hold roi_head.bbox_head.fc_cls.bias; got 37. tensors",
         ),
+        ({"roi_head.bbox_head.0.fc_cls.weight": (81, 1024)}, "must have one box head; got those of a Cascade R-CNN"),
         (
             {"roi_head.bbox_head.fc_reg.bias": (160,)},
             "must have 4 boxes' numbers for each of the 81 classes.*fc_reg with 160",

@@ -196,3 +196,12 @@ def test_another_number_of_anchors_is_refused() -> None:
         state = rfcn_state(deform=True, anchors=15)
     with pytest.raises(PliantError, match=r"must have 12 or 9 anchors a cell, as the official experiments; got 15"):
         convert_mxnet(state)
+
+
+def test_the_feature_pyramid_is_refused_by_name() -> None:
+    with torch.device("meta"):
+        state = faster_rcnn_state() | _layer("fpn_p5_1x1", 256, 2048, 1, 1) | _layer("fpn_p6", 256, 2048, 3, 3)
+    with pytest.raises(
+        PliantError, match=r"must be of an R-FCN, .*; got a feature pyramid .*; train one with --recipe"
+    ):
+        convert_mxnet(state)

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from pliant.checkpoints import CONVERTERS
 from pliant.cli import main
+from pliant.cli.convert_checkpoint import SOURCES
 from pliant.detection import faster_rcnn
 from pliant.train.model import load_run
 
@@ -101,3 +103,10 @@ def test_a_used_folder_and_wrong_categories_are_refused(
     assert "out: must be a new or an empty folder" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "run"), "--categories", str(tmp_path / "names.txt")]) == 2
     assert "categories: must be 2 different names; got 1 in" in capsys.readouterr().err
+    (tmp_path / "names.txt").write_bytes(b"cell\nplaquette \xe9\n")
+    assert main([*command, str(tmp_path / "run"), "--categories", str(tmp_path / "names.txt")]) == 2
+    assert "categories: must be a text file in UTF-8" in capsys.readouterr().err
+
+
+def test_every_library_that_is_converted_can_be_named() -> None:
+    assert (*CONVERTERS,) == SOURCES[1:]

@@ -78,7 +78,8 @@ def recognise(state: Mapping[str, Tensor]) -> str:
     if not found:
         names = ", ".join(list(state)[:3])
         rule = f"must come from {', '.join(CONVERTERS)}"
-        fail("checkpoint", rule, f"{len(state)} tensors such as {names}", "name it with --from", kind=PliantError)
+        fix = "name it with --from, or see docs/checkpoints.md for the systems that are converted"
+        fail("checkpoint", rule, f"{len(state)} tensors such as {names}", fix, kind=PliantError)
     return found[0]
 
 
@@ -120,7 +121,8 @@ def fit(conversion: Conversion, model: nn.Module, *, new_branches: bool = False)
             rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
             rule = "must hold the tensors of the model and no others"
             got = f"a checkpoint {kind} {', '.join(names[:3])}{rest}"
-            fail("checkpoint", rule, got, "choose the model's options with --set", kind=PliantError)
+            fix = "choose the model's options with --set, or see docs/checkpoints.md for the systems that are converted"
+            fail("checkpoint", rule, got, fix, kind=PliantError)
     zeros = {name: torch.zeros_like(own[name], device="cpu") for name in added}
     entries = [Entry(None, None, name, tuple(tensor.shape), "starts at zero") for name, tensor in zeros.items()]
     return dataclasses.replace(conversion, tensors={**given, **zeros}, entries=(*conversion.entries, *entries))

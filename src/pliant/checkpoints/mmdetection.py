@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pliant._check import PliantError, fail
+
 from .draft import Conversion, Draft
 from .heads import move_box_predictor, move_mask_predictor, pyramid_widths
 from .resnet import deform_settings, resnet_name, take_input, trunk_prefix
@@ -32,6 +34,9 @@ def convert_mmdetection(state: Mapping[str, Tensor], *, caffe: bool = False) -> 
     # 1.x calls roi_head.bbox_head and its neighbours bbox_head, and conv2.conv_offset of its first months conv2_offset.
     draft = Draft("mmdetection", state)
     first = "roi_head." if any(name.startswith("roi_head.") for name in state) else ""
+    if f"{first}bbox_head.0.fc_cls.weight" in state:
+        fix = "give a Faster R-CNN or a Mask R-CNN"
+        fail("checkpoint", "must have one box head", "those of a Cascade R-CNN", fix, kind=PliantError)
     draft.leave(r".*\.num_batches_tracked", COUNTER)
     settings = _move_trunk(draft, caffe)
     draft.rename(r"neck\.lateral_convs\.(\d)\.conv\.(weight|bias)", r"backbone.fpn.inner_blocks.\1.0.\2")

@@ -44,6 +44,10 @@ def convert_mxnet(state: Mapping[str, Tensor]) -> Conversion:
 
 
 def _convert(draft: Draft) -> Conversion:
+    if "fpn_p6_weight" in draft.state:
+        rule = "must be of an R-FCN, a Faster R-CNN on one map, or a DeepLab"
+        got = "a feature pyramid whose coarsest map comes from a convolution, where pliant's comes from a max pooling"
+        fail("checkpoint", rule, got, "train one with --recipe official-fpn-coco-deform", kind=PliantError)
     segmenter = "score_weight" in draft.state
     settings = _move_trunk(draft, "backbone." if segmenter else "backbone.body.")
     if segmenter:

@@ -104,8 +104,11 @@ def _categories(conversion: Conversion, file: Path | None) -> Sequence[Category]
     found = published_categories(conversion.labels, background=conversion.background)
     if file is None:
         return found
-    names = file.read_text(encoding="utf-8").split("\n")
-    names = [name.strip() for name in names if name.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise PliantError(f"categories: must be a text file in UTF-8; got {file} ({error}); save it as such") from error
+    names = [name.strip() for name in lines if name.strip()]
     if len(names) != len(found) or len(set(names)) != len(names):
         got = f"{len(set(names))} in {file}"
         fail("categories", f"must be {len(found)} different names", got, "write one in each line", kind=PliantError)
