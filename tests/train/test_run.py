@@ -18,6 +18,7 @@ from pliant._check import PliantError
 from pliant.nn import DeformConv2d
 from pliant.train import TrainConfig
 from pliant.train import run as run_module
+from pliant.train.checkpoint import load_checkpoint
 from pliant.train.model import load_run
 from pliant.train.progress import RunReporter, read_metrics
 from pliant.train.run import resume, train
@@ -132,7 +133,9 @@ def test_offsets_are_in_the_metrics_and_runaways_are_told_once(
     assert capsys.readouterr().err.count("warning: the offsets of backbone.body.layer3.1.conv2 ran away") == 1
 
 
-def test_the_offsets_of_a_run_can_be_bounded(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_the_offsets_of_a_run_can_be_bounded_and_learn_at_the_papers_rates(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
     settings = {**tiny, "roi_pool": "deform", "offset_limit": 0.25, "offset_grad_clip": 1e-3, "steps": 2, "lr": 0.05}
     assert train(TrainConfig.from_dict(settings), tmp_path / "run")
     model, _, config = load_run(tmp_path / "run")
@@ -144,6 +147,13 @@ def test_the_offsets_of_a_run_can_be_bounded(tiny: dict[str, Any], tmp_path: Pat
     assert len(record["offsets"]) == len(layers) + len(pools)
     assert len(pools) == 1
     assert all(0 <= numbers["mean"] <= 0.25 for numbers in record["offsets"].values())
+    # The papers' rates: a tenth for v2's convolutions, a hundredth for v1's fully connected layer.
+    groups = load_checkpoint(tmp_path / "run" / "last.pt")["optimizer"]["param_groups"]
+    assert {group["name"]: round(group["initial_lr"], 6) for group in groups} == {
+        "base": 0.05,
+        "offset": 0.005,
+        "roi_offset": 0.0005,
+    }
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny: dict[str, Any], tmp_path: Path) -> None:
