@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,23 +14,10 @@ from pliant.ops.deform_ps_roi_pool.reference import PSPooling, classes_of, of_pa
 
 
 def pool_by(
-    kernels: Kernels,
-    input: Tensor,
-    rois: Tensor,
-    offset: Tensor | None,
-    mask: Tensor | None,
-    output_size: Sequence[int],
-    output_channels: int,
-    group_size: int,
-    part_size: Sequence[int],
-    samples_per_bin: int,
-    spatial_scale: float,
-    gamma: float,
+    kernels: Kernels, input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, *attributes: Any
 ) -> Tensor:
-    """Return the pooling; the equation stands in reference.py."""
-    size, part = (output_size[0], output_size[1]), (part_size[0], part_size[1])
-    pooling = PSPooling(size, output_channels, group_size, part, samples_per_bin, spatial_scale, gamma)
-    return kernels.pool(input, _bins(input, rois, offset, mask, pooling))
+    """Return the pooling; the equation stands in reference.py, the attributes are those of `PSPooling`."""
+    return kernels.pool(input, _bins(input, rois, offset, mask, PSPooling.of(*attributes)))
 
 
 def pool_backward_by(
@@ -40,18 +27,11 @@ def pool_backward_by(
     rois: Tensor,
     offset: Tensor | None,
     mask: Tensor | None,
-    output_size: Sequence[int],
-    output_channels: int,
-    group_size: int,
-    part_size: Sequence[int],
-    samples_per_bin: int,
-    spatial_scale: float,
-    gamma: float,
-    needed: Sequence[bool],
+    *attributes_and_needed: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset and mask, empty where not needed."""
-    size, part = (output_size[0], output_size[1]), (part_size[0], part_size[1])
-    pooling = PSPooling(size, output_channels, group_size, part, samples_per_bin, spatial_scale, gamma)
+    *attributes, needed = attributes_and_needed
+    pooling = PSPooling.of(*attributes)
     bins = _bins(input, rois, offset, mask, pooling)
     needs_offset, needs_mask = needed[1] and offset is not None, needed[2] and mask is not None
     g_input, sums = kernels.pool_backward(
@@ -60,7 +40,7 @@ def pool_backward_by(
     g_offset, g_mask = grad.new_empty(0), grad.new_empty(0)
     if sums is not None and offset is not None and needs_offset:
         height, width = bins.sides[:, :, 1, None, None, None].unbind(1)
-        shifts = [gamma * width * sums[..., SLOPE_X], gamma * height * sums[..., SLOPE_Y]]
+        shifts = [pooling.gamma * width * sums[..., SLOPE_X], pooling.gamma * height * sums[..., SLOPE_Y]]
         g_offset = to_parts(torch.stack(shifts, 2).flatten(1, 2), pooling).to(offset.dtype)
     if sums is not None and mask is not None and needs_mask:
         g_mask = to_parts(sums[..., VALUE], pooling).to(mask.dtype)

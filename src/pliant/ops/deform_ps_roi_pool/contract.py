@@ -41,19 +41,6 @@ torch.library.define(
 Gradients = tuple[Tensor, Tensor, Tensor]
 
 
-def _pooling(
-    output_size: Sequence[int],
-    output_channels: int,
-    group_size: int,
-    part_size: Sequence[int],
-    samples_per_bin: int,
-    spatial_scale: float,
-    gamma: float,
-) -> PSPooling:
-    size, part = (output_size[0], output_size[1]), (part_size[0], part_size[1])
-    return PSPooling(size, output_channels, group_size, part, samples_per_bin, spatial_scale, gamma)
-
-
 def _three(gradients: Sequence[Tensor], needed: Sequence[bool]) -> Gradients:
     a, b, c = only_needed(gradients, needed)
     return a, b, c
@@ -78,7 +65,7 @@ def forward_reference(
     """Serve the forward of any device by the reference, a few boxes at a time."""
     _backends.warn_reference("deform_ps_roi_pool", input.device)
     check_image_index(rois, input.shape[0])
-    pooling = _pooling(output_size, output_channels, group_size, part_size, samples_per_bin, spatial_scale, gamma)
+    pooling = PSPooling.of(output_size, output_channels, group_size, part_size, samples_per_bin, spatial_scale, gamma)
     output = input.new_empty(rois.shape[0], output_channels, *pooling.output_size)
     for boxes in _pieces(rois, pooling):
         output[boxes] = deform_ps_roi_pool_reference(
@@ -104,7 +91,7 @@ def backward_reference(
 ) -> Gradients:
     """Serve the backward of any device in closed form, a few boxes at a time."""
     check_image_index(rois, input.shape[0])
-    pooling = _pooling(output_size, output_channels, group_size, part_size, samples_per_bin, spatial_scale, gamma)
+    pooling = PSPooling.of(output_size, output_channels, group_size, part_size, samples_per_bin, spatial_scale, gamma)
     wide = rois.dtype
     g_input = torch.zeros(input.shape, dtype=wide, device=input.device)
     g_offset, g_mask = (grad.new_empty(0) if t is None else torch.zeros_like(t, dtype=wide) for t in (offset, mask))
@@ -232,7 +219,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None
 
 def _backward_vjp(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad, input, rois, offset, mask = ctx.saved_tensors
-    pooling = _pooling(*ctx.attributes)
+    pooling = PSPooling.of(*ctx.attributes)
 
     def pool(input: Tensor, offset: Tensor | None, mask: Tensor | None) -> Tensor:
         return deform_ps_roi_pool_reference(input, rois, offset, mask, pooling)

@@ -16,7 +16,8 @@ A sample more than half a pixel outside the centres of the border pixels, or not
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -37,6 +38,11 @@ class PSPooling(NamedTuple):
     samples_per_bin: int
     spatial_scale: float
     gamma: float
+
+    @classmethod
+    def of(cls, output_size: Sequence[int], channels: int, groups: int, part_size: Sequence[int], *rest: Any) -> Self:
+        """Make it from the operator's attributes, in which a pair is any sequence."""
+        return cls((output_size[0], output_size[1]), channels, groups, (part_size[0], part_size[1]), *rest)
 
 
 class Samples(NamedTuple):

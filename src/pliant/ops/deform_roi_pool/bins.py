@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,19 +23,10 @@ from pliant.ops.deform_roi_pool.reference import MAX_GRID, Pooling
 
 
 def pool_by(
-    kernels: Kernels,
-    input: Tensor,
-    rois: Tensor,
-    offset: Tensor | None,
-    mask: Tensor | None,
-    output_size: Sequence[int],
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
+    kernels: Kernels, input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, *attributes: Any
 ) -> Tensor:
-    """Return the pooling; the equation stands in reference.py."""
-    pooling = Pooling((output_size[0], output_size[1]), spatial_scale, sampling_ratio, gamma)
-    return kernels.pool(input, _bins(input, rois, offset, mask, pooling))
+    """Return the pooling; the equation stands in reference.py, the attributes are those of `Pooling`."""
+    return kernels.pool(input, _bins(input, rois, offset, mask, Pooling.of(*attributes)))
 
 
 def pool_backward_by(
@@ -45,14 +36,11 @@ def pool_backward_by(
     rois: Tensor,
     offset: Tensor | None,
     mask: Tensor | None,
-    output_size: Sequence[int],
-    spatial_scale: float,
-    sampling_ratio: int,
-    gamma: float,
-    needed: Sequence[bool],
+    *attributes_and_needed: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of input, rois, offset and mask, empty where not needed."""
-    pooling = Pooling((output_size[0], output_size[1]), spatial_scale, sampling_ratio, gamma)
+    *attributes, needed = attributes_and_needed
+    pooling = Pooling.of(*attributes)
     bins = _bins(input, rois, offset, mask, pooling)
     needs_products = needed[1] or (needed[2] and offset is not None) or (needed[3] and mask is not None)
     g_input, sums = kernels.pool_backward(grad, input, bins, needs_input=needed[0], needs_products=needs_products)
@@ -63,7 +51,9 @@ def pool_backward_by(
             g_rois = _gradient_of_boxes(sums, bins, offset, pooling).to(rois.dtype)
         if needed[2] and offset is not None:
             height, width = bins.sides[:, :, 1, None, None].unbind(1)
-            g_offset = torch.stack([gamma * width * slope_x, gamma * height * slope_y], 1).to(offset.dtype)
+            g_offset = torch.stack([pooling.gamma * width * slope_x, pooling.gamma * height * slope_y], 1).to(
+                offset.dtype
+            )
         if needed[3] and mask is not None:
             g_mask = value.unsqueeze(1).to(mask.dtype).contiguous()
     return grad.new_empty(0) if g_input is None else g_input, g_rois, g_offset, g_mask

@@ -38,10 +38,6 @@ torch.library.define(
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _pooling(output_size: Sequence[int], spatial_scale: float, sampling_ratio: int, gamma: float) -> Pooling:
-    return Pooling((output_size[0], output_size[1]), spatial_scale, sampling_ratio, gamma)
-
-
 def _four(gradients: Sequence[Tensor], needed: Sequence[bool]) -> Gradients:
     a, b, c, d = only_needed(gradients, needed)
     return a, b, c, d
@@ -63,7 +59,7 @@ def forward_reference(
     """Serve the forward of any device by the reference, a few boxes at a time."""
     _backends.warn_reference("deform_roi_pool", input.device)
     check_image_index(rois, input.shape[0])
-    pooling = _pooling(output_size, spatial_scale, sampling_ratio, gamma)
+    pooling = Pooling.of(output_size, spatial_scale, sampling_ratio, gamma)
     output = input.new_empty(rois.shape[0], input.shape[1], *pooling.output_size)
     for boxes, channels in _pieces(input, rois, pooling):
         output[boxes, channels] = deform_roi_pool_reference(
@@ -86,7 +82,7 @@ def backward_reference(
 ) -> Gradients:
     """Serve the backward of any device in closed form, a few boxes at a time."""
     check_image_index(rois, input.shape[0])
-    pooling = _pooling(output_size, spatial_scale, sampling_ratio, gamma)
+    pooling = Pooling.of(output_size, spatial_scale, sampling_ratio, gamma)
     wide = rois.dtype
     g_input = torch.zeros(input.shape, dtype=wide, device=input.device)
     g_rois = torch.zeros_like(rois)
@@ -209,7 +205,7 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None
 
 def _backward_vjp(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad, *tensors = ctx.saved_tensors
-    pooling = _pooling(*ctx.attributes)
+    pooling = Pooling.of(*ctx.attributes)
 
     def pool(input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None) -> Tensor:
         return deform_roi_pool_reference(input, rois, offset, mask, pooling)

@@ -17,7 +17,8 @@ are steps: kernels follow it, without fused multiply-add. Letters: R boxes, C ch
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -38,6 +39,11 @@ class Pooling(NamedTuple):
     spatial_scale: float
     sampling_ratio: int
     gamma: float
+
+    @classmethod
+    def of(cls, output_size: Sequence[int], *rest: Any) -> Self:
+        """Make it from the operator's attributes, in which a pair is any sequence."""
+        return cls((output_size[0], output_size[1]), *rest)
 
 
 class Positions(NamedTuple):
