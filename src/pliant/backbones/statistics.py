@@ -14,6 +14,9 @@ Colour = tuple[float, ...]
 def pixel_statistics(network: nn.Module) -> tuple[Colour, Colour]:
     """Return (mean, standard deviation) of R, G, B in 0..1: what timm says of its network, else ImageNet's.
 
+    Args:
+        network: any module.
+
     Example:
         >>> pixel_statistics(nn.Identity())[0]
         (0.485, 0.456, 0.406)

@@ -39,8 +39,18 @@ MOST_BYTES = 16
 def load_trunk_weights(network: nn.Module, path: str) -> None:
     """Load a classification checkpoint into `network`; only the classifier itself may be missing or of another size.
 
+    Args:
+        network: of torchvision or timm; changed in place.
+        path: a `.safetensors` or PyTorch file, in the network's own names.
+
     Raises:
         PliantError: no such file, not a file of tensors alone, or names that do not fit.
+
+    Example:
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/weights.pth"
+        >>> torch.save(nn.Sequential(nn.Conv2d(3, 4, 1)).state_dict(), path)
+        >>> load_trunk_weights(nn.Sequential(nn.Conv2d(3, 4, 1)), path)
     """
     given = read_tensors(Path(path))
     own = network.state_dict()
@@ -61,6 +71,10 @@ def read_tensors(path: Path, argument: str = "weights") -> dict[str, Tensor]:
     Args:
         path: the file.
         argument: what errors call it.
+
+    Returns:
+        The tensors by name, without the `module.` that wrappers put before names; those of a checkpoint that holds its
+        state dict as `state_dict` or `model`.
 
     Raises:
         PliantError: no such file, a damaged one, one that holds other things than tensors and plain values, or one

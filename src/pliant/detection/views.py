@@ -33,7 +33,16 @@ class Thresholds:
 
 
 def thresholds(model: GeneralizedRCNN) -> Thresholds:
-    """Return the thresholds of a detector of two stages, or of one whose proposals are its detections."""
+    """Return the thresholds of a detector of two stages, or of one whose proposals are its detections.
+
+    Args:
+        model: one of `pliant.detection`, or torchvision's Faster or Mask R-CNN.
+
+    Example:
+        >>> from pliant.detection import faster_rcnn
+        >>> thresholds(faster_rcnn(3, "resnet18", max_detections=40))
+        Thresholds(score=0.05, nms=0.5, detections=40)
+    """
     heads = model.roi_heads
     if isinstance(heads, RoIHeads):
         return Thresholds(heads.score_thresh, heads.nms_thresh, heads.detections_per_img)
@@ -41,7 +50,12 @@ def thresholds(model: GeneralizedRCNN) -> Thresholds:
 
 
 def set_thresholds(model: GeneralizedRCNN, to: Thresholds) -> None:
-    """Give a detector other thresholds."""
+    """Give a detector other thresholds.
+
+    Args:
+        model: as for `thresholds`; changed in place.
+        to: the thresholds.
+    """
     heads = model.roi_heads
     if isinstance(heads, RoIHeads):
         heads.score_thresh, heads.nms_thresh, heads.detections_per_img = to.score, to.nms, to.detections
@@ -63,6 +77,12 @@ def candidates(
 
     Returns:
         `boxes` (L, 4), `labels` (L,) and `scores` (L,) of each image, without masks.
+
+    Example:
+        >>> from pliant.detection import faster_rcnn
+        >>> model = faster_rcnn(3, "resnet18", min_size=64, score_threshold=0.9).eval()
+        >>> [sorted(found) for found in candidates(model, [torch.zeros(3, 64, 80)], size=(96, 160), flip=True)]
+        [['boxes', 'labels', 'scores']]
     """
     with _everything(model), _resizing(model, size):
         found = model([image.flip(-1) for image in images] if flip else images)
@@ -105,7 +125,7 @@ def _resizing(model: GeneralizedRCNN, size: tuple[int, int] | None) -> Iterator[
 
 
 def has_masks(model: nn.Module) -> bool:
-    """Return whether the detector gives masks."""
+    """Return whether `model`, a detector, gives masks."""
     heads = getattr(model, "roi_heads", None)
     return isinstance(heads, RoIHeads) and bool(heads.has_mask())
 
@@ -113,7 +133,16 @@ def has_masks(model: nn.Module) -> bool:
 def add_masks(
     model: GeneralizedRCNN, images: list[Tensor], outputs: list[dict[str, Tensor]]
 ) -> list[dict[str, Tensor]]:
-    """Return `outputs` with the masks (L, 1, H, W), 0..1, that the detector gives their boxes at its own image size."""
+    """Return `outputs` with the masks that the detector gives their boxes at its own image size.
+
+    Args:
+        model: with masks, in evaluation form.
+        images: (3, H, W) floats in 0..1.
+        outputs: `boxes` (L, 4) in pixels of each image, and `labels` (L,); other entries are kept.
+
+    Returns:
+        The outputs with `masks` (L, 1, H, W), 0..1.
+    """
     heads = model.roi_heads
     original = [(image.shape[-2], image.shape[-1]) for image in images]
     batch, _ = model.transform(images)
