@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
@@ -179,6 +182,37 @@ def test_drops_into_torchvisions_detectors() -> None:
     for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
         last = list(pool.levels[0].offset_fc.parameters())[-1]
         assert last.grad is not None and last.grad.abs().max() > 0
+
+
+def test_serves_a_detector_of_one_map_whether_anything_is_found_or_not() -> None:
+    """A backbone may give a tensor, which torchvision calls map "0"; there may be no proposals, or no detections."""
+    backbone = nn.Conv2d(3, 5, 16, 16)
+    backbone.out_channels = 5  # type: ignore[assignment]
+    model = MaskRCNN(
+        backbone,
+        min_size=64,
+        max_size=96,
+        rpn_anchor_generator=AnchorGenerator(((24, 48),), ((1.0,),)),
+        box_roi_pool=MultiScaleDeformRoIPool(["0"], 7, 2, 5, hidden_channels=4),
+        mask_roi_pool=MultiScaleDeformRoIPool(["0"], (14, 14), 0, 5, modulated=False),
+        box_head=TwoMLPHead(5 * 49, 8),
+        box_predictor=FastRCNNPredictor(8, 3),
+        mask_head=MaskRCNNHeads(5, (4,), dilation=1),
+        mask_predictor=MaskRCNNPredictor(4, 4, 3),
+        rpn_post_nms_top_n_train=9,
+        rpn_post_nms_top_n_test=9,
+        box_score_thresh=0.0,
+        box_detections_per_img=4,
+    )
+    images = list(torch.rand(2, 3, 64, 80))
+    sum(model(images, targets_of(masks=True)).values()).backward()
+    assert all(p.grad is not None for p in model.roi_heads.parameters())
+    model.eval()
+    assert all(len(found["boxes"]) and found["masks"].shape[1:] == (1, 64, 80) for found in model(images))
+    model.roi_heads.score_thresh = 1.0
+    assert [found["masks"].shape for found in model(images)] == [(0, 1, 64, 80)] * 2
+    model.rpn._post_nms_top_n = {"training": 0, "testing": 0}
+    assert [found["boxes"].shape for found in model(images)] == [(0, 4)] * 2
 
 
 def targets_of(*, masks: bool) -> list[dict[str, Tensor]]:
