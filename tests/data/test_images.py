@@ -119,6 +119,15 @@ def test_an_image_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int
         read_image(path)
 
 
+@pytest.mark.parametrize("size", [(1, 101), (5000, 49)])
+def test_a_stripe_is_refused_since_nothing_of_it_is_left_when_resized(tmp_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(
+        UnreadableImageError, match=rf"at most 100 times as long as wide; got .* with {size[0]}x{size[1]}"
+    ):
+        read_image(save_noise(tmp_path / "stripe.png", size))
+    assert read_header(save_noise(tmp_path / "narrow.png", (3, 300))).size == (3, 300)
+
+
 def test_a_large_image_below_the_limit_is_no_warning(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(png_that_claims(10_000, 9_500))

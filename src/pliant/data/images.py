@@ -22,6 +22,9 @@ from pliant._check import PliantError, fail
 # Pillow's own limit of an error. Decoded to RGB this is half a gigabyte.
 MAX_PIXELS = 178_956_970
 
+# Of a longer stripe nothing is left in a resized image, or, where its short side is given a size, no memory.
+MAX_ASPECT = 100
+
 # Formats that need no helper program and that data sets come in. Pillow would also hand EPS to Ghostscript.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
@@ -42,7 +45,7 @@ _UPRIGHT = {
 
 
 class UnreadableImageError(PliantError):
-    """An image file that is missing, broken, too large, or of a kind that has no agreed conversion to RGB."""
+    """An image file that is missing, broken, too large, too thin, or of a kind without an agreed conversion to RGB."""
 
 
 class HugeImageError(UnreadableImageError):
@@ -66,7 +69,8 @@ def read_header(path: Path | str) -> ImageHeader:
     """Read size and orientation of an image file without decoding it.
 
     Raises:
-        UnreadableImageError: the file is not there or is no image of a known format.
+        UnreadableImageError: the file is not there, is no image of a known format, or is a stripe of more than 100
+            to 1.
         HugeImageError: it has more than 178,956,970 pixels.
     """
     with opened(path) as image:
@@ -87,7 +91,8 @@ def read_image(path: Path | str, *, apply_exif: bool = True) -> Tensor:
         (3, H, W) uint8.
 
     Raises:
-        UnreadableImageError: the file is not there, is broken or cut off, or has floating-point pixels.
+        UnreadableImageError: the file is not there, is broken or cut off, has floating-point pixels, or is a stripe of
+            more than 100 to 1.
         HugeImageError: it has more than 178,956,970 pixels.
 
     Example:
@@ -120,7 +125,7 @@ def opened(path: Path | str, formats: tuple[str, ...] = _FORMATS) -> Iterator[Im
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             warnings.simplefilter("ignore", UserWarning)
             with Image.open(path, formats=formats) as image:
-                _check_pixels(path, image.size)
+                _check_size(path, image.size)
                 yield image
     except Image.DecompressionBombError as error:
         raise HugeImageError(f"image: must have at most {MAX_PIXELS:,} pixels; got {path}; {error}") from error
@@ -133,10 +138,13 @@ def opened(path: Path | str, formats: tuple[str, ...] = _FORMATS) -> Iterator[Im
         raise UnreadableImageError(f"image: must be whole; got {path}; it is broken: {error}") from error
 
 
-def _check_pixels(path: Path, size: tuple[int, int]) -> None:
+def _check_size(path: Path, size: tuple[int, int]) -> None:
     if size[0] * size[1] > MAX_PIXELS:
         got = f"{path} with {size[0]}x{size[1]}"
         fail("image", f"must have at most {MAX_PIXELS:,} pixels", got, "cut it into tiles", kind=HugeImageError)
+    if max(size) > MAX_ASPECT * min(size):
+        rule, got = f"must be at most {MAX_ASPECT} times as long as wide", f"{path} with {size[0]}x{size[1]}"
+        fail("image", rule, got, "cut it into tiles", kind=UnreadableImageError)
 
 
 def _orientation(image: Image.Image) -> int:
