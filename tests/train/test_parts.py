@@ -35,6 +35,14 @@ def test_steps_cut_the_same_order_into_batches() -> None:
     assert together == [alone[:2], alone[2:]]
 
 
+def test_no_image_is_left_by_itself_where_it_can_have_company() -> None:
+    sizes = {length: [len(b) for s in epoch_steps(length, 4, 1, seed=0, epoch=0) for b in s] for length in (1, 9, 10)}
+    assert sizes == {1: [1], 9: [4, 3, 2], 10: [4, 4, 2]}
+    assert [len(b) for s in epoch_steps(5, 2, 1, seed=0, epoch=0) for b in s] == [2, 2, 1]
+    whole = [key for step in epoch_steps(9, 9, 1, seed=0, epoch=0) for batch in step for key in batch]
+    assert [key for step in epoch_steps(9, 4, 1, seed=0, epoch=0) for batch in step for key in batch] == whole
+
+
 @pytest.mark.parametrize(("length", "processes"), [(12, 2), (11, 2), (7, 3), (2, 3)])
 def test_processes_share_a_step_and_count_every_image_alike(length: int, processes: int) -> None:
     (step,) = epoch_steps(length, 2, 6, seed=0, epoch=0)

@@ -62,7 +62,7 @@ class Classifier(nn.Module):
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Return the losses in training form, the best labels of each image in evaluation form."""
         if self.training:
-            scores = self.backbone(self.normalised(images))  # (N, C)
+            scores = self._training_scores(self.normalised(images))  # (N, C)
             if not isinstance(scores, Tensor):
                 fail("backbone", "must give scores alone in training form", type(scores).__name__,
                      "choose a network without auxiliary outputs", kind=PliantError)  # fmt: skip
@@ -72,6 +72,18 @@ class Classifier(nn.Module):
         shares = self.backbone(self.normalised(crops)).float().softmax(1)  # (N, C)
         best = shares.topk(min(TOP, shares.shape[1]))
         return [{"labels": labels, "scores": scores} for labels, scores in zip(best.indices, best.values, strict=True)]
+
+    def _training_scores(self, batch: Tensor) -> Tensor:
+        try:
+            scores: Tensor = self.backbone(batch)
+        except ValueError as error:
+            if len(batch) > 1:
+                raise
+            # Batch norm's, of maps that have shrunk to a cell.
+            got = f"one image of {batch.shape[-2]} x {batch.shape[-1]} ({error})"
+            fix = "use another batch_size, a larger crop_size, or norm='frozen'"
+            fail("images", "must be two or more for batch norm over maps of one cell", got, fix, kind=PliantError)
+        return scores
 
     def normalised(self, images: Sequence[Tensor]) -> Tensor:
         """Return images of one size as a batch (N, 3, H, W) with the mean and spread of the network's weights."""

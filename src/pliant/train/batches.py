@@ -59,7 +59,8 @@ def epoch_steps(length: int, batch_size: int, batches: int, seed: int, epoch: in
     Args:
         length: images of the split.
         batch_size: images of a batch.
-        batches: batches of a step; the last step of the epoch may have fewer, and its last batch fewer images.
+        batches: batches of a step; the last step of the epoch may have fewer, and its last batch fewer images, but no
+            single one where two or more can be left: batch norm has no statistics of one value.
         seed: of the run.
         epoch: from 0.
 
@@ -75,6 +76,8 @@ def epoch_steps(length: int, batch_size: int, batches: int, seed: int, epoch: in
     seeds = torch.randint(2**62, (length,), generator=generator).tolist()
     keys = list(zip(order, seeds, strict=True))
     chunks = [keys[start : start + batch_size] for start in range(0, length, batch_size)]
+    if batch_size > 2 and len(chunks) > 1 and len(chunks[-1]) == 1:
+        chunks[-1].insert(0, chunks[-2].pop())
     return [chunks[start : start + batches] for start in range(0, len(chunks), batches)]
 
 
