@@ -107,6 +107,13 @@ def draw_sampling(
         margin: show only so many pixels around `centre`; None shows the whole image.
         title: a line above the picture.
 
+    Example:
+        >>> import tempfile
+        >>> path, image = Path(tempfile.mkdtemp()) / "points.png", torch.zeros(3, 20, 30, dtype=torch.uint8)
+        >>> draw_sampling(image, torch.tensor([[4.0, 5.0, 1.0], [6.5, 9.0, 0.3]]), (5.0, 7.0), path, margin=8.0)
+        >>> path.is_file()
+        True
+
     References:
         Deformable Convolutional Networks (arXiv 1703.06211), Fig. 5.
     """
@@ -137,6 +144,13 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | st
         runs: for each name in the legend, the records of its `metrics.jsonl`; records without `value` are passed over.
         path: the picture file; its suffix chooses the format.
         value: the key to draw.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "loss.png"
+        >>> draw_curves({"plain": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]}, path)
+        >>> path.is_file()
+        True
     """
     figure, axes = new_figure(8.0, 5.0)
     for name, records in runs.items():

@@ -42,6 +42,13 @@ def draw_labels(image: Tensor, labels: Tensor, path: Path | str, *, names: Mappi
         path: the picture file; its suffix chooses the format.
         names: name of each label.
         title: a line above the picture.
+
+    Example:
+        >>> import tempfile
+        >>> path, image = Path(tempfile.mkdtemp()) / "labels.png", torch.zeros(3, 20, 30, dtype=torch.uint8)
+        >>> draw_labels(image, torch.arange(20)[:, None].expand(20, 30) // 8, path, names={1: "tree", 2: "road"})
+        >>> path.is_file()
+        True
     """
     from matplotlib.patches import Patch
 
@@ -70,6 +77,13 @@ def draw_ranking(image: Tensor, names: Sequence[str], scores: Sequence[float], p
         names: the labels, best first.
         scores: their scores, 0..1.
         path: the picture file; its suffix chooses the format.
+
+    Example:
+        >>> import tempfile
+        >>> path, image = Path(tempfile.mkdtemp()) / "ranking.png", torch.zeros(3, 20, 30, dtype=torch.uint8)
+        >>> draw_ranking(image, ["oak", "ash"], [0.7, 0.2], path)
+        >>> path.is_file()
+        True
     """
     side = PICTURE_INCHES / 2
     figure, axes = new_figure(side, side * image.shape[-2] / image.shape[-1] + 0.4 * len(names) + 0.5)

@@ -28,6 +28,13 @@ def draw_instances(
         masks: (L, H, W), true inside the object.
         path: the picture file; its suffix chooses the format.
         labels: a text for each object, or None.
+
+    Example:
+        >>> import tempfile
+        >>> path, image = Path(tempfile.mkdtemp()) / "masks.png", torch.zeros(3, 20, 30, dtype=torch.uint8)
+        >>> draw_instances(image, torch.tensor([[4.0, 5.0, 20.0, 15.0]]), torch.ones(1, 20, 30), path, labels=["oak"])
+        >>> path.is_file()
+        True
     """
     from matplotlib.patches import Rectangle
 
@@ -56,6 +63,14 @@ def draw_bins(
         weights: (R, Ph, Pw) modulation of the bins; the larger, the more opaque.
         path: the picture file; its suffix chooses the format.
         title: a line above the picture.
+
+    Example:
+        >>> import tempfile
+        >>> path, image = Path(tempfile.mkdtemp()) / "bins.png", torch.zeros(3, 20, 30, dtype=torch.uint8)
+        >>> region = torch.tensor([[4.0, 5.0, 20.0, 15.0]])
+        >>> draw_bins(image, region, region.expand(1, 3, 2, 4), torch.ones(1, 3, 2), path)
+        >>> path.is_file()
+        True
 
     References:
         Deformable Convolutional Networks (arXiv 1703.06211), Fig. 7.

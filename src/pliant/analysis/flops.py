@@ -65,6 +65,15 @@ def register_flop_formulas() -> None:
 
     `count_flops` does so itself. Calling it again changes nothing. It is not done on import, since PyTorch's counter
     takes half a second to import.
+
+    Example:
+        >>> from torch.utils.flop_counter import FlopCounterMode
+        >>> from pliant.ops import deform_conv2d
+        >>> register_flop_formulas()
+        >>> with FlopCounterMode(display=False) as counter:
+        ...     _ = deform_conv2d(torch.rand(1, 3, 4, 5), torch.zeros(1, 2, 4, 5), torch.rand(6, 3, 1, 1))
+        >>> counter.get_total_flops() == 2 * 20 * 6 * 3 + 8 * 20 * 3
+        True
     """
     from torch.utils.flop_counter import flop_registry, register_flop_formula
 
