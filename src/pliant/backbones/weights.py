@@ -79,6 +79,13 @@ def read_tensors(path: Path, argument: str = "weights") -> dict[str, Tensor]:
     Raises:
         PliantError: no such file, a damaged one, one that holds other things than tensors and plain values, or one
             whose tensors are far larger than itself.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "checkpoint.pth"
+        >>> torch.save({"epoch": 3, "state_dict": {"module.fc.bias": torch.zeros(5)}}, path)
+        >>> list(read_tensors(path))
+        ['fc.bias']
     """
     if not path.is_file():
         fail(argument, "must be a file", str(path), "check the path", kind=PliantError)

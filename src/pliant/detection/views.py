@@ -55,6 +55,13 @@ def set_thresholds(model: GeneralizedRCNN, to: Thresholds) -> None:
     Args:
         model: as for `thresholds`; changed in place.
         to: the thresholds.
+
+    Example:
+        >>> from pliant.detection import faster_rcnn
+        >>> model = faster_rcnn(3, "resnet18")
+        >>> set_thresholds(model, Thresholds(score=0.5, nms=0.3, detections=10))
+        >>> model.roi_heads.score_thresh
+        0.5
     """
     heads = model.roi_heads
     if isinstance(heads, RoIHeads):
@@ -125,7 +132,13 @@ def _resizing(model: GeneralizedRCNN, size: tuple[int, int] | None) -> Iterator[
 
 
 def has_masks(model: nn.Module) -> bool:
-    """Return whether `model`, a detector, gives masks."""
+    """Return whether `model`, a detector, gives masks.
+
+    Example:
+        >>> from pliant.detection import mask_rcnn
+        >>> has_masks(mask_rcnn(3, "resnet18"))
+        True
+    """
     heads = getattr(model, "roi_heads", None)
     return isinstance(heads, RoIHeads) and bool(heads.has_mask())
 
@@ -142,6 +155,14 @@ def add_masks(
 
     Returns:
         The outputs with `masks` (L, 1, H, W), 0..1.
+
+    Example:
+        >>> from pliant.detection import mask_rcnn
+        >>> model = mask_rcnn(3, "resnet18", min_size=64).eval()
+        >>> output = {"boxes": torch.tensor([[4.0, 8.0, 40.0, 60.0]]), "labels": torch.tensor([2])}
+        >>> with torch.no_grad():
+        ...     add_masks(model, [torch.zeros(3, 64, 80)], [output])[0]["masks"].shape
+        torch.Size([1, 1, 64, 80])
     """
     heads = model.roi_heads
     original = [(image.shape[-2], image.shape[-1]) for image in images]

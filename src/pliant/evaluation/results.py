@@ -116,6 +116,13 @@ def load_results(path: Path | str) -> list[dict[str, Any]]:
     Raises:
         PliantError: the file is not there or is no JSON array of detections with `image_id`, `category_id`, `bbox`
             and `score`.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "results.json"
+        >>> _ = path.write_text('[{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 6], "score": 0.5}]')
+        >>> load_results(path)[0]["category_id"]
+        3
     """
     path = Path(path)
     if not path.is_file():
