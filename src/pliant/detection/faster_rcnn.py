@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from torchvision.models.detection import FasterRCNN, MaskRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
@@ -16,6 +16,8 @@ from pliant._check import PliantError, fail
 from pliant.nn.deform_roi_pool import Branch
 
 from .box_heads import BoxHeads
+from .dilated import at_least_float32
+from .proposals import Anchors, PreciseHead
 from .pyramid import PyramidBackbone, pyramid_backbone
 from .roi_pools import roi_pool as build_roi_pool
 
@@ -102,6 +104,11 @@ def faster_rcnn(
         >>> model = faster_rcnn(num_classes=3, backbone="resnet18", min_size=64).eval()
         >>> sorted(model([torch.zeros(3, 64, 80)])[0])
         ['boxes', 'labels', 'scores']
+
+    References:
+        Faster R-CNN (arXiv 1506.01497); Feature Pyramid Networks (arXiv 1612.03144);
+        Deformable Convolutional Networks (arXiv 1703.06211), section 2; Deformable ConvNets v2 (arXiv 1811.11168),
+        section 3.
     """
     if num_classes < 2:
         fail("num_classes", "must count the background and one class at least", num_classes, "use 2 for one class")
@@ -130,18 +137,22 @@ def faster_rcnn(
     if masks:
         mask_parts["mask_roi_pool"] = pool(MASK_BINS)
         mask_parts["mask_head"] = MaskRCNNHeads(channels, (mask_channels,) * MASK_LAYERS, dilation=1)
-        mask_parts["mask_predictor"] = MaskRCNNPredictor(mask_channels, mask_channels, num_classes)
+        mask_parts["mask_predictor"] = _MaskPredictor(mask_channels, mask_channels, num_classes)
+    anchors = _anchors(backbone.strides, anchor_sizes, anchor_scales, anchor_ratios)
     detector = MaskRCNN if masks else FasterRCNN
     model = detector(
         backbone,
         min_size=min_size if isinstance(min_size, int) else tuple(min_size),
         max_size=max_size,
-        rpn_anchor_generator=_anchors(backbone.strides, anchor_sizes, anchor_scales, anchor_ratios),
+        image_mean=list(backbone.image_mean),
+        image_std=list(backbone.image_std),
+        rpn_anchor_generator=anchors,
         rpn_pre_nms_top_n_test=proposals,
         rpn_post_nms_top_n_test=proposals,
         box_roi_pool=pool(BOX_BINS),
         box_head=TwoMLPHead(channels * BOX_BINS**2, head_channels),
-        box_predictor=FastRCNNPredictor(head_channels, num_classes),
+        box_predictor=_Predictor(head_channels, num_classes),
+        rpn_head=PreciseHead(channels, anchors.num_anchors_per_location()[0]),
         box_score_thresh=score_threshold,
         box_nms_thresh=nms_threshold,
         box_detections_per_img=max_detections,
@@ -173,12 +184,27 @@ def mask_rcnn(num_classes: int, backbone: str | PyramidBackbone = "resnet50", **
     return faster_rcnn(num_classes, backbone, **options, masks=True)
 
 
+class _Predictor(FastRCNNPredictor):  # type: ignore[misc]
+    """torchvision's class scores and box deltas of regions, in float32 at least: they become losses and coordinates."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores, deltas = super().forward(x)
+        return at_least_float32(scores), at_least_float32(deltas)
+
+
+class _MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]
+    """torchvision's mask logits of regions, in float32 at least."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return at_least_float32(super().forward(input))
+
+
 def _anchors(
     strides: Sequence[int], sizes: Sequence[float] | None, scales: Sequence[float], ratios: Sequence[float]
-) -> AnchorGenerator:
+) -> Anchors:
     chosen = [8.0 * stride for stride in strides] if sizes is None else list(sizes)
     if len(chosen) != len(strides):
         rule = f"must give one size for each of the {len(strides)} maps (strides {tuple(strides)})"
         fail("anchor_sizes", rule, f"{len(chosen)} sizes", "leave it out for 8 times the stride", kind=PliantError)
     scaled = tuple(tuple(size * scale for scale in scales) for size in chosen)
-    return AnchorGenerator(scaled, (tuple(ratios),) * len(chosen))
+    return Anchors(scaled, (tuple(ratios),) * len(chosen))

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The region proposal network on a single map, as both papers have it on conv4."""
+"""The region proposal network on a single map, as both papers have it on conv4, and its parts on any."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -19,12 +20,29 @@ BEFORE_NMS = 6000  # proposals with the highest scores, before suppression; the 
 ANCHORS_PER_IMAGE = 256  # sampled in training, half of them positive at most; both papers and both codes
 
 
-class ProposalHead(RPNHead):  # type: ignore[misc]
+class Anchors(AnchorGenerator):  # type: ignore[misc]
+    """torchvision's anchors, in float32 at least: in bfloat16 coordinates beyond 512 would be multiples of 4."""
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Take the anchors of a cell to the device of the maps; `dtype`, which is theirs, may be a half type."""
+        super().set_cell_anchors(torch.promote_types(dtype, torch.float32), device)
+
+
+class PreciseHead(RPNHead):  # type: ignore[misc]
+    """torchvision's head of the proposal network, whose outputs are float32 at least: they become coordinates."""
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the scores (N, A, H, W) and deltas (N, 4*A, H, W) of each map."""
+        scores, deltas = super().forward(maps)
+        return [at_least_float32(s) for s in scores], [at_least_float32(d) for d in deltas]
+
+
+class ProposalHead(PreciseHead):
     """A 3x3 convolution with ReLU, and a 1x1 convolution each for the scores and the boxes of the A anchors of a cell.
 
     It is torchvision's head with a width of its own (512 in the official code, where torchvision has the map's) and
-    `scores` scores an anchor: 1 is torchvision's, the logit of "object", which is the difference of the official code's
-    two; C + 1 are the classes of a class-aware network.
+    `scores` scores an anchor (N, A*scores, H, W): 1 is torchvision's, the logit of "object", which is the difference of
+    the official code's two; C + 1 are the classes of a class-aware network.
     """
 
     def __init__(self, in_channels: int, num_anchors: int, hidden_channels: int = 512, scores: int = 1) -> None:
@@ -34,11 +52,6 @@ class ProposalHead(RPNHead):  # type: ignore[misc]
         self.conv = nn.Sequential(wide)
         self.cls_logits = nn.Conv2d(hidden_channels, num_anchors * scores, 1)
         initialise(self.cls_logits)
-
-    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the scores (N, A*scores, H, W) and deltas (N, 4*A, H, W) of each map, in float32 at least."""
-        scores, deltas = super().forward(maps)
-        return [at_least_float32(s) for s in scores], [at_least_float32(d) for d in deltas]
 
 
 class MapProposals(RegionProposalNetwork):  # type: ignore[misc]
@@ -77,7 +90,7 @@ class MapProposals(RegionProposalNetwork):  # type: ignore[misc]
         return found
 
 
-def map_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> AnchorGenerator:
+def map_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Anchors:
     """Return the anchors of a single map: one for each of the sizes (the square root of its area) and each ratio.
 
     Raises:
@@ -86,4 +99,4 @@ def map_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> AnchorGenera
     for name, values in (("anchor_sizes", sizes), ("anchor_ratios", ratios)):
         if not values or not all(value > 0 for value in values):
             fail(name, "must be positive numbers, one at least", tuple(values), "leave it out", kind=PliantError)
-    return AnchorGenerator((tuple(sizes),), (tuple(ratios),))
+    return Anchors((tuple(sizes),), (tuple(ratios),))
