@@ -14,7 +14,14 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from pliant._check import PliantError
 from pliant.backbones import backbone_names
-from pliant.detection import faster_rcnn, pyramid_backbone
+from pliant.detection import (
+    class_aware_rpn,
+    dilated_backbone,
+    faster_rcnn,
+    faster_rcnn_dc5,
+    pyramid_backbone,
+    rfcn,
+)
 from pliant.nn import DeformConv2d
 
 # Without the compiled library the reference serves, and says so once.
@@ -90,6 +97,26 @@ def test_stages_freeze_in_order_on_mobilenet_too() -> None:
         int(n.split(".")[1]) for n, p in backbone.named_parameters() if n.startswith("body") and not p.requires_grad
     }
     assert frozen == set(range(7))  # features 0..6 are the strides 2, 4 and 8
+
+
+def test_a_network_that_begins_with_c2_freezes_c2() -> None:
+    backbone = pyramid_backbone("timm:convnext_atto", strides=(8, 16), out_channels=8, frozen_stages=2)
+    frozen = {n.split("network.")[1][:8] for n, p in backbone.named_parameters() if not p.requires_grad}
+    assert frozen == {"stem.0.w", "stem.0.b", "stem.1.w", "stem.1.b", "stages.0"}
+    whole = pyramid_backbone("timm:convnext_atto", strides=(8, 16), out_channels=8, frozen_stages=1)
+    assert all(p.requires_grad for p in whole.parameters())
+
+
+def test_pixels_are_normalised_as_the_backbones_weights_ask() -> None:
+    options: dict[str, Any] = {"strides": (8, 16), "fpn_channels": 8, "head_channels": 8}
+    model = faster_rcnn(2, "timm:tf_mobilenetv3_small_minimal_100", **options)
+    assert (model.transform.image_mean, model.transform.image_std) == ([0.5] * 3, [0.5] * 3)
+    assert faster_rcnn(2, "resnet18", **options).transform.image_mean == [0.485, 0.456, 0.406]
+    dilated = dilated_backbone("resnet18", reduction_channels=8)
+    dilated.image_mean, dilated.image_std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    for detector in (faster_rcnn_dc5, rfcn, class_aware_rpn):
+        transform = detector(2, dilated).transform
+        assert (transform.image_mean, transform.image_std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
 
 
 def test_training_reaches_the_offset_branch() -> None:

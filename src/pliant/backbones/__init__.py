@@ -6,6 +6,9 @@ from __future__ import annotations
 from .dilate import dilate as dilate
 from .networks import classification_network as classification_network
 from .prepare import prepared_trunk as prepared_trunk
+from .statistics import IMAGENET_MEAN as IMAGENET_MEAN
+from .statistics import IMAGENET_STD as IMAGENET_STD
+from .statistics import Colour as Colour
 from .statistics import pixel_statistics as pixel_statistics
 from .trunks import Trunk as Trunk
 from .trunks import backbone_names as backbone_names

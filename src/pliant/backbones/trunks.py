@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -33,14 +34,13 @@ TORCHVISION_NAMES = {
     "mobilenet_v3_small": "mobilenet_v3_small",
 }
 
-
 # Networks that no library builds in this form; their stages end where torchvision's ResNets' do.
 OWN_NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet50-caffe": functools.partial(original_resnet, "resnet50"),
     "resnet101-caffe": functools.partial(original_resnet, "resnet101"),
     "resnet50-mxnet": functools.partial(original_resnet, "resnet50", padded_pool=False),
-    "aligned-inception-resnet": AlignedInceptionResNet,
     "resnet101-mxnet": functools.partial(original_resnet, "resnet101", padded_pool=False),
+    "aligned-inception-resnet": AlignedInceptionResNet,
 }
 
 
@@ -61,14 +61,17 @@ class Trunk:
     strides: tuple[int, ...]
 
     def freeze(self, stages: int) -> None:
-        """Stop training of the first `stages` stages (C1 is the first)."""
-        if not 0 <= stages <= len(self.stage_ends):
-            fail(
-                "frozen_stages", f"must be 0 to {len(self.stage_ends)}", stages, "0 trains everything, 2 freezes C1, C2"
-            )
-        if stages == 0:
+        """Stop training of the stages C1 to C`stages`; of some networks, ConvNeXt for instance, C2 is the first.
+
+        The stages are known by their strides, 2**`stages` at most, so this comes before any dilation.
+        """
+        most = int(math.log2(self.strides[-1]))
+        if not 0 <= stages <= most:
+            fail("frozen_stages", f"must be 0 to {most}", stages, "0 trains everything, 2 freezes C1, C2")
+        ends = [end for end, stride in zip(self.stage_ends, self.strides, strict=True) if stride <= 2**stages]
+        if not ends:
             return
-        last = self.stage_ends[stages - 1]
+        last = ends[-1]
         reached = False
         for name, module in self.network.named_modules():
             inside = name == last or name.startswith(last + ".")
@@ -118,14 +121,28 @@ class _TimmBody(nn.Module):
 
 
 def backbone_names() -> tuple[str, ...]:
-    """Return the backbones with names of their own; any convolutional timm network is `timm:NAME`."""
+    """Return the backbones with names of their own; any convolutional timm network is `timm:NAME`.
+
+    Example:
+        >>> "resnet50" in backbone_names()
+        True
+    """
     return (*TORCHVISION_NAMES, *OWN_NETWORKS)
 
 
 def trunk(name: str, *, pretrained: bool = False) -> Trunk:
-    """Build the trunk called `name`: one of `backbone_names()`, or `timm:NAME`.
+    """Build the trunk called `name`.
 
-    `pretrained` asks torchvision or timm for their own weights, which they download.
+    Args:
+        name: one of `backbone_names()`, or `timm:NAME`.
+        pretrained: ask torchvision or timm for their own weights, which they download.
+
+    Raises:
+        PliantError: an unknown name, a network without stages, or weights asked for that nobody published.
+
+    Example:
+        >>> trunk("mobilenet_v2").channels
+        (16, 24, 32, 96, 1280)
     """
     if name.startswith("timm:"):
         return _timm_trunk(name.removeprefix("timm:"), pretrained)
@@ -201,7 +218,18 @@ def outputs_of(network: nn.Module, names: Sequence[str]) -> list[tuple[int, int]
 
 
 def freeze_batch_norm(network: nn.Module) -> nn.Module:
-    """Replace each batch norm by a frozen one with the same statistics, as detectors with small batches do."""
+    """Replace each batch norm by a frozen one with the same statistics, as detectors with small batches do.
+
+    Args:
+        network: of torchvision or timm; changed in place where it is not itself a batch norm.
+
+    Returns:
+        The network with frozen statistics.
+
+    Example:
+        >>> freeze_batch_norm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))[1]
+        FrozenBatchNorm2d(4, eps=1e-05)
+    """
     if hasattr(network, "forward_intermediates"):
         timm = require_package("timm", "train", "a timm backbone")
         frozen: nn.Module = timm.layers.freeze_batch_norm_2d(network)
@@ -215,5 +243,10 @@ def freeze_batch_norm(network: nn.Module) -> nn.Module:
 
 
 def is_stage_selector(deform: str) -> bool:
-    """Whether `deform` speaks of stages (`c3-c5`, `c5`, `last3`), not of names."""
+    """Return whether `deform` speaks of stages (`c3-c5`, `c5`, `last3`), not of names.
+
+    Example:
+        >>> is_stage_selector("c3-c5"), is_stage_selector("layer4.*conv2")
+        (True, False)
+    """
     return re.fullmatch(r"c\d(-c\d)?|last\d+", deform) is not None

@@ -78,7 +78,7 @@ def class_aware_rpn(
         nms_threshold=nms_threshold,
     )
     rpn.score_thresh = score_threshold
-    return GeneralizedRCNN(backbone, rpn, NoSecondStage(), image_transform(min_size, max_size))
+    return GeneralizedRCNN(backbone, rpn, NoSecondStage(), image_transform(backbone, min_size, max_size))
 
 
 class NoSecondStage(nn.Module):

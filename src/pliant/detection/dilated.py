@@ -11,11 +11,17 @@ from torch.nn import functional
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant._check import PliantError, fail
-from pliant.backbones import is_stage_selector, prepared_trunk
+from pliant.backbones import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Colour,
+    is_stage_selector,
+    pixel_statistics,
+    prepared_trunk,
+)
 from pliant.surgery import convert
 
 STRIDE = 16
-IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # what the backbones' weights expect
 
 
 class ScaledConv2d(nn.Conv2d):
@@ -30,8 +36,12 @@ class DilatedBackbone(nn.Module):
     """A trunk with conv5 at stride 16 and a 1x1 convolution on it: images (N, 3, H, W) to two maps of stride 16.
 
     `"c4"` is conv4's output, with `proposal_channels` channels, and `"c5"` is the ReLU of the 1x1 convolution
-    (`reduction`; `conv_new_1` in the official code) on conv5's, with `out_channels`.
+    (`reduction`; `conv_new_1` in the official code) on conv5's, with `out_channels`. `image_mean` and `image_std` are
+    those of the pixels that the trunk's weights were trained with.
     """
+
+    image_mean: Colour = IMAGENET_MEAN
+    image_std: Colour = IMAGENET_STD
 
     def __init__(self, body: nn.Module, channels: tuple[int, int], out_channels: int, lr_scale: float = 1.0) -> None:
         super().__init__()
@@ -109,6 +119,7 @@ def dilated_backbone(
         fail("backbone", rule, f"{name} with strides {built.strides}", "use e.g. resnet50", kind=PliantError)
     channels = (built.channels[3], built.channels[4])
     backbone = DilatedBackbone(built.maps((4, 5)), channels, reduction_channels, reduction_lr_scale)
+    backbone.image_mean, backbone.image_std = pixel_statistics(built.network)
     if deform is not None and not is_stage_selector(deform):
         convert(backbone, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
     return backbone
@@ -125,10 +136,12 @@ def as_dilated(
     return dilated_backbone(backbone, reduction_channels=reduction_channels, reduction_lr_scale=reduction_lr_scale)
 
 
-def image_transform(min_size: int | Sequence[int], max_size: int) -> GeneralizedRCNNTransform:
-    """Return torchvision's resizing, normalising and padding of images, and its way back for boxes."""
+def image_transform(
+    backbone: DilatedBackbone, min_size: int | Sequence[int], max_size: int
+) -> GeneralizedRCNNTransform:
+    """Return torchvision's resizing, normalising and padding of images for `backbone`, and its way back for boxes."""
     sizes = min_size if isinstance(min_size, int) else tuple(min_size)
-    return GeneralizedRCNNTransform(sizes, max_size, IMAGE_MEAN, IMAGE_STD)
+    return GeneralizedRCNNTransform(sizes, max_size, list(backbone.image_mean), list(backbone.image_std))
 
 
 def initialise(layer: nn.Conv2d | nn.Linear) -> None:

@@ -123,7 +123,7 @@ def faster_rcnn_dc5(
         train_proposals=train_proposals,
         proposals=proposals,
     )
-    return GeneralizedRCNN(backbone, rpn, heads, image_transform(min_size, max_size))
+    return GeneralizedRCNN(backbone, rpn, heads, image_transform(backbone, min_size, max_size))
 
 
 def mask_rcnn_dc5(num_classes: int, backbone: str | DilatedBackbone = "resnet50", **options: Any) -> GeneralizedRCNN:

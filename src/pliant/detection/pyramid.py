@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from pliant._check import PliantError, fail
-from pliant.backbones import Trunk, is_stage_selector, prepared_trunk
+from pliant.backbones import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Colour,
+    Trunk,
+    is_stage_selector,
+    pixel_statistics,
+    prepared_trunk,
+)
 from pliant.nn import DeformConv2d
 from pliant.surgery import convert
 
@@ -17,9 +25,13 @@ from pliant.surgery import convert
 class PyramidBackbone(nn.Module):
     """A trunk and the feature pyramid over it: images (N, 3, H, W) to a dict of maps (N, out_channels, H/s, W/s).
 
-    `strides` lists s for each map, the extra max-pooled one included. Parameter names are torchvision's
-    (`body.*`, `fpn.*`), so that its detection checkpoints load.
+    `strides` lists s for each map, the extra max-pooled one included; `image_mean` and `image_std` are those of the
+    pixels that the trunk's weights were trained with. Parameter names are torchvision's (`body.*`, `fpn.*`), so that
+    its detection checkpoints load.
     """
+
+    image_mean: Colour = IMAGENET_MEAN
+    image_std: Colour = IMAGENET_STD
 
     def __init__(self, body: nn.Module, channels: Sequence[int], strides: Sequence[int], out_channels: int) -> None:
         super().__init__()
@@ -75,6 +87,9 @@ def pyramid_backbone(
         >>> backbone = pyramid_backbone("resnet18", strides=(8, 16, 32), out_channels=64)
         >>> [tuple(m.shape) for m in backbone(torch.zeros(1, 3, 64, 96)).values()]
         [(1, 64, 8, 12), (1, 64, 4, 6), (1, 64, 2, 3), (1, 64, 1, 2)]
+
+    References:
+        Feature Pyramid Networks (arXiv 1612.03144), section 3.
     """
     built = prepared_trunk(
         name,
@@ -90,6 +105,7 @@ def pyramid_backbone(
     channels = [built.channels[built.strides.index(stride)] for stride in strides]
     wanted = _deformable(built.network)
     backbone = PyramidBackbone(built.body(strides), channels, strides, out_channels)
+    backbone.image_mean, backbone.image_std = pixel_statistics(built.network)
     if _deformable(backbone) < wanted:
         rule = f"must choose convolutions that the maps at strides {tuple(strides)} are made by"
         fail("deform", rule, repr(deform), "choose earlier stages, or add strides", kind=PliantError)

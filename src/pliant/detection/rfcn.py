@@ -109,7 +109,7 @@ def rfcn(
         train_proposals=train_proposals,
         proposals=proposals,
     )
-    return GeneralizedRCNN(backbone, rpn, heads, image_transform(min_size, max_size))
+    return GeneralizedRCNN(backbone, rpn, heads, image_transform(backbone, min_size, max_size))
 
 
 class PositionSensitivePool(nn.Module):
