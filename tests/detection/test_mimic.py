@@ -301,6 +301,13 @@ def test_refused_options(options: dict[str, Any], message: str) -> None:
         MimicOptions(**options)
 
 
+def test_the_classifier_is_where_the_detector_is() -> None:
+    with torch.device("meta"):
+        model = _detector().double()
+    weight = add_mimicking(model).mimic.classifier.weight
+    assert (weight.device.type, weight.dtype) == ("meta", torch.float64)
+
+
 def test_refused_detectors() -> None:
     model = add_mimicking(_detector())
     with pytest.raises(PliantError, match="mimic: must not be there already; got a detector with it; drop_mimicking"):

@@ -66,7 +66,14 @@ def add_mimicking(model: Detector, options: MimicOptions | None = None) -> Detec
 
 
 def drop_mimicking(model: Detector) -> Detector:
-    """Take the branch of `add_mimicking` out of `model`, in place; a detector without it is returned as it is."""
+    """Take the branch of `add_mimicking` out of `model`, in place; a detector without it is returned as it is.
+
+    Example:
+        >>> from pliant.detection import faster_rcnn
+        >>> model = drop_mimicking(add_mimicking(faster_rcnn(3, "resnet18", head_channels=16)))
+        >>> hasattr(model, "mimic")
+        False
+    """
     branch = getattr(model, CHILD, None)
     if isinstance(branch, FeatureMimic):
         branch.detach()
@@ -75,7 +82,12 @@ def drop_mimicking(model: Detector) -> Detector:
 
 
 def without_mimicking(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict of a detector without what `add_mimicking` added to it."""
+    """Return the state dict of a detector without what `add_mimicking` added to it.
+
+    Example:
+        >>> list(without_mimicking({"rpn.head.bias": torch.zeros(3), "mimic.classifier.bias": torch.zeros(2)}))
+        ['rpn.head.bias']
+    """
     return {name: tensor for name, tensor in state.items() if not name.startswith(f"{CHILD}.")}
 
 
@@ -105,7 +117,7 @@ class FeatureMimic(nn.Module):
         if heads is None or not layers or not isinstance(scores, nn.Linear):
             rule = "needs a detector whose box head has fully connected layers and a classifier on them"
             fail("mimic", rule, type(model).__name__, "use Faster R-CNN or Mask R-CNN", kind=PliantError)
-        self.classifier = nn.Linear(layers[-1].out_features, scores.out_features)
+        self.classifier = nn.Linear(layers[-1].out_features, scores.out_features).to(scores.weight)
         self._step: _Step | None = None
         self._before_relu: Tensor | None = None
         self._handles = [
