@@ -34,22 +34,36 @@ ONE_TO_THE_RIGHT = tensor([[[[1, 1], [1, 1]], [[0, 0], [0, 0]]]])
 ONE_DOWN = ONE_TO_THE_RIGHT.flip(1)
 
 
-@pytest.mark.parametrize(
-    ("offset", "published"),
-    [
-        (None, [[1.9375, 4.75], [7.5625, 10.375]]),
-        (torch.zeros_like(ONE_DOWN), [[1.9375, 4.75], [7.5625, 10.375]]),
-        (ONE_TO_THE_RIGHT, [[2.175, 5.35], [7.8, 10.975]]),
-    ],
-)
-def test_mmcv_outputs(roi_public: str, offset: Tensor | None, published: list[list[float]]) -> None:
-    """mmcv's test_deform_roi_pool.py, sampling_ratio 2."""
-    y = deform_roi_pool(IMAGE, BOX, 2, offset, sampling_ratio=2, impl=roi_public)  # type: ignore[arg-type]
+# mmcv's tests/test_ops/test_deform_roi_pool.py: image, last corner of the box, output, gradient of the output's sum.
+MMCV = (
+    ([[1, 2], [3, 4]], 1, [[1, 1.25], [1.5, 1.75]], [[3.0625, 0.4375], [0.4375, 0.0625]]),
+    ([[4, 3], [2, 1]], 1, [[4, 3.75], [3.5, 3.25]], [[3.0625, 0.4375], [0.4375, 0.0625]]),
+    (IMAGE[0, 0].tolist(), 3, [[1.9375, 4.75], [7.5625, 10.375]],
+     [[0.47265625, 0.4296875, 0.4296875, 0.04296875], [0.4296875, 0.390625, 0.390625, 0.0390625],
+      [0.4296875, 0.390625, 0.390625, 0.0390625], [0.04296875, 0.0390625, 0.0390625, 0.00390625]]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("offset", [None, torch.zeros_like(ONE_DOWN)])
+@pytest.mark.parametrize(("pixels", "last", "published", "gradient"), MMCV)
+def test_mmcvs_own_numbers(
+    roi_public: Any, pixels: object, last: float, published: object, gradient: object, offset: Tensor | None
+) -> None:
+    """They are those of its layer at the start, when all offsets are 0."""
+    image = tensor([[pixels]]).requires_grad_()
+    y = deform_roi_pool(image, tensor([[0, 0, 0, last, last]]), 2, offset, sampling_ratio=2, impl=roi_public)
     torch.testing.assert_close(y, tensor([[published]]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), image)[0], tensor([[gradient]]), rtol=0, atol=1e-12)
+
+
+def test_mmcvs_rule_with_an_offset(roi_public: Any) -> None:
+    """Worked out: every bin 0.3 pixels further to the right."""
+    y = deform_roi_pool(IMAGE, BOX, 2, ONE_TO_THE_RIGHT, sampling_ratio=2, impl=roi_public)
+    torch.testing.assert_close(y, tensor([[[[2.175, 5.35], [7.8, 10.975]]]]), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("samples", "offset", "published"),
+    ("samples", "offset", "expected"),
     [
         (2, None, [[1.75, 5], [8.25, 11.5]]),
         (4, None, [[2.125, 5.75], [9.375, 13]]),
@@ -57,9 +71,10 @@ def test_mmcv_outputs(roi_public: str, offset: Tensor | None, published: list[li
         (2, ONE_DOWN, [[2.15, 5.4], [9.85, 13.1]]),
     ],
 )
-def test_official_outputs(roi_public: str, samples: int, offset: Tensor | None, published: list[list[float]]) -> None:
-    y = deform_ps_roi_pool(IMAGE, BOX, 2, 1, offset, samples_per_bin=samples, impl=roi_public)  # type: ignore[arg-type]
-    torch.testing.assert_close(y, tensor([[published]]), rtol=0, atol=1e-12)
+def test_official_outputs(roi_public: Any, samples: int, offset: Tensor | None, expected: list[list[float]]) -> None:
+    """Worked out from the papers' own code."""
+    y = deform_ps_roi_pool(IMAGE, BOX, 2, 1, offset, samples_per_bin=samples, impl=roi_public)
+    torch.testing.assert_close(y, tensor([[expected]]), rtol=0, atol=1e-12)
 
 
 def test_official_position_sensitive_output(roi_public: str) -> None:
