@@ -125,6 +125,7 @@ def test_training_reaches_the_offset_branch() -> None:
     losses = model([IMAGES[0]], [target])
     torch.stack(list(losses.values())).sum().backward()
     gradients = [model.backbone.get_submodule(n).conv_offset.weight.grad for n in _deformable(model.backbone)]
+    assert len(gradients) == 4
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
 
 

@@ -47,6 +47,7 @@ def test_trained_measured_and_used(model: str, shapes: Path, tmp_path: Path) -> 
     assert main(["predict", str(run), str(picture), "--out", str(out), "--min-score", "0", "--device", "cpu"]) == 0
     assert list(out.glob("*.png"))
     found = json.loads((out / "predictions.json").read_text())
+    assert found
     assert {record["category_id"] for record in found} <= {3, 7}
     for record in found:
         x, y, width, height = record["bbox"]
