@@ -38,6 +38,12 @@ class DilatedBackbone(nn.Module):
     `"c4"` is conv4's output, with `proposal_channels` channels, and `"c5"` is the ReLU of the 1x1 convolution
     (`reduction`; `conv_new_1` in the official code) on conv5's, with `out_channels`. `image_mean` and `image_std` are
     those of the pixels that the trunk's weights were trained with.
+
+    Args:
+        body: images (N, 3, H, W) to an ordered dict of the outputs of conv4 and conv5, both of stride 16.
+        channels: of the two.
+        out_channels: of the 1x1 convolution.
+        lr_scale: factor on the learning rate of the 1x1 convolution, for `pliant.param_groups`.
     """
 
     image_mean: Colour = IMAGENET_MEAN

@@ -28,6 +28,12 @@ class PyramidBackbone(nn.Module):
     `strides` lists s for each map, the extra max-pooled one included; `image_mean` and `image_std` are those of the
     pixels that the trunk's weights were trained with. Parameter names are torchvision's (`body.*`, `fpn.*`), so that
     its detection checkpoints load.
+
+    Args:
+        body: images (N, 3, H, W) to an ordered dict of maps, the finest first.
+        channels: of each of these maps.
+        strides: input pixels per cell of each.
+        out_channels: channels of each map of the pyramid.
     """
 
     image_mean: Colour = IMAGENET_MEAN
