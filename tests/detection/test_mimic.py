@@ -87,6 +87,18 @@ def test_the_loss_by_hand() -> None:
     assert mimic_loss(teacher[:0], student[:0], images=2, reduction="mean").item() == 0
 
 
+@pytest.mark.parametrize("length", [0.0, 1e-6, 2e-3, 0.5])
+def test_the_gradient_of_a_short_feature_is_bounded(length: float) -> None:
+    teacher = torch.tensor([[3.0, 4.0]])
+    student = (length * torch.tensor([[1.0, 0.0]])).requires_grad_()
+    loss = mimic_loss(teacher, student, images=1, reduction="sum")
+    assert loss.item() == pytest.approx(1 - 0.6 * min(length / 0.01, 1))
+    loss.backward()
+    assert student.grad is not None
+    wanted = [-60.0, -80.0] if length < 0.01 else [0.0, -0.8 / length]  # what is left is at a right angle
+    assert student.grad[0].tolist() == pytest.approx(wanted, abs=1e-4)
+
+
 def test_labels_by_overlap() -> None:
     truth, labels = torch.tensor([[0.0, 0.0, 10.0, 10.0], [100.0, 0.0, 110.0, 20.0]]), torch.tensor([4, 9])
     # Overlaps with the nearest box: 1, 0.6, exactly 0.5, 0.4, 0, and 0.75 with the second one.
