@@ -78,7 +78,7 @@ def test_layers_alone_are_written_without_a_model(tmp_path: Path, capsys: pytest
     [
         (["--set", "fpn_channels=9"], "checkpoint: must have backbone.fpn.inner_blocks.0.0.weight in the shape (9, "),
         (["--set", "min_sise=3"], "config: must have known keys; got 'min_sise'; .* Did you mean 'min_size'"),
-        (["--set", "min_size"], "set: must be NAME=VALUE; got 'min_size'; write e.g. --set min_size=600"),
+        (["--set", "min_size"], "set: must be NAME=VALUE; got 'min_size'; write e.g. --set max_size=1000"),
         (["--from", "detectron2"], "checkpoint: must have one of the backbones"),
         (["--deform", "c9"], "where: "),
     ],

@@ -35,7 +35,7 @@ def add(commands: Commands[Parser]) -> None:
     parser.add_argument("--from", dest="source", choices=SOURCES, default="auto", help=help)
     help = "make these convolutions of a plain checkpoint deformable: c3-c5, c5, last3, or a regular expression"
     parser.add_argument("--deform", metavar="WHERE", help=help)
-    help = "an option of `pliant train` that the file does not tell, e.g. min_size=600; repeatable"
+    help = "an option of `pliant train` that the file does not tell, e.g. max_size=1000; repeatable"
     parser.add_argument("--set", dest="settings", metavar="NAME=VALUE", action="append", default=[], help=help)
     help = "file with a category's name in each line, in the order of the labels; default: COCO's, VOC's, Cityscapes'"
     parser.add_argument("--categories", metavar="FILE", type=Path, help=help)
@@ -119,7 +119,7 @@ def _setting(text: str) -> tuple[str, Any]:
     """Parse NAME=VALUE; a value that is not JSON is text."""
     name, equals, value = text.partition("=")
     if not equals:
-        fail("set", "must be NAME=VALUE", repr(text), "write e.g. --set min_size=600", kind=PliantError)
+        fail("set", "must be NAME=VALUE", repr(text), "write e.g. --set max_size=1000", kind=PliantError)
     name = name.strip().lstrip("-").replace("-", "_")
     try:
         return name, json.loads(value)
