@@ -49,11 +49,11 @@ class AlignedInceptionResNet(nn.Module):
     Unlike Inception-ResNet it pads each convolution and pooling by half of its kernel, so that a cell's receptive field
     is centred on the cell's place in the image, and it repeats one kind of block.
 
-    The paper's text gives the alignment by padding, the repeated blocks, 1x1 convolutions of stride 2 where the number
-    of channels changes, and 64.3 million parameters. It leaves open, and the sources at hand do not show: how many
-    blocks the stages have and of how many channels, the branches of a block, where batch norm and ReLU stand, and which
-    of a block's convolutions have the stride. All but the last follow the public reimplementation "AIR"
-    (soeaver/pytorch-classification); with it this network has 64.38 million parameters. The authors published no
+    The paper gives the alignment by padding, the repeated blocks, and 64.3 million parameters. What the sources at hand
+    do not show: how many blocks the stages have and of how many channels, the branches of a block, where batch norm and
+    ReLU stand, how the number of channels changes, and which of a block's convolutions have the stride. All but the
+    last follow the public reimplementation "AIR" (soeaver/pytorch-classification); with it this network has 64.38
+    million parameters. The authors published no
     weights of it.
 
     Args:
