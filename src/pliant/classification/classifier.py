@@ -63,9 +63,6 @@ class Classifier(nn.Module):
         """Return the losses in training form, the best labels of each image in evaluation form."""
         if self.training:
             scores = self._training_scores(self.normalised(images))  # (N, C)
-            if not isinstance(scores, Tensor):
-                fail("backbone", "must give scores alone in training form", type(scores).__name__,
-                     "choose a network without auxiliary outputs", kind=PliantError)  # fmt: skip
             loss = cross_entropy(scores.float(), _labels(images, targets), label_smoothing=self.label_smoothing)
             return {"loss_class": loss}
         crops = [F.center_crop(self.resized(image), [self.crop_size, self.crop_size]) for image in images]
@@ -75,7 +72,7 @@ class Classifier(nn.Module):
 
     def _training_scores(self, batch: Tensor) -> Tensor:
         try:
-            scores: Tensor = self.backbone(batch)
+            scores = self.backbone(batch)
         except ValueError as error:
             if len(batch) > 1:
                 raise
@@ -83,14 +80,18 @@ class Classifier(nn.Module):
             got = f"one image of {batch.shape[-2]} x {batch.shape[-1]} ({error})"
             fix = "use another batch_size, a larger crop_size, or norm='frozen'"
             fail("images", "must be two or more for batch norm over maps of one cell", got, fix, kind=PliantError)
+        if not isinstance(scores, Tensor):
+            rule = "must give scores alone in training form"
+            fix = "choose a network without auxiliary outputs"
+            fail("backbone", rule, type(scores).__name__, fix, kind=PliantError)
         return scores
 
     def normalised(self, images: Sequence[Tensor]) -> Tensor:
         """Return images of one size as a batch (N, 3, H, W) with the mean and spread of the network's weights."""
         sizes = {tuple(image.shape[-2:]) for image in images}
         if len(sizes) != 1:
-            fail("images", "must all be of one size in training form", sorted(sizes),
-                 "crop them with pliant.data.classification_transforms")  # fmt: skip
+            fix = "crop them with pliant.data.classification_transforms"
+            fail("images", "must all be of one size in training form", sorted(sizes), fix)
         return (torch.stack(list(images)) - self.mean) / self.std
 
     def resized(self, image: Tensor) -> Tensor:

@@ -210,17 +210,18 @@ def refuse_unusable(place: str, source: Source, known: Sequence[Category], repor
     """Raise a `PliantError` if too little is left of a split, or, where `strict`, if anything is wrong with it."""
     lines = "; ".join(report.summary())
     if strict and report.count():
-        fail(place, "must have no problems where strict=True", lines, "correct the data or do without strict",
-             kind=PliantError)  # fmt: skip
+        fix = "correct the data or do without strict"
+        fail(place, "must have no problems where strict=True", lines, fix, kind=PliantError)
     if source.listed == 0:
         fail(place, "must list images", "none", "give another split", kind=PliantError)
     if 2 * report.images < source.listed:
-        fail(place, "must have at least half of its images in order", f"{report.images} of {source.listed}", lines,
-             kind=PliantError)  # fmt: skip
+        rule = "must have at least half of its images in order"
+        fail(place, rule, f"{report.images} of {source.listed}", lines, kind=PliantError)
     if report.count(Problem.MISSING_MASK, Problem.INVALID_MASK) and not report.boxes:
-        fail(place, "must have masks, polygons or run lengths in COCO json or VOC's SegmentationObject", lines,
-             "annotate them, or take a model without masks", kind=PliantError)  # fmt: skip
+        rule = "must have masks, polygons or run lengths in COCO json or VOC's SegmentationObject"
+        fix = "annotate them, or take a model without masks"
+        fail(place, rule, lines, fix, kind=PliantError)
     if report.count(Problem.UNTRAINED_CATEGORY) and not report.boxes:
         names, has = (", ".join(repr(c.name) for c in some) for some in (known, source.categories))
-        fail(place, f"must have boxes of the categories of the model, {names}", has, "give the data of this model",
-             kind=PliantError)  # fmt: skip
+        fix = "give the data of this model"
+        fail(place, f"must have boxes of the categories of the model, {names}", has, fix, kind=PliantError)

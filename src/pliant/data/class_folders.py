@@ -169,8 +169,8 @@ def _probe(place: str, home: Path, names: Sequence[str]) -> None:
         except UnreadableImageError as error:
             broken.append(str(error))
     if 2 * len(broken) > len(opened):
-        fail(place, "must have at least half of its images in order", f"{len(broken)} broken of {len(opened)} opened",
-             broken[0], kind=PliantError)  # fmt: skip
+        got = f"{len(broken)} broken of {len(opened)} opened"
+        fail(place, "must have at least half of its images in order", got, broken[0], kind=PliantError)
 
 
 def _refuse_other_classes(place: str, own: Sequence[Category], known: Sequence[Category]) -> None:

@@ -72,8 +72,9 @@ def _from_json(file: Path) -> dict[int, str]:
     pairs = enumerate(content) if isinstance(content, list) else content.items() if isinstance(content, dict) else ()
     names = {int(value): name for value, name in pairs if isinstance(name, str) and str(value).isdecimal()}
     if not names or len(names) != len(content):
-        fail(str(file), "must be a list of names, or an object of values and names", type(content).__name__,
-             'write e.g. ["background", "tree"] or {"0": "background", "7": "tree"}', kind=PliantError)  # fmt: skip
+        rule = "must be a list of names, or an object of values and names"
+        fix = 'write e.g. ["background", "tree"] or {"0": "background", "7": "tree"}'
+        fail(str(file), rule, type(content).__name__, fix, kind=PliantError)
     return names
 
 

@@ -49,8 +49,8 @@ def classification_transforms(
     for name, (low, high), most in (("scale", scale, 1.0), ("ratio", ratio, float("inf"))):
         if not 0 < low <= high <= most:
             limit = f" up to {most:g}" if most == 1 else ""
-            fail(name, f"must be two rising positive numbers{limit}", (low, high), "leave it out for the usual ones",
-                 kind=PliantError)  # fmt: skip
+            fix = "leave it out for the usual ones"
+            fail(name, f"must be two rising positive numbers{limit}", (low, high), fix, kind=PliantError)
     check_probabilities(flip=flip, vertical_flip=vertical_flip)
     check_angle(rotate)
     bilinear = v2.InterpolationMode.BILINEAR

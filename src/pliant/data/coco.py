@@ -63,9 +63,9 @@ def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
     for key in ("images", "annotations", "categories"):
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            fail(str(file), f"must be COCO json, an object with a list of objects '{key}'",
-                 _brief(entries if isinstance(content, dict) else content),
-                 "give the file of instances", kind=PliantError)  # fmt: skip
+            rule = f"must be COCO json, an object with a list of objects '{key}'"
+            fix = "give the file of instances"
+            fail(str(file), rule, _brief(entries if isinstance(content, dict) else content), fix, kind=PliantError)
     assert isinstance(content, dict)
     return content
 
@@ -145,8 +145,9 @@ def _image_folder(root: Path, split: str, name: str, file: Path, entries: Sequen
     best = max(found, key=found.__getitem__)
     if entries and not found[best]:
         looked = ", ".join(str(folder.relative_to(root)) for folder in found)
-        fail(str(root), f"must hold the images of {file.name}", f"none of {', '.join(names[:3])} in {looked}",
-             "put the images into one of these folders", kind=PliantError)  # fmt: skip
+        rule = f"must hold the images of {file.name}"
+        fix = "put the images into one of these folders"
+        fail(str(root), rule, f"none of {', '.join(names[:3])} in {looked}", fix, kind=PliantError)
     return best
 
 

@@ -66,16 +66,17 @@ def read_label_map(path: Path | str) -> Tensor:
     if values.dtype != np.uint8:
         if values.min(initial=0) < 0 or values.max(initial=0) > IGNORE:
             got = f"{path} with values from {values.min()} to {values.max()}"
-            fail("labels", "must be values from 0 to 255", got, "write 255 for what is to be ignored",
-                 kind=UnreadableImageError)  # fmt: skip
+            fix = "write 255 for what is to be ignored"
+            fail("labels", "must be values from 0 to 255", got, fix, kind=UnreadableImageError)
         values = values.astype(np.uint8)
     return torch.from_numpy(values)
 
 
 def _check_mode(path: Path | str, mode: str) -> None:
     if mode not in _MODES:
-        fail("labels", "must be palette indices or grey levels, one channel", f"{path} in mode {mode}",
-             "save the class of each pixel, not its colour", kind=UnreadableImageError)  # fmt: skip
+        rule = "must be palette indices or grey levels, one channel"
+        fix = "save the class of each pixel, not its colour"
+        fail("labels", rule, f"{path} in mode {mode}", fix, kind=UnreadableImageError)
 
 
 def write_label_map(labels: Tensor, path: Path | str, *, palette: Tensor) -> None:

@@ -205,5 +205,6 @@ def _probe(place: str, dataset: SegmentationDataset, known: Sequence[Category]) 
         except UnreadableImageError:
             continue
     names = ", ".join(repr(category.name) for category in known[:3])
-    fail(place, f"must have pixels of its classes ({names}, ...)", "none in the label maps looked at",
-         "write the values that classes.txt or classes.json names", kind=PliantError)  # fmt: skip
+    rule = f"must have pixels of its classes ({names}, ...)"
+    fix = "write the values that classes.txt or classes.json names"
+    fail(place, rule, "none in the label maps looked at", fix, kind=PliantError)

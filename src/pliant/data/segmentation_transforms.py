@@ -34,8 +34,8 @@ class RandomScale:
 
     def __init__(self, low: float, high: float) -> None:
         if not 0 < low <= high:
-            fail("scale", "must be two rising positive factors", (low, high), "use 0.5 2.0 for instance",
-                 kind=PliantError)  # fmt: skip
+            fix = "use 0.5 2.0 for instance"
+            fail("scale", "must be two rising positive factors", (low, high), fix, kind=PliantError)
         self.low, self.high = low, high
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -102,8 +102,7 @@ def segmentation_transforms(
     check_probabilities(flip=flip, vertical_flip=vertical_flip)
     check_angle(rotate)
     if crop is not None and min(crop) < 1:
-        fail("crop", "must be a height and a width in pixels", crop, "use 768 1024 for instance",
-             kind=PliantError)  # fmt: skip
+        fail("crop", "must be a height and a width in pixels", crop, "use 768 1024 for instance", kind=PliantError)
     bilinear = v2.InterpolationMode.BILINEAR
     steps: list[Any] = [RandomScale(*scale)] if scale is not None else []
     steps += [v2.RandomRotation(rotate, interpolation=bilinear, fill=_FILL)] if rotate else []

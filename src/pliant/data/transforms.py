@@ -38,8 +38,7 @@ class RandomCrop:
 
     def __init__(self, size: int, min_visible: float = 0.4) -> None:
         if size < 1:
-            fail("crop", "must be a positive number of pixels", size, "use 320 for instance, or None",
-                 kind=PliantError)  # fmt: skip
+            fail("crop", "must be a positive number of pixels", size, "use 320 for instance, or None", kind=PliantError)
         if not 0 < min_visible <= 1:
             fail("min_visible", "must be a fraction in (0, 1]", min_visible, "use 0.4 for instance", kind=PliantError)
         self.size = size

@@ -178,8 +178,8 @@ def _add_masks(
         try:
             runs = encode_segmentation(source.get("segmentation"), height, width)
         except BadMaskError as error:
-            fail(f"{place}[{i}]", f"must have a mask of {height}x{width} pixels", error, "write it in COCO's form",
-                 kind=PliantError)  # fmt: skip
+            fix = "write it in COCO's form"
+            fail(f"{place}[{i}]", f"must have a mask of {height}x{width} pixels", error, fix, kind=PliantError)
         entry["segmentation"] = {"size": [height, width], "counts": runs}
 
 

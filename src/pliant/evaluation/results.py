@@ -52,8 +52,8 @@ def coco_results(
     seen: set[int] = set()
     for image_id, output in outputs:
         if image_id in seen:
-            fail("outputs", "must have each image once", f"image {image_id} a second time",
-                 "open the data with verify='pixels', so that no image stands in for a broken one")  # fmt: skip
+            fix = "open the data with verify='pixels', so that no image stands in for a broken one"
+            fail("outputs", "must have each image once", f"image {image_id} a second time", fix)
         seen.add(image_id)
         results += _results_of_image(image_id, output, categories)
     return results
@@ -129,8 +129,8 @@ def load_results(path: Path | str) -> list[dict[str, Any]]:
         fail("results", "must be a file of COCO results", path, "no such file is there", kind=PliantError)
     results = load_json(path)
     if not isinstance(results, list):
-        fail(str(path), "must be an array of detections", type(results).__name__, "write one with save_results",
-             kind=PliantError)  # fmt: skip
+        fix = "write one with save_results"
+        fail(str(path), "must be an array of detections", type(results).__name__, fix, kind=PliantError)
     check_results(results, str(path))
     return results
 
@@ -141,12 +141,13 @@ def check_results(results: Sequence[Mapping[str, Any]], place: str) -> None:
         if not isinstance(result, Mapping):
             fail(f"{place}[{i}]", "must be a detection", repr(result), "write an object", kind=PliantError)
         if not all(isinstance(result.get(name), int) for name in ("image_id", "category_id")):
-            fail(f"{place}[{i}]", "must have an integer image_id and category_id", dict(result), "add them",
-                 kind=PliantError)  # fmt: skip
+            fix = "add them"
+            fail(f"{place}[{i}]", "must have an integer image_id and category_id", dict(result), fix, kind=PliantError)
         box, score = result.get("bbox"), result.get("score")
         if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_finite, (*box, score))):
-            fail(f"{place}[{i}]", "must have a bbox of four finite numbers and a finite score", f"{box} and {score}",
-                 "leave it out; a model that makes such boxes has diverged", kind=PliantError)  # fmt: skip
+            rule = "must have a bbox of four finite numbers and a finite score"
+            fix = "leave it out; a model that makes such boxes has diverged"
+            fail(f"{place}[{i}]", rule, f"{box} and {score}", fix, kind=PliantError)
 
 
 def _is_finite(value: object) -> bool:

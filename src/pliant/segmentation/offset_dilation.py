@@ -42,8 +42,9 @@ def _centred_padding(layer: DeformConv2d) -> tuple[int, int]:
     geometry = zip(layer.kernel_size, layer.dilation, layer.padding, strict=True)
     reach = [(p, (d - 1) * (k - 1)) for k, d, p in geometry]
     if any(shrink % 2 or 2 * p < shrink for p, shrink in reach):
-        fail("offset_dilation", "must be 'paper' for layers whose offsets cannot be centred without dilation",
-             f"kernel {layer.kernel_size}, dilation {layer.dilation}, padding {layer.padding}",
-             "use offset_dilation='paper'", kind=PliantError)  # fmt: skip
+        rule = "must be 'paper' for layers whose offsets cannot be centred without dilation"
+        got = f"kernel {layer.kernel_size}, dilation {layer.dilation}, padding {layer.padding}"
+        fix = "use offset_dilation='paper'"
+        fail("offset_dilation", rule, got, fix, kind=PliantError)
     (top, high), (left, wide) = reach
     return (top - high // 2, left - wide // 2)
