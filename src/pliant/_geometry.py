@@ -35,12 +35,8 @@ def pair(argument: str, value: int | Sequence[int], *, minimum: int) -> Pair:
     """Return `value` as a (vertical, horizontal) pair of integers of at least `minimum`."""
     values = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        fail(
-            argument,
-            "must be an integer or a pair of integers",
-            repr(value),
-            f"write {argument}={minimum}, for example",
-        )
+        fix = f"write {argument}={minimum}, for example"
+        fail(argument, "must be an integer or a pair of integers", repr(value), fix)
     if min(values) < minimum:
         fail(argument, f"must be at least {minimum}", repr(value), f"use {minimum} or more")
     return values

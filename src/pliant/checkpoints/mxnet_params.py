@@ -82,13 +82,8 @@ class _Cursor:
 
     def refuse(self, what: str) -> NoReturn:
         """Raise a `PliantError` which says that the file is or has `what`."""
-        fail(
-            "checkpoint",
-            "must be a .params file of MXNet",
-            f"{self.path}, which {what}",
-            "copy it again",
-            kind=PliantError,
-        )
+        fix = "copy it again"
+        fail("checkpoint", "must be a .params file of MXNet", f"{self.path}, which {what}", fix, kind=PliantError)
 
     def bytes(self, length: int) -> memoryview:
         if length > self.left:

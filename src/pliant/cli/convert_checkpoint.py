@@ -87,13 +87,8 @@ def _write_layers(conversion: Conversion, arguments: argparse.Namespace, changed
 
     if changed or arguments.categories:
         fix = "leave out --set, --deform and --categories"
-        fail(
-            "checkpoint",
-            "must be of a system of pliant's",
-            f"layers of a {conversion.source} network",
-            fix,
-            kind=PliantError,
-        )
+        rule = "must be of a system of pliant's"
+        fail("checkpoint", rule, f"layers of a {conversion.source} network", fix, kind=PliantError)
     arguments.out.mkdir(parents=True, exist_ok=True)
     save_file(conversion.tensors, arguments.out / "weights.safetensors")
 

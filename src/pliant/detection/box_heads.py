@@ -84,9 +84,8 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
     ) -> None:
         if ohem is not None and mask_parts:
             fix = "leave it out"
-            fail(
-                "ohem", "must be left out with masks, which are trained on sampled regions", ohem, fix, kind=PliantError
-            )
+            rule = "must be left out with masks, which are trained on sampled regions"
+            fail("ohem", rule, ohem, fix, kind=PliantError)
         if ohem is not None and ohem < 1:
             fail("ohem", "must be at least 1", ohem, "use 128 (official R-FCN), or None", kind=PliantError)
         super().__init__(

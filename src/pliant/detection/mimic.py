@@ -58,9 +58,8 @@ def add_mimicking(model: Detector, options: MimicOptions | None = None) -> Detec
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.3.
     """
     if hasattr(model, CHILD):
-        fail(
-            "mimic", "must not be there already", "a detector with it", "drop_mimicking(model) first", kind=PliantError
-        )
+        fix = "drop_mimicking(model) first"
+        fail("mimic", "must not be there already", "a detector with it", fix, kind=PliantError)
     model.add_module(CHILD, FeatureMimic(model, options or MimicOptions()))
     return model
 

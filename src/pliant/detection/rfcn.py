@@ -86,9 +86,8 @@ def rfcn(
     backbone = as_dilated(backbone, num_classes, REDUCTION_CHANNELS, REDUCTION_LR_SCALE)
     anchors = map_anchors(anchor_sizes, anchor_ratios)
     if roi_pool not in POOLS:
-        fail(
-            "roi_pool", f"must be one of {', '.join(POOLS)} in R-FCN", repr(roi_pool), "use 'deform'", kind=PliantError
-        )
+        fix = "use 'deform'"
+        fail("roi_pool", f"must be one of {', '.join(POOLS)} in R-FCN", repr(roi_pool), fix, kind=PliantError)
     boxes = 2 if class_agnostic else num_classes
     heads = BoxHeads(
         PositionSensitivePool(backbone.out_channels, num_classes, boxes, deform=roi_pool == "deform"),

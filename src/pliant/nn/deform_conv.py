@@ -122,9 +122,8 @@ class DeformConv2d(nn.Module):
         if not self.mask_scale > 0:
             fail("mask_scale", "must be positive", self.mask_scale, "use 1.0 (paper) or 2.0 (official code)")
         if self.offset_limit is not None and not self.offset_limit > 0:
-            fail(
-                "offset_limit", "must be positive", self.offset_limit, "give pixels of the input, or None for no limit"
-            )
+            fix = "give pixels of the input, or None for no limit"
+            fail("offset_limit", "must be positive", self.offset_limit, fix)
 
     def reset_parameters(self) -> None:
         """Set the weights as `torch.nn.Conv2d` does, and the offset branch to zero."""

@@ -29,12 +29,8 @@ def check_arguments(
     _check_groups(input.shape[-3], weight)
     _check_maps(input, offset, weight, geometry, mask)
     if bias is not None and bias.shape != (weight.shape[0],):
-        fail(
-            "bias",
-            "must have one value for each output channel",
-            shape_text(bias.shape),
-            f"make it ({weight.shape[0]},)",
-        )
+        fix = f"make it ({weight.shape[0]},)"
+        fail("bias", "must have one value for each output channel", shape_text(bias.shape), fix)
 
 
 def _check_same_dtype(input: Tensor, others: dict[str, Tensor]) -> None:
@@ -42,24 +38,15 @@ def _check_same_dtype(input: Tensor, others: dict[str, Tensor]) -> None:
         return
     for name, tensor in others.items():
         if tensor.dtype != input.dtype:
-            fail(
-                name,
-                f"must have input's dtype {input.dtype}",
-                tensor.dtype,
-                f"pass {name}.to(input.dtype)",
-                kind=TypeError,
-            )
+            fix = f"pass {name}.to(input.dtype)"
+            fail(name, f"must have input's dtype {input.dtype}", tensor.dtype, fix, kind=TypeError)
 
 
 def _check_groups(channels: int, weight: Tensor) -> None:
     O, per_group, kh, kw = weight.shape
     if min(weight.shape) < 1:
-        fail(
-            "weight",
-            "must have at least one element in each dimension",
-            shape_text(weight.shape),
-            "use a kernel of 1x1 or more",
-        )
+        fix = "use a kernel of 1x1 or more"
+        fail("weight", "must have at least one element in each dimension", shape_text(weight.shape), fix)
     if channels % per_group:
         rule = f"dimension 1 must divide the {channels} channels of input"
         fail("weight", rule, shape_text(weight.shape), f"use ({O}, {channels}, {kh}, {kw}) for groups=1")
