@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python of the pages about RoI pooling and Mask R-CNN runs, and their numbers of parameters are those built."""
+"""The Python of the detectors' pages runs, and their numbers of parameters are those built."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from pliant.nn import DeformRoIPool
 pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+PAGES = ("roi_pooling.md", "mask_rcnn.md", "faster_rcnn.md", "rfcn.md", "class_aware_rpn.md", "backbones.md")
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [
-    (page, body) for page in ("roi_pooling.md", "mask_rcnn.md") for body in FENCE.findall((DOCS / page).read_text())
-]
+BLOCKS = [(page, body) for page in PAGES for body in FENCE.findall((DOCS / page).read_text())]
 
 
 @pytest.mark.parametrize(("page", "code"), BLOCKS, ids=[f"{page} {k}" for k, (page, _) in enumerate(BLOCKS)])
