@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
+
+import pliant
 
 OPTIONAL = [
     "PIL",
@@ -103,3 +107,31 @@ def test_works_without_the_library_and_warns_once(tmp_path: Path) -> None:
 def test_public_page() -> None:
     names = "nn ops plan convert revert param_groups __version__"
     assert run(f"import pliant; print(*[n for n in {names.split()} if not hasattr(pliant, n)])") == ""
+
+
+# What users rely on: arguments in this order, with these names and defaults.
+SIGNATURES = {
+    "ops.deform_conv2d": "input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None, "
+    "*, impl='auto'",
+    "ops.deform_roi_pool": "input, boxes, output_size, offset=None, mask=None, spatial_scale=1.0, sampling_ratio=0, "
+    "gamma=0.1, *, impl='auto'",
+    "ops.deform_ps_roi_pool": "input, boxes, output_size, output_channels, offset=None, mask=None, spatial_scale=1.0, "
+    "group_size=1, part_size=None, samples_per_bin=4, gamma=0.1, *, impl='auto'",
+    "nn.DeformConv2d": "in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, "
+    "*, offset_groups=1, modulated=True, mask_scale=1.0, offset_limit=None, device=None, dtype=None",
+    "nn.DeformRoIPool": "output_size, in_channels, spatial_scale=1.0, sampling_ratio=0, gamma=0.1, *, modulated=True, "
+    "hidden_channels=1024, branch='paper', device=None, dtype=None",
+    "nn.DeformPSRoIPool": "output_size, in_channels, output_channels, spatial_scale=1.0, *, classes=None, "
+    "group_size=None, part_size=None, samples_per_bin=4, gamma=0.1, device=None, dtype=None",
+    "plan": "model, where, *, modulated=True, offset_groups=1",
+    "convert": "model, where, *, modulated=True, offset_groups=1, mask_scale=2.0, offset_limit=None",
+    "revert": "model",
+    "param_groups": "model, lr, weight_decay, offset_lr_scale=0.1, *, roi_offset_lr_scale=None, norm_weight_decay=None",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_public_signatures(name: str) -> None:
+    signature = inspect.signature(attrgetter(name)(pliant))
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    assert str(inspect.Signature(bare)) == f"({SIGNATURES[name]})"
