@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
+from torchvision.transforms.v2.functional import center_crop
 
 from pliant._check import PliantError
 from pliant.backbones import classification_network, pixel_statistics
@@ -161,6 +162,16 @@ def test_checkpoints_bring_their_last_layer_where_it_fits(tmp_path: object) -> N
     assert torch.equal(model.backbone.layer3[0].conv1.weight, given.layer3[0].conv1.weight)  # type: ignore[index, union-attr]
     trained = {name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"layer2", "layer3", "layer4", "fc"}
+
+
+@pytest.mark.parametrize("beyond", [(0, 1), (2, 3), (4, 5), (6, 7)])
+def test_the_middle_is_that_of_torchvision(beyond: tuple[int, int]) -> None:
+    network = Means()
+    model = Classifier(network, resize_size=8 + beyond[0], crop_size=8).eval()
+    image = torch.rand(3, 8 + beyond[0], 9 + beyond[1])  # not resized
+    model([image])
+    mean, std = (torch.tensor(values)[:, None, None] for values in pixel_statistics(network))
+    torch.testing.assert_close(network.seen[0][0] * std + mean, center_crop(image, [8, 8]))
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant._check import PliantError
+from pliant.classification import Classifier
 from pliant.detection import faster_rcnn
 from pliant.export import compare_with_onnx, export_onnx
 from pliant.nn import DeformConv2d
@@ -101,6 +102,20 @@ def test_a_detector(tmp_path: Path, roi_pool: str) -> None:
     wanted = torch.cat([expected["boxes"], 100.0 * expected["labels"][:, None], 100.0 * expected["scores"][:, None]], 1)
     assert rows.shape == wanted.shape
     assert torch.cdist(wanted, rows).min(1)[0].max() < 0.5  # of boxes up to 120 pixels wide
+
+
+def test_a_classifier_that_cuts_the_middle(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [DeformConv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6)]
+    model = Classifier(nn.Sequential(*layers), resize_size=20, crop_size=15).eval()
+    _wild(model)
+    image = torch.rand(3, 30, 47)
+    with torch.no_grad():
+        expected = model([image])[0]
+    export_onnx(model, ([image],), tmp_path / "c.onnx", input_names=["image"], output_names=list(expected))
+    differences = compare_with_onnx(tmp_path / "c.onnx", {"image": image}, expected)
+    assert differences["labels"] == 0
+    assert differences["scores"] < 1e-5
 
 
 class _Scores(nn.Module):

@@ -65,7 +65,7 @@ class Classifier(nn.Module):
             scores = self._training_scores(self.normalised(images))  # (N, C)
             loss = cross_entropy(scores.float(), _labels(images, targets), label_smoothing=self.label_smoothing)
             return {"loss_class": loss}
-        crops = [F.center_crop(self.resized(image), [self.crop_size, self.crop_size]) for image in images]
+        crops = [_middle(self.resized(image), self.crop_size) for image in images]
         shares = self.backbone(self.normalised(crops)).float().softmax(1)  # (N, C)
         best = shares.topk(min(TOP, shares.shape[1]))
         return [{"labels": labels, "scores": scores} for labels, scores in zip(best.indices, best.values, strict=True)]
@@ -98,6 +98,13 @@ class Classifier(nn.Module):
         """Return an image with `resize_size` pixels along its short side, (3, H, W) floats."""
         resized: Tensor = F.resize(image, [self.resize_size], antialias=True)
         return resized
+
+
+def _middle(image: Tensor, size: int) -> Tensor:
+    """Cut the square of `size` pixels from the middle, as torchvision's center_crop, which cannot be traced, does."""
+    beyond = [side - size for side in image.shape[-2:]]
+    top, left = (rest // 2 + rest // 2 % 2 * (rest % 2) for rest in beyond)  # half of it; halves to the even neighbour
+    return image[..., top : top + size, left : left + size]
 
 
 def _labels(images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None) -> Tensor:

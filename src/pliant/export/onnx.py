@@ -20,6 +20,7 @@ MIN_OPSET = 19  # the first with DeformConv
 SYMBOLICS: dict[str, Callable[..., Any]] = {
     "pliant::deform_conv2d": symbolics.deform_conv2d,
     "pliant::deform_roi_pool": symbolics.deform_roi_pool,
+    "aten::_upsample_bilinear2d_aa": symbolics.antialiased_resize,
 }
 
 

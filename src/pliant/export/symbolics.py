@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pliant's operators in the operators of the ONNX standard: DeformConv (opset 19) and RoiAlign (opset 16)."""
+"""pliant's operators in the operators of the ONNX standard: DeformConv (opset 19) and RoiAlign (opset 16).
+
+And one of PyTorch's, which classifiers resize images with.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,24 @@ def deform_conv2d(
         dilations_i=dilation,
         group_i=group,
         offset_group_i=offset_group,
+    )
+
+
+@symbolic_helper.parse_args("v", "is", "b", "none")
+def antialiased_resize(
+    g: Graph, input: Value, output_size: Sequence[int], align_corners: bool, scale_factors: None
+) -> Value:
+    """Write PyTorch's antialiased bilinear resizing, of which its exporter knows nothing, as ONNX Resize (opset 18)."""
+    count = g.op("Slice", g.op("Shape", input), *(g.op("Constant", value_t=torch.tensor([k])) for k in (0, 2)))
+    return g.op(
+        "Resize",
+        input,
+        g.op("Constant", value_t=torch.tensor([])),
+        g.op("Constant", value_t=torch.tensor([])),
+        g.op("Concat", count, g.op("Constant", value_t=torch.tensor(output_size)), axis_i=0),
+        mode_s="linear",
+        antialias_i=1,
+        coordinate_transformation_mode_s="align_corners" if align_corners else "half_pixel",
     )
 
 
