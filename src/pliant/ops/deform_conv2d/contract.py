@@ -7,7 +7,7 @@ Each device's function is registered here and nowhere else; availability is regi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,45 +34,47 @@ torch.library.define(
 
 Ints = Sequence[int]
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Result = TypeVar("Result")
 
 
 def _geometry(stride: Ints, padding: Ints, dilation: Ints) -> ConvGeometry:
     return ConvGeometry((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]))
 
 
+def with_geometry(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Return `function`, which takes one geometry, as one that takes the schemas' stride, padding and dilation."""
+
+    def served(*arguments: Any) -> Result:
+        before, geometry, after = arguments[:4], arguments[4:7], arguments[7:]
+        return function(*before, _geometry(*geometry), *after)
+
+    return served
+
+
 # --- any device: the reference -------------------------------------------------------------------------------------
 
 
+@with_geometry
 def forward_reference(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Ints,
-    padding: Ints,
-    dilation: Ints,
-    mask: Tensor | None,
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, mask: Tensor | None
 ) -> Tensor:
     """Serve the forward of any device by the reference."""
     _backends.warn_reference("deform_conv2d", input.device)
-    return deform_conv2d_reference(input, offset, weight, bias, _geometry(stride, padding, dilation), mask)
+    return deform_conv2d_reference(input, offset, weight, bias, geometry, mask)
 
 
+@with_geometry
 def backward_reference(
     grad: Tensor,
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
-    stride: Ints,
-    padding: Ints,
-    dilation: Ints,
+    geometry: ConvGeometry,
     mask: Tensor | None,
     needed: Sequence[bool],
 ) -> Gradients:
     """Serve the backward of any device in closed form."""
-    geometry = _geometry(stride, padding, dilation)
-    gradients = deform_conv2d_reference_backward(grad, input, offset, weight, mask, geometry)
-    return _only_needed(gradients, needed)
+    return _only_needed(deform_conv2d_reference_backward(grad, input, offset, weight, mask, geometry), needed)
 
 
 torch.library.impl(FORWARD, "CompositeExplicitAutograd")(forward_reference)
@@ -92,53 +94,31 @@ if HAS_NATIVE:
     from pliant.ops.deform_conv2d.cpu_native import deform_conv2d_cpu
     from pliant.ops.deform_conv2d.cpu_native_backward import deform_conv2d_cpu_backward
 
-    def forward_cpu(
-        input: Tensor,
-        offset: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Ints,
-        padding: Ints,
-        dilation: Ints,
-        mask: Tensor | None,
-    ) -> Tensor:
-        """Serve the forward of the CPU natively."""
-        return deform_conv2d_cpu(input, offset, weight, bias, _geometry(stride, padding, dilation), mask)
-
+    @with_geometry
     def backward_cpu(
         grad: Tensor,
         input: Tensor,
         offset: Tensor,
         weight: Tensor,
-        stride: Ints,
-        padding: Ints,
-        dilation: Ints,
+        geometry: ConvGeometry,
         mask: Tensor | None,
         needed: Sequence[bool],
     ) -> Gradients:
         """Serve the backward of the CPU natively."""
-        geometry = _geometry(stride, padding, dilation)
         return deform_conv2d_cpu_backward(grad, input, offset, weight, mask, geometry, needed)
 
-    torch.library.impl(FORWARD, "CPU")(forward_cpu)
+    torch.library.impl(FORWARD, "CPU")(with_geometry(deform_conv2d_cpu))
     torch.library.impl(BACKWARD, "CPU")(backward_cpu)
 
 
 # --- CUDA and ROCm: Triton, imported at the first call, or PyTorch's own operations where it cannot serve ------------
 
 
+@with_geometry
 def forward_cuda(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Ints,
-    padding: Ints,
-    dilation: Ints,
-    mask: Tensor | None,
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, mask: Tensor | None
 ) -> Tensor:
     """Serve the forward of a GPU."""
-    geometry = _geometry(stride, padding, dilation)
     reason = _backends.why_no_triton(input.device)
     if reason is None:
         from pliant.ops.deform_conv2d.gpu_forward import deform_conv2d_triton
@@ -150,27 +130,24 @@ def forward_cuda(
     return deform_conv2d_columns(input, offset, weight, bias, geometry, mask)
 
 
+@with_geometry
 def backward_cuda(
     grad: Tensor,
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
-    stride: Ints,
-    padding: Ints,
-    dilation: Ints,
+    geometry: ConvGeometry,
     mask: Tensor | None,
     needed: Sequence[bool],
 ) -> Gradients:
     """Serve the backward of a GPU."""
-    geometry = _geometry(stride, padding, dilation)
     if _backends.why_no_triton(input.device) is None:
         from pliant.ops.deform_conv2d.gpu_backward import deform_conv2d_triton_backward
 
         return deform_conv2d_triton_backward(grad, input, offset, weight, mask, geometry, needed)
     from pliant.ops.deform_conv2d.gpu_columns import deform_conv2d_columns_backward
 
-    gradients = deform_conv2d_columns_backward(grad, input, offset, weight, mask, geometry)
-    return _only_needed(gradients, needed)
+    return _only_needed(deform_conv2d_columns_backward(grad, input, offset, weight, mask, geometry), needed)
 
 
 torch.library.impl(FORWARD, "CUDA")(forward_cuda)
@@ -280,19 +257,13 @@ def cast_for_autocast(
 def _autocast_rule(device_type: str) -> Callable[..., Tensor]:
     """Return the rule that casts as `cast_for_autocast` says and calls the operator again without autocast."""
 
+    @with_geometry
     def rule(
-        input: Tensor,
-        offset: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Ints,
-        padding: Ints,
-        dilation: Ints,
-        mask: Tensor | None,
+        input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, mask: Tensor | None
     ) -> Tensor:
         x, w, b, m = cast_for_autocast(input, weight, bias, mask)
         with without_autocast(device_type):
-            result: Tensor = torch.ops.pliant.deform_conv2d(x, offset, w, b, stride, padding, dilation, m)
+            result: Tensor = torch.ops.pliant.deform_conv2d(x, offset, w, b, *geometry, m)
         return result
 
     return rule
