@@ -169,7 +169,7 @@ def test_class_agnostic_boxes_train() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"roi_pool": "mask"}, "roi_pool: must be one of align, deform, modulated; got 'mask'"),
+        ({"roi_pool": "mask"}, "roi_pool: must be one of align, deform, modulated, max; got 'mask'"),
         ({"ohem": 0}, "ohem: must be at least 1; got 0"),
         ({"ohem": 8, "masks": True}, "ohem: must be left out with masks, which are trained on sampled regions; got 8"),
         ({"anchor_ratios": ()}, r"anchor_ratios: must be positive numbers, one at least; got \(\)"),
@@ -183,6 +183,14 @@ def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> Non
 def test_trunks_without_the_strides_are_refused() -> None:
     with pytest.raises(PliantError, match=r"output_stride: needs stages that downsample by centred convolutions"):
         dilated_backbone("timm:resnet26d")
+
+
+def test_max_pooling_takes_the_greatest_cell_of_a_bin() -> None:
+    pool = tiny(roi_pool="max").roi_heads.box_roi_pool
+    cells = torch.arange(14 * 14.0).reshape(1, 1, 14, 14)
+    whole = torch.tensor([[0.0, 0.0, 13 * 16.0, 13 * 16.0]])  # 14 x 14 cells, two to a bin and axis, the last included
+    pooled = pool({"c5": cells}, [whole], [(224, 224)])
+    assert torch.equal(pooled, cells[..., 1::2, 1::2])
 
 
 @pytest.mark.parametrize("roi_pool", ["align", "modulated"])

@@ -9,7 +9,7 @@ from typing import Any
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import RoIAlign
+from torchvision.ops import RoIAlign, RoIPool
 
 from pliant._check import PliantError, fail
 from pliant.nn import DeformRoIPool
@@ -21,6 +21,7 @@ from .proposals import MapProposals, ProposalHead, map_anchors
 from .roi_pools import ROI_POOLS
 
 REDUCTION_CHANNELS = 256
+MAP_POOLS = (*ROI_POOLS, "max")
 
 
 def faster_rcnn_dc5(
@@ -56,7 +57,8 @@ def faster_rcnn_dc5(
     Args:
         num_classes: classes with the background: C + 1 for labels 1..C.
         backbone: a finished `dilated_backbone(...)`, or the name of one.
-        roi_pool: `align` (aligned RoI pooling, the papers' baseline), `deform` (v1) or `modulated` (v2).
+        roi_pool: `align` (aligned RoI pooling, the papers' baseline), `deform` (v1), `modulated` (v2), or `max`, the
+            maximum of each bin's cells, which reads no samples (the first rows of the v2 paper's tables).
         roi_samples_per_bin: samples along each axis of a bin; 2 in the v2 paper, 4 in the official v1 code.
         head_channels: width of the two fully connected layers.
         rpn_channels: width of the proposal network's 3x3 convolution.
@@ -147,8 +149,10 @@ def mask_rcnn_dc5(num_classes: int, backbone: str | DilatedBackbone = "resnet50"
 
 
 def _roi_pool(kind: str, bins: int, channels: int, samples: int) -> MapRoIPool:
-    if kind not in ROI_POOLS:
-        fail("roi_pool", f"must be one of {', '.join(ROI_POOLS)}", repr(kind), "use 'modulated'", kind=PliantError)
+    if kind not in MAP_POOLS:
+        fail("roi_pool", f"must be one of {', '.join(MAP_POOLS)}", repr(kind), "use 'modulated'", kind=PliantError)
+    if kind == "max":
+        return MapRoIPool("c5", RoIPool((bins, bins), 1 / STRIDE))
     if kind == "align":
         return MapRoIPool("c5", RoIAlign((bins, bins), 1 / STRIDE, samples, aligned=True))
     return MapRoIPool("c5", DeformRoIPool(bins, channels, 1 / STRIDE, samples, modulated=kind == "modulated"))

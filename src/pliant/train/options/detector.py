@@ -27,9 +27,9 @@ class DetectorOptions(Options):
     head_channels: int = option(1024, "width of the box head's two layers", minimum=1, only=WITH_FC_HEAD)
     roi_pool: str = option(
         "align",
-        "how regions are pooled: align (RoIAlign), deform (v1), modulated (v2); in rfcn position-sensitive, and not "
-        "modulated",
-        choices=("align", "deform", "modulated"),
+        "how regions are pooled: align (RoIAlign), deform (v1), modulated (v2); max for faster-rcnn-dc5 and "
+        "mask-rcnn-dc5 alone; in rfcn position-sensitive, and not modulated",
+        choices=("align", "deform", "modulated", "max"),
         only=WITH_SECOND_STAGE,
     )
     roi_branch: str = option(
