@@ -149,6 +149,11 @@ def test_an_image_without_regions_gives_losses_of_zero() -> None:
     assert {name: value.item() for name, value in losses.items()} == {"loss_classifier": 0.0, "loss_box_reg": 0.0}
 
 
-def test_mining_of_no_regions_is_refused() -> None:
+def test_refused_arguments() -> None:
+    message = (
+        "background_iou: must be 0 or more and below 0.5, from which a region is foreground; got 0.6; the official"
+    )
+    with pytest.raises(PliantError, match=message):
+        heads(nn.Identity(), background_iou=0.6)
     with pytest.raises(PliantError, match=r"ohem: must be at least 1; got 0; use 128 \(official R-FCN\), or None"):
         heads(nn.Identity(), ohem=0)

@@ -13,6 +13,8 @@ from pliant._check import PliantError, fail
 from .dilated import at_least_float32, initialise
 from .ohem import hardest, region_losses
 
+FOREGROUND_IOU = 0.5  # overlap with a box from which a region is foreground, in Detectron and in the official v1 code
+
 
 class MapRoIPool(nn.Module):
     """RoI pooling from the one map called `name`, called as torchvision's `MultiScaleRoIAlign` is."""
@@ -62,7 +64,7 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
         mask_parts: torchvision's `mask_roi_pool`, `mask_head` and `mask_predictor`, or nothing.
 
     Raises:
-        PliantError: `ohem` is below 1, or given with masks.
+        PliantError: `ohem` is below 1, or given with masks; or `background_iou` is not below the foreground's 0.5.
     """
 
     def __init__(
@@ -88,12 +90,15 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
             fail("ohem", rule, ohem, fix, kind=PliantError)
         if ohem is not None and ohem < 1:
             fail("ohem", "must be at least 1", ohem, "use 128 (official R-FCN), or None", kind=PliantError)
+        if not 0 <= background_iou < FOREGROUND_IOU:
+            rule = f"must be 0 or more and below {FOREGROUND_IOU}, from which a region is foreground"
+            fail("background_iou", rule, background_iou, "the official v1 code has 0.1", kind=PliantError)
         super().__init__(
             box_roi_pool,
             box_head,
             box_predictor,
-            fg_iou_thresh=0.5,
-            bg_iou_thresh=0.5,
+            fg_iou_thresh=FOREGROUND_IOU,
+            bg_iou_thresh=FOREGROUND_IOU,
             batch_size_per_image=roi_samples,
             positive_fraction=positive_fraction,
             bbox_reg_weights=None,  # torchvision's 10, 10, 5, 5 are the official deviations 0.1, 0.1, 0.2, 0.2
