@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -129,7 +130,7 @@ class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
 
     def _readable(self, index: int) -> tuple[Tensor, Target]:
         """Return the pixels and the target of image `index`, or of the next one that can be read."""
-        for used in (*range(index, len(self)), *range(index)):
+        for used in itertools.chain(range(index, len(self)), range(index)):
             if self._broken[used]:
                 continue
             try:
