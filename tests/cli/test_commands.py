@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -337,3 +338,7 @@ def test_python_m_pliant_is_env() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": source})
     assert f"torch {torch.__version__}" in done.stdout
     assert re.search(r"deform_conv2d +reference \(any device\) +yes", done.stdout)
+    project = tomllib.loads((Path(source).parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    packages = {re.split(r"[>=]", line)[0] for name in ("train", "tensorboard", "export") for line in extras[name]}
+    assert all(f"{package} " in done.stdout for package in packages)

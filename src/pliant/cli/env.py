@@ -10,7 +10,19 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .parser import Commands, Parser, add_command
 
-OPTIONAL = ("torchvision", "timm", "accelerate", "faster-coco-eval", "rich", "safetensors", "matplotlib", "tensorboard")
+OPTIONAL = (
+    "torchvision",
+    "timm",
+    "accelerate",
+    "faster-coco-eval",
+    "rich",
+    "safetensors",
+    "matplotlib",
+    "pillow",
+    "tensorboard",
+    "onnx",
+    "onnxruntime",
+)
 
 
 def add(commands: Commands[Parser]) -> None:
