@@ -191,6 +191,8 @@ def test_max_pooling_takes_the_greatest_cell_of_a_bin() -> None:
     whole = torch.tensor([[0.0, 0.0, 13 * 16.0, 13 * 16.0]])  # 14 x 14 cells, two to a bin and axis, the last included
     pooled = pool({"c5": cells}, [whole], [(224, 224)])
     assert torch.equal(pooled, cells[..., 1::2, 1::2])
+    half = pool({"c5": cells.bfloat16()}, [whole], [(224, 224)])  # as under autocast, which leaves boxes alone
+    assert torch.equal(half, cells.bfloat16()[..., 1::2, 1::2])
 
 
 @pytest.mark.parametrize("roi_pool", ["align", "modulated"])

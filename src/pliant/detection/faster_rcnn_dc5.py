@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
@@ -15,7 +16,7 @@ from pliant._check import PliantError, fail
 from pliant.nn import DeformRoIPool
 
 from .box_heads import BoxHeads, BoxPredictor, MapRoIPool
-from .dilated import STRIDE, DilatedBackbone, as_dilated, image_transform, initialise
+from .dilated import STRIDE, DilatedBackbone, as_dilated, at_least_float32, image_transform, initialise
 from .faster_rcnn import BOX_BINS, MASK_BINS, MASK_LAYERS
 from .proposals import MapProposals, ProposalHead, map_anchors
 from .roi_pools import ROI_POOLS
@@ -152,7 +153,15 @@ def _roi_pool(kind: str, bins: int, channels: int, samples: int) -> MapRoIPool:
     if kind not in MAP_POOLS:
         fail("roi_pool", f"must be one of {', '.join(MAP_POOLS)}", repr(kind), "use 'modulated'", kind=PliantError)
     if kind == "max":
-        return MapRoIPool("c5", RoIPool((bins, bins), 1 / STRIDE))
+        return MapRoIPool("c5", _MaxRoIPool((bins, bins), 1 / STRIDE))
     if kind == "align":
         return MapRoIPool("c5", RoIAlign((bins, bins), 1 / STRIDE, samples, aligned=True))
     return MapRoIPool("c5", DeformRoIPool(bins, channels, 1 / STRIDE, samples, modulated=kind == "modulated"))
+
+
+class _MaxRoIPool(RoIPool):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's, which wants maps and boxes of one type, under autocast too."""
+
+    def forward(self, input: Tensor, rois: list[Tensor]) -> Tensor:
+        pooled: Tensor = super().forward(at_least_float32(input), rois)
+        return pooled.to(input.dtype)
