@@ -25,7 +25,7 @@ def convert_detectron2(state: Mapping[str, Tensor]) -> Conversion:
         PliantError: another system than the two, or another backbone than torchvision's or timm's ResNets.
     """
     draft = Draft("detectron2", state)
-    draft.leave(r".*\.num_batches_tracked", "counts training steps, which a frozen batch norm does not")
+    draft.leave_counters()
     draft.leave(r"proposal_generator\.anchor_generator\..*", "anchors, which pliant computes")
     settings = _move_trunk(draft)
     for level in range(4):

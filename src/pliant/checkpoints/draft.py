@@ -117,6 +117,10 @@ class Draft:
             del self.state[name]
             self.left[name] = why
 
+    def leave_counters(self) -> None:
+        """Leave the batch norms' counters of training steps, which frozen ones do not have."""
+        self.leave(r".*\.num_batches_tracked", "counts training steps, which a frozen batch norm does not")
+
     def require(self, name: str) -> Tensor:
         """Return the tensor `name`, or say that the file lacks it."""
         if name not in self.state:

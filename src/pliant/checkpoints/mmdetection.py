@@ -14,11 +14,8 @@ from .draft import Conversion, Draft
 from .heads import move_box_predictor, move_mask_predictor, pyramid_widths
 from .resnet import deform_settings, resnet_name, take_input, trunk_prefix
 
-COUNTER = "counts training steps, which a frozen batch norm does not"
 CAFFE_MEAN = (123.675, 116.28, 103.53)  # red first
 POOL = r"bbox_roi_extractor\.roi_layers"
-# Of mmcv's deformable RoI pooling; the levels are the maps of strides 4, 8, 16 and 32.
-LEVELS = 4
 
 
 def convert_mmdetection(state: Mapping[str, Tensor], *, caffe: bool = False) -> Conversion:
@@ -37,7 +34,7 @@ def convert_mmdetection(state: Mapping[str, Tensor], *, caffe: bool = False) -> 
     if f"{first}bbox_head.0.fc_cls.weight" in state:
         fix = "give a Faster R-CNN or a Mask R-CNN"
         fail("checkpoint", "must have one box head", "those of a Cascade R-CNN", fix, kind=PliantError)
-    draft.leave(r".*\.num_batches_tracked", COUNTER)
+    draft.leave_counters()
     settings = _move_trunk(draft, caffe)
     draft.rename(r"neck\.lateral_convs\.(\d)\.conv\.(weight|bias)", r"backbone.fpn.inner_blocks.\1.0.\2")
     draft.rename(r"neck\.fpn_convs\.([0-3])\.conv\.(weight|bias)", r"backbone.fpn.layer_blocks.\1.0.\2")

@@ -21,7 +21,7 @@ def convert_torchvision(state: Mapping[str, Tensor]) -> Conversion:
         PliantError: another system than the two, or another backbone than torchvision's ResNets.
     """
     draft = Draft("torchvision", state)
-    draft.leave(r".*\.num_batches_tracked", "counts training steps, which a frozen batch norm does not")
+    draft.leave_counters()
     draft.rename(r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1", OLD)
     draft.rename(r"(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)", r"\1.0.\2", OLD)
     for k in range(4):
