@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the CPU kernels of RoI pooling cut their work: planes or turned images, slices of channels, boxes, threads."""
+"""How the CPU kernels of RoI pooling cut their work: planes or transposed images, slices of channels, boxes, threads."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Cut:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("pixels_per_bin", [0, MANY], ids=["planes", "turned"])
-def test_planes_and_turned_images(cut: Cut, pixels_per_bin: int, case: RoICase) -> None:
-    """Every contiguous image, then none, has too few bins to be turned over."""
+@pytest.mark.parametrize("pixels_per_bin", [0, MANY], ids=["planes", "transposed"])
+def test_planes_and_transposed_images(cut: Cut, pixels_per_bin: int, case: RoICase) -> None:
+    """Every contiguous image, then none, has too few bins to be transposed."""
     cut(PIXELS_PER_BIN=pixels_per_bin)
     check_forward_backward(native, case, torch.bfloat16 if case.channels > 3 else torch.float64)
 
@@ -46,7 +46,7 @@ def test_slices_of_channels_and_runs_of_boxes(cut: Cut, case: RoICase) -> None:
     check_forward_backward(native, case)
 
 
-@pytest.mark.parametrize("pixels_per_bin", [0, MANY], ids=["planes", "turned"])
+@pytest.mark.parametrize("pixels_per_bin", [0, MANY], ids=["planes", "transposed"])
 @pytest.mark.parametrize("name", ["asymmetric", "ps_asymmetric", "channels_last", "ps_channels_last"])
 def test_same_bits_for_any_number_of_threads(cut: Cut, pixels_per_bin: int, name: str) -> None:
     """Without being asked to be deterministic, with channels enough that each thread has some."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors as the kernels see them: addresses, memory that is used again, and turned-over copies."""
+"""Tensors as the kernels see them: addresses, memory that is used again, and transposed copies."""
 
 from __future__ import annotations
 

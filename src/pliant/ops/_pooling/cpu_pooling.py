@@ -24,7 +24,7 @@ from pliant.ops._pooling.bins import Bins, Kernels
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
 PRODUCT_BYTES = 16 << 20  # of the sums that one call of the backward kernel writes
-PIXELS_PER_BIN = 6  # of an image with too few bins for turning it over to pay: measured at 256 channels
+PIXELS_PER_BIN = 6  # from which on transposing an image does not pay; measured at 256 channels
 UNIT = 64  # channels that the kernel sums over at once: kUnit of cpu_pool.h
 
 
@@ -63,7 +63,7 @@ class Problem:
     def reads_planes(self) -> bool:
         """Return whether the image is read as planes of pixels.
 
-        Vectors over channels are faster, but an image must be turned over for them, which is not worth it for few bins.
+        Vectors over channels are faster, but an image must be transposed for them, which does not pay for few bins.
         """
         R, (Ph, Pw) = self.bins.rois.shape[0], self.bins.size
         return self.input.is_contiguous() and R * Ph * Pw * PIXELS_PER_BIN < self.N * self.H * self.W
