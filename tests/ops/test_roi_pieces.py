@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the CPU kernels of RoI pooling cut their work: planes or transposed images, slices of channels, boxes, threads."""
+"""How the CPU kernels of RoI pooling cut their work: planes or transposed images, channel slices, boxes, threads."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from pliant.ops._pooling.bins import Bins, Kernels
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
 PRODUCT_BYTES = 16 << 20  # of the sums that one call of the backward kernel writes
-PIXELS_PER_BIN = 6  # from which on transposing an image does not pay; measured at 256 channels
+PIXELS_PER_BIN = 6  # above which transposing an image does not pay; measured at 256 channels
 UNIT = 64  # channels that the kernel sums over at once: kUnit of cpu_pool.h
 
 
