@@ -249,6 +249,10 @@ def test_a_resumed_complete_run_stays_complete(run: Path, capsys: pytest.Capture
             "pliant: step_images: must be a multiple of batch_size x processes, 2 x 1; got 15;",
         ),
         (["eval", "none"], "pliant: run: must be a run folder with config.json; got none"),
+        (
+            ["eval", "r", "--workers", "-1"],
+            "pliant eval: argument --workers: must be an integer of at least 0; got '-1'",
+        ),
         (["explain", "r", "i", "--at", "3", "--out", "p"], "pliant explain: argument --at: must be X,Y in pixels"),
         (
             ["predict", "r", "i", "--out", "o", "--min-score", "2"],

@@ -10,7 +10,7 @@ from pliant._check import require_package
 from pliant.train.options import TestTimeOptions
 
 from .options import add_options, given_options
-from .parser import Commands, Parser, add_command, add_device, add_run
+from .parser import Commands, Parser, add_command, add_device, add_run, count
 
 
 def add(commands: Commands[Parser]) -> None:
@@ -19,7 +19,7 @@ def add(commands: Commands[Parser]) -> None:
     add_run(parser)
     parser.add_argument("--data", metavar="DIR", help="folder of the data set (default: the one trained on)")
     parser.add_argument("--split", metavar="NAME", help="split to evaluate on (default: the run's --val-split)")
-    parser.add_argument("--workers", metavar="N", type=int, default=0, help="processes that read images (default: 0)")
+    parser.add_argument("--workers", metavar="N", type=count, default=0, help="processes that read images (default: 0)")
     add_device(parser)
     add_options(parser, TestTimeOptions)
 

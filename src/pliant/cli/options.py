@@ -39,12 +39,15 @@ def given_options(arguments: argparse.Namespace, *groups: type[Options]) -> dict
 def _help(spec: dataclasses.Field[Any], model: str | None) -> str:
     """The line of help: what the option is, its default, and without a model those of others and what it is for."""
     own = MODELS[model].defaults.get(spec.name, spec.default) if model is not None else spec.default
+    help = spec.metadata["help"]
     notes = ["required" if own is dataclasses.MISSING else f"default: {_text(own)}"]
+    if own is None and "default" in help:
+        notes = []  # the help says what none stands for
     if model is None:
         notes += [f"{_text(k.defaults[spec.name])} for {name}" for name, k in MODELS.items() if spec.name in k.defaults]
         notes += [f"{', '.join(spec.metadata['only'])} only"] if spec.metadata["only"] else []
     # argparse formats its help with %.
-    return f"{spec.metadata['help']} ({'; '.join(notes)})".replace("%", "%%")
+    return (f"{help} ({'; '.join(notes)})" if notes else help).replace("%", "%%")
 
 
 def _text(value: Any) -> str:

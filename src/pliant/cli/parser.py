@@ -77,6 +77,15 @@ def share(text: str) -> float:
 
 def positive(text: str) -> int:
     """Parse an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1; got {text!r}")
+    return _at_least(1, text)
+
+
+def count(text: str) -> int:
+    """Parse an integer of at least 0."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least {least}; got {text!r}")
     return int(text)
