@@ -16,15 +16,16 @@ from pliant._check import fail, suggest
 from pliant.ops import _backends
 
 Impl = Literal["auto", "reference", "native", "triton"]
+IMPLS: tuple[str, ...] = get_args(Impl)  # here, since PyTorch 2.6 cannot compile the question
 
 # --- the choice of implementation ----------------------------------------------------------------------------------
 
 
 def check_impl(impl: str, device: torch.device, *, has_native: bool) -> None:
     """Raise unless `impl` is a known name and, where it is explicit, can run on `device`."""
-    if impl not in get_args(Impl):
-        names = ", ".join(repr(name) for name in get_args(Impl))
-        fix = f"leave it at 'auto'.{suggest(str(impl), get_args(Impl))}"
+    if impl not in IMPLS:
+        names = ", ".join(repr(name) for name in IMPLS)
+        fix = f"leave it at 'auto'.{suggest(str(impl), IMPLS)}"
         fail("impl", f"must be one of {names}", repr(impl), fix)
     if impl == "native":
         if device.type != "cpu":
@@ -76,7 +77,9 @@ def _is_tracked_by_func(tensor: Tensor) -> bool:
 
 def autocast_is_on(device_type: str) -> bool:
     """Say whether autocast is on for a kind of device, some of which have none."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    # Whether there is autocast at all cannot be asked in a graph that PyTorch 2.6 compiles; for these two it is known.
+    known = device_type in ("cpu", "cuda") or torch.amp.is_autocast_available(device_type)
+    return known and torch.is_autocast_enabled(device_type)
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
