@@ -16,12 +16,19 @@ RANGE = ["first_class", "begin", "end", "width"]
 
 
 @triton.jit
+def _quotient(a, b):
+    """Return a / b rounded as IEEE has it, which `/` of float32 is not on NVIDIA: a sample may stand on a pixel."""
+    b = tl.cast(b, a.dtype)
+    return tl.div_rn(a, b) if a.dtype == tl.float32 else a / b
+
+
+@triton.jit
 def _sample_range(base, step, samples, size, ALIGNED: tl.constexpr):
     """Return the samples [first, last) among which are all inside the image: a huge box is as quick as any other."""
     lower = -1.0 if ALIGNED else -0.5
     upper = size.to(base.dtype) - (0.0 if ALIGNED else 0.5)
-    a = (lower - base) / step
-    b = (upper - base) / step
+    a = _quotient(lower - base, step)
+    b = _quotient(upper - base, step)
     few = (samples <= 16) | (step == 0)
     first = tl.where(few, 0.0, tl.maximum(tl.minimum(a, b) - 3, 0.0))
     last = tl.where(few, samples, tl.minimum(tl.maximum(a, b) + 3, samples))
@@ -34,11 +41,11 @@ def _sample_range(base, step, samples, size, ALIGNED: tl.constexpr):
 def _axis(sides, shift, bin, size, BINS: tl.constexpr, ALIGNED: tl.constexpr):
     """Return along one axis where a bin's samples begin, their step, the bin's extent, and which samples to look at."""
     start = tl.load(sides)
-    extent = tl.load(sides + 1) / BINS
+    extent = _quotient(tl.load(sides + 1), BINS)
     samples = tl.load(sides + 2)
     before = bin.to(extent.dtype) * extent
     base = (start + shift) + before if ALIGNED else (start + before) + shift
-    step = extent / samples
+    step = _quotient(extent, samples)
     first, last = _sample_range(base, step, samples, size, ALIGNED)
     return base, step, extent, samples, first, last
 
@@ -49,7 +56,7 @@ def _sample(i, base, step, extent, samples, bin, size, BINS: tl.constexpr, ALIGN
     the slope of that in the position; and the sample's place in the box, 0 to 1.
     """  # noqa: D205
     place = i.to(base.dtype) + (0.5 if ALIGNED else 0.0)
-    position = base + (place * extent / samples if ALIGNED else place * step)
+    position = base + (_quotient(place * extent, samples) if ALIGNED else place * step)
     border = (size - 1).to(base.dtype)
     reach = 1.0 if ALIGNED else 0.5
     inside = (position >= -reach) & (position <= border + reach)
@@ -60,14 +67,14 @@ def _sample(i, base, step, extent, samples, bin, size, BINS: tl.constexpr, ALIGN
     # Flat where held; on a pixel the slope is the right-hand one, or, by the position-sensitive operator's rule, 0.
     slopes = (position >= 0) & (high > low) if ALIGNED else fraction > 0
     slope = tl.where(inside & slopes, 1.0, 0.0).to(base.dtype)
-    return inside, low, high, fraction, slope, (bin.to(base.dtype) + place / samples) / BINS
+    return inside, low, high, fraction, slope, _quotient(bin.to(base.dtype) + _quotient(place, samples), BINS)
 
 
 @triton.jit
 def _mean(count, ny, nx, ALIGNED: tl.constexpr):
     """Return the share of a sample in the mean: of all samples, or of the `count` that are read."""
     n = ny * nx if ALIGNED else count
-    return tl.where(n > 0, 1.0 / tl.where(n > 0, n, 1.0), 0.0)
+    return tl.where(n > 0, _quotient(n * 0 + 1, tl.where(n > 0, n, 1.0)), 0.0)
 
 
 @triton.jit
