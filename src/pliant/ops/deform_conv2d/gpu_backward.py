@@ -46,10 +46,21 @@ class _Backward:
         self.all_cells: Cells | None = None
         if self.needs_input and not plan.scatter and plan.sorts_once:
             self.all_cells = cells_of(p, Chunk(0, p.M, 0, p.N), 0, p.G)
+        # Each chunk writes over the one before: with deterministic algorithms PyTorch fills all memory it hands out.
+        self.columns = self._empty_columns() if self.needs_weight else None
+        self.grad_columns = self._empty_columns() if self.needs_maps or self.needs_input else None
 
     def _empty_image(self) -> Tensor:
         p = self.problem
         return torch.empty(p.input.shape, dtype=p.dtype, device=p.device, memory_format=memory_format(p.input))
+
+    def _empty_columns(self) -> Tensor | None:
+        """Return memory for the columns of any slice of any chunk, (positions, weight groups, taps * channels)."""
+        p = self.problem
+        if p.is_depthwise or not self.plan.chunks:
+            return None
+        s = self.plan.slices[0]  # all are alike, and no chunk is longer than the first
+        return p.weight.new_empty((self.plan.chunks[0].count, s.width // s.per_group, p.K * s.per_group))
 
     def run_slice(self, s: Slice) -> None:
         """Do all that concerns the channels of one slice."""
@@ -71,8 +82,9 @@ class _Backward:
         grad_columns: Tensor | None = None
         if self.problem.is_depthwise:
             grad_columns = u.contiguous()
-        elif self.needs_maps or self.needs_input:
-            grad_columns = products(u, weight)
+        elif self.grad_columns is not None:
+            grad_columns = self.grad_columns[: chunk.count]
+            products(u, weight, grad_columns)
         columns = self._sample(s, chunk, weight, grad_columns)
         if grad_weight is not None and columns is not None:
             if self.problem.is_depthwise:
@@ -80,7 +92,6 @@ class _Backward:
             else:
                 add_products(u, columns, grad_weight)
         if self.needs_input and not self.plan.scatter and grad_columns is not None:
-            del columns
             image = self._gather(s, chunk, weight, grad_columns, image)
         return image
 
@@ -116,13 +127,13 @@ class _Backward:
         p = self.problem
         if not (self.needs_maps or self.needs_weight or self.scattered is not None):
             return None
-        tile = sample_tile(p.dtype, s.run)
+        tile = sample_tile(p.dtype, s.run, scatters=self.scattered is not None)
         tiles = -(-chunk.count // tile.positions)
         columns: Tensor | None = None
         if self.needs_weight and p.is_depthwise:
             columns = p.weight.new_empty((tiles, p.K, s.width), dtype=p.sum_dtype)
-        elif self.needs_weight:
-            columns = p.weight.new_empty((chunk.count, s.width // s.per_group, p.K * s.per_group))
+        elif self.columns is not None:
+            columns = self.columns[: chunk.count]
         _triton.launch(
             sample_backward,
             (tiles * p.K, s.width // s.run),

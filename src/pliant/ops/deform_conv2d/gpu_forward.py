@@ -30,9 +30,14 @@ def deform_conv2d_triton(
     problem = GpuProblem(input, offset, weight, geometry, mask)
     shape = (problem.N, problem.O, problem.Ho, problem.Wo)
     output = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
-    run = _elementwise if problem.per_group <= ELEMENTWISE_CHANNELS < problem.C else _fused
+    run = _elementwise if is_elementwise(problem) else _fused
     run(problem, None if bias is None else bias.contiguous(), output, tile)
     return output
+
+
+def is_elementwise(problem: GpuProblem) -> bool:
+    """Say whether groups have too few channels for a matrix product."""
+    return problem.per_group <= ELEMENTWISE_CHANNELS < problem.C
 
 
 def layer_of(problem: GpuProblem) -> Layer:
@@ -61,8 +66,8 @@ def _fused(problem: GpuProblem, bias: Tensor | None, output: Tensor, tile: Tile 
 
 def _elementwise(problem: GpuProblem, bias: Tensor | None, output: Tensor, tile: Tile | None) -> None:
     if tile is None:
-        tile = elementwise_tile(problem.O)
-        tile = tile if _shares_cells(problem, tile) else elementwise_tile(problem.O, shared=False)
+        tile = elementwise_tile(problem.dtype, problem.O)
+        tile = tile if _shares_cells(problem, tile) else elementwise_tile(problem.dtype, problem.O, shared=False)
     weight = problem.weight.permute(2, 3, 1, 0).contiguous()  # (kh, kw, C/groups, O)
     blocks = -(-problem.O // tile.outputs)
     _launch(elementwise_convolution, problem, (weight, bias, output), tile, blocks, SHARED=_shares_cells(problem, tile))

@@ -20,13 +20,11 @@ def rows_of(grad: Tensor, outputs: slice, first: int, count: int) -> Tensor:
     return grad[images].permute(0, 2, 3, 1).reshape(count, -1)
 
 
-def products(rows: Tensor, weight: Tensor) -> Tensor:
-    """Return rows (T, O) @ weight (groups, O/groups, R) group by group, as (T, groups, R)."""
-    groups, per_group, R = weight.shape
-    result = rows.new_empty((len(rows), groups, R))
+def products(rows: Tensor, weight: Tensor, result: Tensor) -> None:
+    """Write rows (T, O) @ weight (groups, O/groups, R) group by group to `result` (T, groups, R)."""
+    groups, per_group, _ = weight.shape
     left = rows.reshape(-1, groups, per_group).transpose(0, 1)
     torch.bmm(left, weight, out=result.transpose(0, 1))
-    return result
 
 
 def add_products(rows: Tensor, columns: Tensor, total: Tensor) -> None:

@@ -118,16 +118,18 @@ def candidates(tile: Tile) -> list[Tile]:
     return [t for t in tiles if 32 <= t.positions <= 128 and t.channels <= 64 and t.warps in (4, 8)]
 
 
-def elementwise_tile(outputs: int, *, shared: bool = True) -> Tile:
+def elementwise_tile(dtype: torch.dtype, outputs: int, *, shared: bool = True) -> Tile:
     """Return the tile of the kernel without a matrix product; narrow where channels do not share their cells."""
     most = ELEMENTWISE.outputs if shared else 16
+    most //= 2 if dtype == torch.float64 else 1
     return ELEMENTWISE._replace(outputs=min(most, max(8, power_of_two(outputs))))
 
 
-def sample_tile(dtype: torch.dtype, channels: int) -> SampleTile:
+def sample_tile(dtype: torch.dtype, channels: int, *, scatters: bool) -> SampleTile:
     """Return the tile of the backward kernel that reads each sample's pixels, for `channels` of an offset group."""
     tile = SAMPLES_FLOAT64 if dtype == torch.float64 else SAMPLES
-    return tile._replace(channels=min(tile.channels, max(8, power_of_two(channels))))
+    most = tile.channels // 2 if scatters and dtype == torch.float32 else tile.channels  # else sm_80 spills registers
+    return tile._replace(channels=min(most, max(8, power_of_two(channels))))
 
 
 def power_of_two(n: int) -> int:
