@@ -65,15 +65,14 @@ def warn_columns(operator: str, reason: str) -> None:
 
 def warn_reference(operator: str, device: torch.device) -> None:
     """Say once for each kind of device that the slower reference serves it, and what would be faster."""
-    _warn_once(operator, device.type)
+    _warn_once(operator, device.type, None if device.type == "cpu" else why_no_triton(device))
 
 
 @functools.cache
-def _warn_once(operator: str, device_type: str) -> None:
+def _warn_once(operator: str, device_type: str, no_triton: str | None) -> None:
     if device_type == "cpu":
         advice = f"{why_no_native()}; reinstall pliant with a C++17 compiler at hand and PLIANT_NO_NATIVE unset"
     else:
-        no_triton = why_no_triton(torch.device(device_type))
         advice = f"{no_triton}; pass impl='reference' to accept it without this warning"
     warnings.warn(
         f"pliant.ops.{operator} runs its slow reference implementation on {device_type}: {advice}",
