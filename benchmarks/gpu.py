@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times deformable convolution on a GPU against plain convolution of the same shape: `python -m benchmarks.gpu`.
+"""Times everything of pliant's that runs on a GPU: `python -m benchmarks.gpu`, or `make gpu-bench`.
 
-Each contender's work is captured in a CUDA graph, so that only the GPU is timed, and the graphs of a case take turns
-within one run; the median of the replays is compared. A ratio is a contender's time over cuDNN's plain convolution in
-channels_last and bfloat16. Before anything is timed, pliant's result is checked against float64 on the CPU.
+S1 to S4 are 3x3 modulated layers at stride 1, D1 and D2 depthwise ones, against cuDNN's plain convolution in
+channels_last and bfloat16. Offsets are zero, smooth (sigma 1, blurred over 9x9 pixels), or independent (sigma 3): the
+further neighbours' samples lie apart, the less do caches help. R7 and R14 are RoI poolings against torchvision's
+RoIAlign. Their work is captured in CUDA graphs, so that only the GPU is timed. STEP is a training step of a detector
+with 13 modulated layers against the plain one.
 
-The layers are 3x3, modulated, stride 1. Offsets are zero, smooth (sigma 1, blurred over 9x9 pixels), or independent
-(sigma 3): the further neighbours' samples lie apart, the less do caches help.
+All contenders of a case take turns within one run, and the median of the rounds is compared. A ratio is a contender's
+time over the baseline's. What determinism costs is the ratio of two contenders. Before anything of the operators is
+timed, pliant's result is checked against float64 on the CPU.
 """
 
 from __future__ import annotations
@@ -14,115 +17,85 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
-import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from benchmarks.gpu_contenders import Run, contenders
-from pliant.ops import _backends, deform_conv2d
-
-
-@dataclass(frozen=True)
-class Case:
-    """One layer: (N, C, H, W) to O channels, and how its offsets are spread."""
-
-    name: str
-    shape: tuple[int, int, int, int]
-    outputs: int
-    offsets: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.shape} -> {self.outputs}, {self.offsets} offsets"
-
-    def tensors(self, dtype: torch.dtype = torch.bfloat16, device: str = "cuda") -> dict[str, Tensor]:
-        """Return input, offset, weight, mask and the gradient of the output, channels_last."""
-        generator = torch.Generator().manual_seed(0)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator)
-
-        N, C, H, W = self.shape
-        offset = torch.zeros(N, 18, H, W)
-        if self.offsets == "smooth":
-            offset = functional.avg_pool2d(normal(N, 18, H + 8, W + 8), 9, 1) * 9
-        elif self.offsets == "independent":
-            offset = normal(N, 18, H, W) * 3
-        t = {
-            "input": normal(N, C, H, W),
-            "weight": normal(self.outputs, C, 3, 3) / (9 * C) ** 0.5,
-            "mask": torch.rand(N, 9, H, W, generator=generator),
-            "grad": normal(N, self.outputs, H, W),
-        }
-        t = {name: tensor.to(device, dtype) for name, tensor in t.items()} | {"offset": offset.to(device)}
-        return {name: tensor.contiguous(memory_format=torch.channels_last) for name, tensor in t.items()}
-
+from benchmarks.gpu_convolution import ConvCase
+from benchmarks.gpu_detector import StepCase
+from benchmarks.gpu_pooling import PoolingCase
+from benchmarks.gpu_timing import Run, captured, prepared, times_in_turns
+from benchmarks.roi_pooling import RoICase
+from pliant.ops import _backends, _triton
 
 LAYERS = {
-    "S1": ((8, 256, 64, 64), 256),
-    "S2": ((8, 512, 32, 32), 512),
-    "S3": ((2, 128, 160, 160), 128),
-    "S4": ((2, 256, 100, 168), 256),
+    "S1": ((8, 256, 64, 64), 256, 1),
+    "S2": ((8, 512, 32, 32), 512, 1),
+    "S3": ((2, 128, 160, 160), 128, 1),
+    "S4": ((2, 256, 100, 168), 256, 1),
+    "D1": ((8, 256, 64, 64), 256, 256),
+    "D2": ((8, 96, 128, 128), 96, 96),
 }
-CASES = [Case(name, *layer, offsets) for name, layer in LAYERS.items() for offsets in ("zero", "smooth", "independent")]
+CONVOLUTIONS = [
+    ConvCase(name, shape, outputs, offsets, groups)
+    for name, (shape, outputs, groups) in LAYERS.items()
+    for offsets in ("zero", "smooth", "independent")
+]
+POOLINGS = [PoolingCase(f"R{bins}", RoICase(bins, boxes=1024)) for bins in (7, 14)]
+STEPS = [StepCase("STEP", dtype) for dtype in (torch.bfloat16, torch.float32)]
+MOST_STEPS = 20  # of a detector, which are long
+
+Case = ConvCase | PoolingCase | StepCase
 
 
-def captured(run: Run) -> Callable[[], None]:
-    """Return what replays `run` as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
-
-
-def times_in_turns(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Return the median milliseconds of each contender, with a cache that holds nothing of the round before."""
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            flush.zero_()
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            run()
-            end.record()
-            torch.cuda.synchronize()
-            found[name].append(begin.elapsed_time(end))
-    return {name: statistics.median(values) for name, values in found.items()}
-
-
-def check(case: Case) -> None:
-    """Raise unless pliant's result for a corner of the case agrees with float64 on the CPU."""
-    small = Case(case.name, (1, case.shape[1], 9, 11), case.outputs, case.offsets)
-    t = small.tensors()
-    fast = deform_conv2d(t["input"], t["offset"], t["weight"], padding=1, mask=t["mask"], impl="triton")
-    d = {name: tensor.cpu().double() for name, tensor in t.items()}
-    slow = deform_conv2d(d["input"], d["offset"], d["weight"], padding=1, mask=d["mask"], impl="reference")
-    torch.testing.assert_close(fast.cpu().double(), slow, atol=3e-2, rtol=2e-2)
-
-
-def measure(case: Case, rounds: int, *, training: bool) -> dict[str, object]:
-    """Return times and ratios of one case."""
-    runs = {name: captured(run) for name, run in contenders(case.tensors(), training=training).items()}
-    times = times_in_turns(runs, rounds)
-    plain = times["cuDNN conv2d"]
-    mode = "forward and backward" if training else "forward"
+def report(case: Case, mode: str, ms: dict[str, float], failed: dict[str, str]) -> dict[str, object]:
+    """Print and return times and ratios of one case."""
+    baseline = ms[case.baseline]
+    ratios = {name: round(value / baseline, 3) for name, value in ms.items()}
     print(f"{case}, {mode}")
-    for name, value in times.items():
-        print(f"    {name:<28}{1e3 * value:10.1f} us {value / plain:8.2f} x")
-    ratios = {name: round(value / plain, 3) for name, value in times.items()}
-    return {"case": str(case), "mode": mode, "us": {n: round(1e3 * v, 2) for n, v in times.items()}, "ratio": ratios}
+    for name, value in ms.items():
+        print(f"    {name:<28}{1e3 * value:10.1f} us {ratios[name]:8.2f} x")
+    for name, why in failed.items():
+        print(f"    {name:<28}cannot run here: {why}")
+    us = {name: round(1e3 * value, 2) for name, value in ms.items()}
+    return {"case": str(case), "mode": mode, "baseline": case.baseline, "us": us, "ratio": ratios, "failed": failed}
+
+
+def measure_graphs(case: ConvCase | PoolingCase, rounds: int) -> list[dict[str, object]]:
+    """Return times and ratios of an operator's case, forward, and forward and backward."""
+    case.check()
+    found = []
+    for training, mode in ((False, "forward"), (True, "forward and backward")):
+        runs, failed = prepared(case.contenders(training=training), captured)
+        found.append(report(case, mode, times_in_turns(runs, rounds), failed))
+    return found
+
+
+def measure_step(case: StepCase, rounds: int) -> list[dict[str, object]]:
+    """Return times, ratios and memory of a training step."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN's convolutions have it
+    try:
+        runs = case.contenders()
+        memory = {name: _peak(run) for name, run in runs.items()}
+        row = report(case, "training step", times_in_turns(runs, min(rounds, MOST_STEPS)), {})
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+    return [row | {"peak_mib": memory}]
+
+
+def _peak(run: Run) -> float:
+    """Return the MiB that a step holds beyond what was held before it, after some that do not count."""
+    for _ in range(3):
+        loss = run()
+        assert isinstance(loss, torch.Tensor) and bool(loss.isfinite()), f"the loss is {loss}"
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
 
 
 def machine() -> dict[str, object]:
@@ -141,20 +114,31 @@ def machine() -> dict[str, object]:
     }
 
 
+def chosen(names: list[str]) -> list[Case]:
+    """Return the cases of these names, in the order of the tables."""
+    return [case for case in (*CONVOLUTIONS, *POOLINGS, *STEPS) if case.name in names]
+
+
 def main() -> None:
     """Time every case and write the results beside the machine they hold for."""
+    names = list(dict.fromkeys(case.name for case in (*CONVOLUTIONS, *POOLINGS, *STEPS)))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=50, help="replays of each graph (default 50)")
-    parser.add_argument("--only", choices=list(LAYERS), help="one layer")
+    parser.add_argument("--rounds", type=int, default=50, help="rounds of each case (default 50; of STEP at most 20)")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="what is timed (default all)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.json"), help="where the results go")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.exit(2, "benchmarks.gpu: PyTorch sees no CUDA or ROCm device here; nothing was timed or written\n")
-    results = []
+    if arguments.rounds < 1:
+        parser.error("--rounds must be 1 or more")
+    reason = _triton.why_not(torch.device("cuda")) if torch.cuda.is_available() else "PyTorch sees no GPU here"
+    if reason is not None:
+        parser.exit(2, f"benchmarks.gpu: {reason}; nothing was timed or written\n")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else deterministic algorithms refuse products
+    torch.backends.cudnn.benchmark = True
+    results: list[dict[str, object]] = []
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    for case in (c for c in CASES if arguments.only in (None, c.name)):
-        check(case)
-        results += [measure(case, arguments.rounds, training=training) for training in (False, True)]
+    for case in chosen(arguments.only):
+        measured = measure_step if isinstance(case, StepCase) else measure_graphs
+        results += measured(case, arguments.rounds)  # type: ignore[operator]
         record = {"machine": machine(), "rounds": arguments.rounds, "results": results}
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")  # after each case, so that none is lost
     print(f"written to {arguments.out}")

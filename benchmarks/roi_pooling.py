@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from pliant.ops import deform_roi_pool
+from pliant.ops._dispatch import Impl
 
 Tensors = dict[str, Tensor]
 
@@ -60,39 +61,45 @@ class RoICase:
         contiguous = self.tensors()
         channels_last = contiguous | {"input": contiguous["input"].contiguous(memory_format=torch.channels_last)}
         for layout, t in (("contiguous", contiguous), ("channels_last", channels_last)):
-            runs[f"roi_align {layout}"] = _timed(self._align, t, ["input"], training)
-            runs[f"pliant rigid {layout}"] = _timed(self._rigid, t, ["input"], training)
-            runs[f"pliant deformed {layout}"] = _timed(self._deformed, t, ["input", "offset", "mask"], training)
+            runs[f"roi_align {layout}"] = timed(self.align, t, ["input"], training)
+            runs[f"pliant rigid {layout}"] = timed(self.rigid, t, ["input"], training)
+            runs[f"pliant deformed {layout}"] = timed(self.deformed, t, ["input", "offset", "mask"], training)
             if training:
                 names = ["input", "rois", "offset", "mask"]
-                runs[f"pliant with boxes {layout}"] = _timed(self._deformed, t, names, training)
+                runs[f"pliant with boxes {layout}"] = timed(self.deformed, t, names, training)
         return runs
 
     def check(self) -> None:
         """Raise unless pliant's results agree with RoIAlign, and with the reference for a few boxes."""
         t = self.tensors()
-        torch.testing.assert_close(self._rigid(t), self._align(t), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(self.rigid(t), self.align(t), atol=1e-4, rtol=1e-4)
         few = t | {name: t[name][:8] for name in ("rois", "offset", "mask")}
-        fast, slow = (self._deformed(few, impl) for impl in ("auto", "reference"))
+        fast, slow = (self.deformed(few, impl) for impl in ("auto", "reference"))
         torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
 
-    def _align(self, t: Tensors) -> Tensor:
-        scale = 1 / self.stride
-        result: Tensor = roi_align(t["input"], t["rois"], self.bins, scale, self.samples, aligned=True)
+    def align(self, t: Tensors) -> Tensor:
+        """Run RoIAlign, which wants boxes in the type of the image."""
+        rois, scale = t["rois"].to(t["input"].dtype), 1 / self.stride
+        result: Tensor = roi_align(t["input"], rois, self.bins, scale, self.samples, aligned=True)
         return result
 
-    def _rigid(self, t: Tensors) -> Tensor:
-        scale = 1 / self.stride
-        return deform_roi_pool(t["input"], t["rois"], self.bins, spatial_scale=scale, sampling_ratio=self.samples)
+    def rigid(self, t: Tensors, impl: Impl = "auto") -> Tensor:
+        """Run pliant without offsets: RoIAlign."""
+        scale, samples = 1 / self.stride, self.samples
+        return deform_roi_pool(t["input"], t["rois"], self.bins, spatial_scale=scale, sampling_ratio=samples, impl=impl)
 
-    def _deformed(self, t: Tensors, impl: str = "auto") -> Tensor:
-        options = {"spatial_scale": 1 / self.stride, "sampling_ratio": self.samples, "impl": impl}
-        return deform_roi_pool(t["input"], t["rois"], self.bins, t["offset"], t["mask"], **options)  # type: ignore[arg-type]
+    def deformed(self, t: Tensors, impl: Impl = "auto") -> Tensor:
+        """Run pliant with offsets and weights of the bins."""
+        scale, samples, maps = 1 / self.stride, self.samples, (t["offset"], t["mask"])
+        return deform_roi_pool(
+            t["input"], t["rois"], self.bins, *maps, spatial_scale=scale, sampling_ratio=samples, impl=impl
+        )
 
 
-def _timed(
+def timed(
     function: Callable[[Tensors], Tensor], tensors: Tensors, names: list[str], training: bool
 ) -> Callable[[], object]:
+    """Return what runs `function`: alone, or in training with the gradients of the tensors named."""
     if not training:
 
         def forward() -> Tensor:
@@ -103,6 +110,7 @@ def _timed(
     leaves = {name: tensors[name].detach().requires_grad_() for name in names}
 
     def forward_backward() -> object:
-        return torch.autograd.grad(function(tensors | leaves), list(leaves.values()), tensors["grad"])
+        output = function(tensors | leaves)
+        return output, *torch.autograd.grad(output, list(leaves.values()), tensors["grad"])
 
     return forward_backward
