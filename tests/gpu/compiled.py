@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run as a program: compile what the GPU path would launch, for one architecture and without its GPU; print JSON.
+"""Run as a program: compile what the GPU path would launch, for GPUs that are not here; print a line of JSON for each.
 
 The host code runs on tensors without data, on a CUDA device that is not there. Each launch goes to Triton's own
 `warmup`, which specialises and compiles as a launch would, for the target that a stand-in driver names. What comes out
 is read from the machine code: registers, spills, shared memory, tensor-core instructions, wide loads.
 
-    python -m gpu.compiled sm_90 [branches]
+    python -m gpu.compiled [--full] sm_80 sm_90
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import re
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,13 +28,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import MockTensor
 
-from gpu.compile_matrix import BRANCHES, MATRIX, Layer
+from gpu.compile_matrix import FULL, TESTED, Layer, Pooling
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton
+from pliant.ops._pooling.gpu_pooling import GPU
 from pliant.ops.deform_conv2d import gpu_plan
 from pliant.ops.deform_conv2d.gpu_backward import deform_conv2d_triton_backward
 from pliant.ops.deform_conv2d.gpu_forward import deform_conv2d_triton
 from pliant.ops.deform_conv2d.gpu_tiles import Tile
+from pliant.ops.deform_ps_roi_pool import bins as ps
+from pliant.ops.deform_roi_pool import bins as plain
 
 # Architecture -> what it is to compile for, and its processors. sm_89 stands for the GPUs without a row of their own.
 TARGETS = {
@@ -45,14 +49,17 @@ TARGETS = {
 }
 
 
-class Driver:
-    """What Triton asks its driver for while it compiles."""
+Launch = tuple[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]]  # kernel, grid, arguments, options
 
-    def __init__(self, target: GPUTarget) -> None:
-        self.target = target
+
+class Driver:
+    """What Triton asks its driver for while it compiles. An architecture is a device, by which kernels are kept."""
+
+    def __init__(self, name: str) -> None:
+        self.device, self.target = list(TARGETS).index(name), TARGETS[name][0]
 
     def get_current_device(self) -> int:
-        return 0
+        return self.device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -61,19 +68,26 @@ class Driver:
         return self.target
 
 
-def launches(layer: Layer, dtype: torch.dtype, kind: _triton.Architecture) -> dict[str, tuple[Any, ...]]:
-    """Return the first launch of each kernel in a layer's forward and backward: kernel, grid, arguments, options."""
-    found: dict[str, tuple[Any, ...]] = {}
+@contextlib.contextmanager
+def recorded(kind: _triton.Architecture) -> Iterator[dict[str, Launch]]:
+    """Record the first launch of each kernel, of tensors without data on a GPU of this kind."""
+    found: dict[str, Launch] = {}
 
     def record(kernel: Any, grid: tuple[int, ...], device: torch.device, *arguments: Any, **options: Any) -> None:
         found.setdefault(kernel.__name__, (kernel, grid, arguments, options))
 
-    N, C, H, W = layer.shape
-    G, last = layer.offset_groups, torch.channels_last if layer.channels_last else torch.contiguous_format
     with contextlib.ExitStack() as stack:
         stack.enter_context(FakeTensorMode())
         stack.enter_context(mock.patch.object(_triton, "launch", record))
         stack.enter_context(mock.patch.object(_triton, "architecture", return_value=kind))
+        yield found
+
+
+def convolve(layer: Layer, dtype: torch.dtype) -> None:
+    """Run a layer's forward and backward."""
+    N, C, H, W = layer.shape
+    G, last = layer.offset_groups, torch.channels_last if layer.channels_last else torch.contiguous_format
+    with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(gpu_plan, "WORKSPACE_BYTES", layer.workspace))
         if layer.wide:
             stack.enter_context(mock.patch.object(_triton, "LARGEST_INT32", 0))
@@ -89,7 +103,25 @@ def launches(layer: Layer, dtype: torch.dtype, kind: _triton.Architecture) -> di
         tile = Tile(128, 64, 64, 8, 2, layer.patch) if layer.patch else None
         y = deform_conv2d_triton(x, offset, weight, bias if layer.modulated else None, geometry, mask, tile=tile)
         deform_conv2d_triton_backward(y, x, offset, weight, mask, geometry, [True] * 4 + [layer.modulated])
-    return found
+
+
+def pool(pooling: Pooling, dtype: torch.dtype) -> None:
+    """Run a pooling's forward and backward."""
+    rois = torch.empty(512, 5, device="cuda", dtype=torch.promote_types(dtype, torch.float32))
+    channels, operator = (1, plain) if pooling.operator == "plain" else (21, ps)
+    maps = (rois.new_empty(512, 2 * channels, 7, 7), rois.new_empty(512, channels, 7, 7))
+    if pooling.operator == "plain":
+        x = torch.empty(2, 256, 50, 84, device="cuda", dtype=dtype)
+        attributes: tuple[Any, ...] = ((7, 7), 1 / 16, 2, 0.1)
+    else:
+        x = torch.empty(2, 21 * 49, 38, 63, device="cuda", dtype=dtype)
+        attributes = ((7, 7), 21, 7, (7, 7), 4, 1 / 16, 0.1)
+    torch.use_deterministic_algorithms(pooling.deterministic)
+    try:
+        output = operator.pool_by(GPU, x, rois, *maps, *attributes)
+        operator.pool_backward_by(GPU, output, x, rois, *maps, *attributes, [True] * 4)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def compile_launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -101,7 +133,9 @@ def compile_launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...
 def report(compiled: Any, target: GPUTarget) -> dict[str, int]:
     """Return what the machine code says."""
     shared = {"shared": compiled.metadata.shared}
-    return shared | (amd(compiled.asm["amdgcn"]) if target.backend == "hip" else nvidia(compiled.asm["cubin"]))
+    if target.backend == "hip":
+        return shared | amd(compiled.asm["amdgcn"])
+    return shared | nvidia(compiled.asm["cubin"]) | {"approximate": compiled.asm["ptx"].count("div.full")}
 
 
 def amd(code: str) -> dict[str, int]:
@@ -139,20 +173,31 @@ def nvidia(cubin: bytes) -> dict[str, int]:
     }
 
 
-def main() -> None:
-    name, *branches = sys.argv[1:]
+def compile_all(name: str, *, full: bool) -> None:
+    """Print what the machine code of each kernel holds for one architecture."""
     target, processors = TARGETS[name]
-    triton.runtime.driver.set_active(Driver(target))
-    for type_name, layers in (BRANCHES if branches else MATRIX[name]).items():
+    triton.runtime.driver.set_active(Driver(name))
+    for type_name, wanted in (FULL if full else TESTED)[name].items():
         torch.backends.cuda.matmul.allow_tf32 = type_name == "tf32"
         dtype = torch.float32 if type_name == "tf32" else getattr(torch, type_name)
-        for layer, wanted in layers.items():
-            found = launches(layer, dtype, _triton.Architecture(name, processors))
-            for kernel in wanted:
+        for work, kernels in wanted.items():
+            with recorded(_triton.Architecture(name, processors)) as found:
+                run: Callable[[Any, torch.dtype], None] = pool if isinstance(work, Pooling) else convolve
+                run(work, dtype)
+            for kernel in kernels:
                 begin = time.perf_counter()
-                row = {"kernel": kernel, "layer": layer.name, "type": type_name}
+                row = {"architecture": name, "kernel": kernel, "work": work.name, "type": type_name}
                 row |= report(compile_launch(*found[kernel]), target)
                 print(json.dumps(row | {"seconds": round(time.perf_counter() - begin, 2)}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("architectures", nargs="+", choices=TARGETS)
+    arguments = parser.parse_args()
+    for name in arguments.architectures:
+        compile_all(name, full=arguments.full)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from gpu.interpreter_cases import DEPTHWISE, MUTANTS, ODD, RUNS, SLICED, V2, Mutant, Run
 from gpu.mutated import mutated_kernels
+from gpu.quick_interpreter import patch_once
 from helpers.canary import guarded_memory
 from helpers.checks import DIFFERENTIABLE, check_forward_backward
 from helpers.checks import run as run_all
@@ -153,8 +155,14 @@ def check_tune() -> None:
     a = V2.arguments(torch.float32)
     call = (a.input, a.offset, a.weight, a.bias, ConvGeometry(a.stride, a.padding, a.dilation), a.mask)
     expected, used = gpu_forward.deform_conv2d_triton(*call), []
-    slow = iter([5.0, 4.0, 1.0, *[9.0] * 20])
+    slow = iter([5.0, None, 1.0, *[9.0] * 20])
     launch = _triton.launch
+
+    def timer(run: Callable[[], object]) -> float:
+        run()
+        if (milliseconds := next(slow)) is None:
+            raise OutOfResources(99, 9, "shared memory")
+        return milliseconds
 
     def spy(*arguments: Any, **options: Any) -> None:
         used.append((options["num_stages"], options["PATCH"]))
@@ -162,10 +170,10 @@ def check_tune() -> None:
 
     with mock.patch.object(_triton, "launch", spy), mock.patch.object(gpu_tiles, "_tuned", {}):
         gpu_forward.deform_conv2d_triton(*call)
-        times = gpu_tune.tune_deform_conv2d(*call, timer=lambda run: [run(), next(slow)][1])
+        times = gpu_tune.tune_deform_conv2d(*call, timer=timer)
         tuned = gpu_forward.deform_conv2d_triton(*call)
     assert used[0] == (2, 0)
-    assert len(used) == len(times) + 2
+    assert len(used) == len(times) + 3, "the second candidate needs more memory than there is"
     assert used[-1] == (3, 0), "the third candidate, which has three stages, was timed to be the fastest"
     torch.testing.assert_close(tuned, expected, rtol=1e-6, atol=1e-6)
 
@@ -193,6 +201,7 @@ def serves(device: torch.device) -> None:
 
 
 def main() -> None:
+    patch_once()
     library = serve_cpu_tensors()
     mock.patch.object(_triton, "why_not", serves).start()
     for name, function in checks(sys.argv[1]).items():

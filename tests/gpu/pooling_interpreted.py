@@ -22,6 +22,7 @@ from unittest import mock
 import torch
 
 from gpu.pooling_cases import MUTANTS, RUNS, Mutant, PoolRun
+from gpu.quick_interpreter import patch_once
 from helpers.roi_checks import check_forward_backward, run
 from pliant.ops._pooling import gpu_pooling, triton_pooling
 from pliant.ops.deform_ps_roi_pool import bins as ps
@@ -77,6 +78,7 @@ def check_mutant(mutant: Mutant) -> None:
 
 def main() -> None:
     warnings.simplefilter("ignore")  # the interpreter divides by zero where a GPU would give infinity
+    patch_once()
     library = serve_cpu_tensors()
     jobs = {
         "values": {r.name: functools.partial(check, r) for r in RUNS},

@@ -21,14 +21,14 @@ class Done(NamedTuple):
     errors: str
 
 
-def run_program(module: str, *arguments: str, interpreted: bool) -> Done:
+def run_program(module: str, *arguments: str, interpreted: bool, seconds: int = 900) -> Done:
     """Run `python -m gpu.MODULE`, with Triton's interpreter or without."""
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
     environment = os.environ | paths | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
     if not interpreted:
         del environment["TRITON_INTERPRET"]
     command = [sys.executable, "-m", f"gpu.{module}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return Done(rows, done.returncode, done.stderr[-3000:])
 

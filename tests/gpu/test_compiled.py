@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the GPU path would launch, compiled for GPUs that are not here: no spills, tensor cores, loads of 16 bytes."""
+"""What the GPU path would launch, compiled for GPUs that are not here: no spills, tensor cores, loads of 16 bytes.
+
+Each kernel is compiled once for each architecture and in each type; `make compile-matrix` compiles all of them in all.
+"""
 
 from __future__ import annotations
 
@@ -9,69 +12,66 @@ from typing import Any
 
 import pytest
 
-from gpu.compile_matrix import BRANCHES, MATRIX, Types
+from gpu.budgets import faults
+from gpu.compile_matrix import ARCHITECTURES, BRANCHES, EVERY_KERNEL, NUMBERS, TESTED
 from gpu.processes import run_program
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-
-KILOBYTES = {
-    "sm_80": 163,
-    "sm_89": 99,
-    "sm_90": 227,
-    "sm_100": 227,
-    "gfx942": 64,
-}  # of shared memory a program may have
+no_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+TOGETHER = {"sm_90": 0, "sm_80": 1, "sm_89": 1, "sm_100": 1, "gfx942": 0}  # a process costs seconds before it compiles
+GOOD = {"architecture": "sm_90", "kernel": "fused_convolution", "work": "large", "type": "bfloat16", "shared": 99_000,
+        "registers": 240, "spills": 0, "tensor": 2, "wide_loads": 36, "atomics": 0, "approximate": 0}  # fmt: skip
 
 
 @functools.cache
-def compiled(architecture: str, *branches: str) -> list[dict[str, Any]]:
+def compiled(process: int) -> list[dict[str, Any]]:
     """Return what the machine code of each kernel holds (see compiled.py)."""
-    done = run_program("compiled", architecture, *branches, interpreted=False)
+    architectures = [name for name, number in TOGETHER.items() if number == process]
+    done = run_program("compiled", *architectures, interpreted=False)
     assert done.status == 0, done.errors
     return done.rows
 
 
-def kernels_of(types: Types) -> set[tuple[str, str, str]]:
-    return {(t, layer.name, k) for t, layers in types.items() for layer, kernels in layers.items() for k in kernels}
-
-
-def where(row: dict[str, Any]) -> str:
-    return f"{row['kernel']} of the {row['layer']} layer in {row['type']}: {row}"
-
-
-@pytest.mark.parametrize("architecture", MATRIX)
+@no_triton
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=pytest.mark.xdist_group(f"compiled_{process}")) for name, process in TOGETHER.items()],
+)
 def test_kernels_keep_their_budgets(architecture: str) -> None:
-    rows = compiled(architecture)
-    assert {(row["type"], row["layer"], row["kernel"]) for row in rows} == kernels_of(MATRIX[architecture])
-    for row in rows:
-        assert row["spills"] == 0, where(row)
-        assert 16 <= row["registers"] <= (512 if architecture.startswith("gfx") else 255), where(row)
-        assert row["shared"] <= KILOBYTES[architecture] * 1024, where(row)
-        if row["kernel"] != "sample_cells":  # whose offsets may be stored in any order
-            assert row["wide_loads"] >= 4, where(row)
-        assert (row["atomics"] > 0) == is_scattered(row, architecture), where(row)
+    rows = [row for row in compiled(TOGETHER[architecture]) if row["architecture"] == architecture]
+    wanted = {(t, w.name, k) for t, works in TESTED[architecture].items() for w, ks in works.items() for k in ks}
+    assert {(row["type"], row["work"], row["kernel"]) for row in rows} == wanted
+    assert [fault for row in rows for fault in faults(row)] == []
 
 
-def is_scattered(row: dict[str, Any], architecture: str) -> bool:
-    """Say whether a kernel may hold atomics: small layers alone, and Blackwell's tensor-core instructions."""
-    blackwell = architecture == "sm_100" and uses_tensor_cores(row, architecture) and row["type"] != "float64"
-    return (row["kernel"], row["layer"]) == ("sample_backward", "small") or blackwell
+def test_each_kernel_meets_each_architecture_and_each_type() -> None:
+    every = {(work, kernel) for work, kernels in EVERY_KERNEL.items() for kernel in kernels}
+    met = {
+        (architecture, type_name, work, kernel)
+        for architecture, types in TESTED.items()
+        for type_name, works in types.items()
+        for work, kernels in works.items()
+        for kernel in kernels
+    }
+    assert {(a, w, k) for a, _, w, k in met} >= {(a, w, k) for a in ARCHITECTURES for w, k in every}
+    assert {(t, w, k) for _, t, w, k in met} >= {(t, w, k) for t in NUMBERS for w, k in every}
+    assert {("sm_90", "bfloat16", w, k) for w, kernels in BRANCHES.items() for k in kernels} <= met
 
 
-def uses_tensor_cores(row: dict[str, Any], architecture: str) -> bool:
-    """Say whether a kernel must multiply on tensor cores: all fused ones, but for float32 at full precision."""
-    full = row["type"] == "float32" and not architecture.startswith("gfx")  # CDNA's matrix cores take float32
-    return row["kernel"] == "fused_convolution" and not full
-
-
-@pytest.mark.parametrize("architecture", MATRIX)
-def test_products_are_on_tensor_cores(architecture: str) -> None:
-    for row in compiled(architecture):
-        assert (row["tensor"] > 0) == uses_tensor_cores(row, architecture), where(row)
-
-
-def test_every_branch_compiles() -> None:
-    """What the interpreter takes and the compiler does not: 64-bit indices in a loop, arguments that are None."""
-    rows = compiled("sm_90", "branches")
-    assert {(row["type"], row["layer"], row["kernel"]) for row in rows} == kernels_of(BRANCHES)
-    assert [where(row) for row in rows if row["spills"] or row["atomics"]] == []
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"spills": 4}, "spills registers"),
+        ({"registers": 256}, "takes other than 16 to 255 registers"),
+        ({"architecture": "sm_89", "shared": 102_000}, "takes more than 101376 bytes of shared memory"),
+        ({"wide_loads": 3}, "loads no 16 bytes at a time"),
+        ({"atomics": 1}, "has atomics"),
+        ({"kernel": "sample_backward", "work": "small", "tensor": 0}, "has no atomics"),
+        ({"tensor": 0}, "is not on tensor cores"),
+        ({"type": "float32"}, "is on tensor cores"),
+        ({"approximate": 1}, "divides approximately"),
+        ({"kernel": "pool_bins", "work": "roi_pool", "tensor": 0}, "takes other than 16 to 168 registers"),
+    ],
+)  # fmt: skip
+def test_a_budget_that_is_not_kept_is_named(change: dict[str, Any], fault: str) -> None:
+    assert faults(GOOD) == []
+    assert f"of {(GOOD | change)['work']} {fault}: {GOOD | change}" in faults(GOOD | change)[0]

@@ -46,14 +46,56 @@ def test_the_deterministic_gradient_is_the_same_bits_each_time() -> None:
 
 
 @pytest.mark.parametrize("name", ["asymmetric", "adaptive", "ps_asymmetric"])
-def test_a_graph_replays_on_new_boxes(name: str) -> None:
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_graph_replays_forward_and_backward_on_new_boxes(name: str, deterministic: bool) -> None:
     case = BY_NAME[name]
     arguments = RoIArguments(*(None if t is None else t.cuda() for t in case.arguments(torch.float32)))
-    with torch.no_grad():
-        case.call(arguments, "triton")  # compiled before the capture
+    upstream = case.upstream(torch.float32).cuda()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            run(case, arguments, upstream, impl="triton")  # compiled before the capture
+        torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            output = case.call(arguments, "triton")
+            output, gradients = run(case, arguments, upstream, impl="triton")
         arguments.boxes[:, 1:] += 1.25
         graph.replay()
-        torch.testing.assert_close(output, case.call(arguments, "triton"), rtol=0, atol=0)
+        expected, expected_gradients = run(case, arguments, upstream, impl="triton")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(output, expected, rtol=0, atol=0)
+    for gradient_name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected_gradients[gradient_name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["asymmetric", "ps_asymmetric"])
+def test_compiles_with_reduced_overhead(name: str) -> None:
+    case = BY_NAME[name]
+    compiled = torch.compile(lambda arguments: case.call(arguments, "triton"), fullgraph=True, mode="reduce-overhead")
+    for _ in range(3):  # warm up, record, replay
+        arguments = RoIArguments(*(None if t is None else t.cuda() for t in case.arguments(torch.float32)))
+        leaves = {n: getattr(arguments, n).requires_grad_() for n in case.differentiable}
+        output = compiled(arguments._replace(**leaves))
+        found = torch.autograd.grad(output, list(leaves.values()), case.upstream(torch.float32).cuda())
+        expected = run(case, arguments, case.upstream(torch.float32).cuda(), impl="triton")
+        torch.testing.assert_close(output.detach(), expected[0])
+        for gradient, name_ in zip(found, leaves, strict=True):
+            torch.testing.assert_close(gradient, expected[1][name_], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one device")
+@pytest.mark.parametrize("name", ["asymmetric", "ps_asymmetric"])
+def test_a_device_that_is_not_the_current_one(name: str) -> None:
+    case = BY_NAME[name]
+
+    def elsewhere(case: RoICase, arguments: RoIArguments, upstream: Tensor) -> Result:
+        moved = RoIArguments(*(None if t is None else t.to("cuda:1") for t in arguments))
+        output, gradients = run(case, moved, upstream.to("cuda:1"), impl="triton")
+        return output.cpu(), {name: gradient.cpu() for name, gradient in gradients.items()}
+
+    check_forward_backward(elsewhere, case, torch.float32)
+    assert torch.cuda.current_device() == 0
