@@ -118,7 +118,9 @@ class ClassAwareProposals(MapProposals):
         """Return the two losses, averaged over the anchors sampled."""
         labels, boxes = zip(*map(self.match, anchors, targets), strict=True)
         wanted = torch.cat(self.box_coder.encode(list(boxes), anchors))
-        positive, negative = (torch.cat(list(masks)) for masks in self.fg_bg_sampler(labels))
+        positive, negative = (
+            torch.cat(list(masks)) for masks in self.fg_bg_sampler(labels)
+        )  # (anchors,) of all images
         sampled = torch.where(positive | negative)[0]
         foreground = torch.where(positive)[0]
         count = max(len(sampled), 1)
@@ -136,7 +138,7 @@ class ClassAwareProposals(MapProposals):
 
     def detections(self, boxes: Tensor, scores: Tensor, image_size: tuple[int, int]) -> dict[str, Tensor]:
         """Return boxes, labels and scores of one image from its anchors' boxes (A, 4) and class scores (A, C+1)."""
-        foreground = scores[:, 1:].flatten()
+        foreground = scores[:, 1:].flatten()  # (A*C,)
         classes = scores.shape[1] - 1
         order = foreground.topk(min(self.pre_nms_top_n(), len(foreground))).indices
         order = order[foreground[order] > self.score_thresh]

@@ -174,7 +174,8 @@ def add_masks(
     boxes = [output["boxes"] * scale for output, scale in zip(outputs, scales, strict=True)]
     labels = [output["labels"] for output in outputs]
     features = model.backbone(batch.tensors)
-    logits = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, boxes, batch.image_sizes)))
+    pooled = heads.mask_roi_pool(features, boxes, batch.image_sizes)  # (L of all images, channels, 14, 14)
+    logits = heads.mask_predictor(heads.mask_head(pooled))  # (L of all images, C+1, 28, 28)
     masks = maskrcnn_inference(logits, labels)
     within = [{**output, "boxes": own, "masks": mask} for output, own, mask in zip(outputs, boxes, masks, strict=True)]
     pasted: list[dict[str, Tensor]] = model.transform.postprocess(within, batch.image_sizes, original)

@@ -42,14 +42,14 @@ def deform_conv2d_reference_backward(
     u = grad.to(dtype).reshape(N, groups, O // groups, P)
     w = weight.to(dtype).reshape(groups, O // groups, C // groups * K)  # (groups, O/groups, C/groups*K)
     c = torch.matmul(w.mT, u).reshape(N, G, C // G, K * P)
-    values = torch.stack([g * v for g, v in zip(samples.weights(), samples.corners, strict=True)]).sum(0)
+    values = torch.stack([g * v for g, v in zip(samples.weights(), samples.corners, strict=True)]).sum(0)  # x(q)
 
     columns = (m * values).reshape(N, groups, C // groups * K, P)
     grad_weight = torch.matmul(u, columns.mT).sum(0).reshape(weight.shape)
     grad_mask = (c * values).sum(2).reshape(N, G * K, Ho, Wo)
     slope_y, slope_x = _slopes(samples)
     grad_y, grad_x = ((c * m * slope).sum(2).reshape(N, G, K, Ho, Wo) for slope in (slope_y, slope_x))
-    grad_offset = torch.stack((grad_y, grad_x), 3).reshape(offset.shape)
+    grad_offset = torch.stack((grad_y, grad_x), 3).reshape(offset.shape)  # (N, 2*G*K, Ho, Wo)
     grad_input = _scatter(c * m, samples, (H, W)).reshape(input.shape)
     return (
         grad_input.to(input.dtype).contiguous(memory_format=memory_format(input)),
