@@ -118,9 +118,7 @@ class ClassAwareProposals(MapProposals):
         """Return the two losses, averaged over the anchors sampled."""
         labels, boxes = zip(*map(self.match, anchors, targets), strict=True)
         wanted = torch.cat(self.box_coder.encode(list(boxes), anchors))
-        positive, negative = (
-            torch.cat(list(masks)) for masks in self.fg_bg_sampler(labels)
-        )  # (anchors,) of all images
+        positive, negative = (torch.cat(list(masks)) for masks in self.fg_bg_sampler(labels))  # (anchors,)
         sampled = torch.where(positive | negative)[0]
         foreground = torch.where(positive)[0]
         count = max(len(sampled), 1)
