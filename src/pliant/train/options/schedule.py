@@ -25,7 +25,7 @@ class ScheduleOptions(Options):
         None, "images of a step in all, whatever the number of processes: sets --accumulate", minimum=1
     )
     optimizer: str = option("sgd", "sgd with momentum, or adamw", choices=("sgd", "adamw"))
-    lr: float = option(0.0025, "peak learning rate; that of detectors is the usual 0.02 for 16 images, scaled to a step of 2")
+    lr: float = option(0.0025, "peak learning rate; detectors have the usual 0.02 for 16 images, scaled to a step of 2")
     momentum: float = option(0.9, "momentum of sgd", minimum=0)
     weight_decay: float = option(1e-4, "weight decay", minimum=0)
     offset_lr_scale: float = option(
