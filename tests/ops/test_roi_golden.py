@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
@@ -13,15 +12,6 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from pliant.ops import deform_ps_roi_pool, deform_roi_pool
-
-
-def test_defaults() -> None:
-    """Those that the two definitions have in common use: RoIAlign's own number of samples, and the official 4 x 4."""
-    both = {"offset": None, "mask": None, "spatial_scale": 1.0, "gamma": 0.1, "impl": "auto"}
-    official = {"group_size": 1, "part_size": None, "samples_per_bin": 4}
-    for function, own in ((deform_roi_pool, {"sampling_ratio": 0}), (deform_ps_roi_pool, official)):
-        parameters = inspect.signature(function).parameters.values()
-        assert {p.name: p.default for p in parameters if p.default is not p.empty} == {**both, **own}
 
 
 def tensor(values: object) -> Tensor:
