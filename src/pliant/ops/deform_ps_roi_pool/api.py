@@ -98,9 +98,9 @@ def deform_ps_roi_pool(
     check_image(input)
     rois = as_rois(boxes, input)
     check_arguments(input, rois.shape[0], offset, mask, pooling)
-    return _run(
-        input, rois, offset, mask, pooling._replace(spatial_scale=float(spatial_scale), gamma=float(gamma)), impl
-    )
+    scale, factor = float(spatial_scale), float(gamma)
+    pooling = PSPooling(size, output_channels, group_size, part, samples_per_bin, scale, factor)
+    return _run(input, rois, offset, mask, pooling, impl)
 
 
 def _run(

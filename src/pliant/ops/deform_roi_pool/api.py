@@ -91,9 +91,8 @@ def deform_roi_pool(
     check_image(input)
     rois = as_rois(boxes, input)
     check_arguments(input, rois.shape[0], offset, mask, pooling)
-    return _run(
-        input, rois, offset, mask, pooling._replace(spatial_scale=float(spatial_scale), gamma=float(gamma)), impl
-    )
+    pooling = Pooling(size, float(spatial_scale), sampling_ratio, float(gamma))
+    return _run(input, rois, offset, mask, pooling, impl)
 
 
 def _run(
