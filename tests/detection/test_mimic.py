@@ -140,25 +140,25 @@ def test_a_crop_covers_exactly_its_box() -> None:
     y, x = torch.meshgrid(torch.arange(70.0), torch.arange(90.0), indexing="ij")
     images = torch.stack([torch.zeros(3, 70, 90), torch.stack([x, y, x + 2 * y])])  # a ramp is sampled without error
     rois = torch.tensor([[1.0, 10.5, 20.0, 74.5, 36.0], [1.0, 3.0, 1.0, 35.0, 65.0]])
-    crops = crop_boxes(images, rois, MimicOptions(crop_size=32))
+    crops = crop_boxes(images, rois, MimicOptions(crop_size=64))
     for crop, (x1, y1, x2, y2) in zip(crops, rois[:, 1:].tolist(), strict=True):
-        across = x1 + (torch.arange(32) + 0.5) * (x2 - x1) / 32 - 0.5
-        down = y1 + (torch.arange(32) + 0.5) * (y2 - y1) / 32 - 0.5
-        torch.testing.assert_close(crop[0], across.expand(32, 32))
-        torch.testing.assert_close(crop[1], down[:, None].expand(32, 32))
+        across = x1 + (torch.arange(64) + 0.5) * (x2 - x1) / 64 - 0.5
+        down = y1 + (torch.arange(64) + 0.5) * (y2 - y1) / 64 - 0.5
+        torch.testing.assert_close(crop[0], across.expand(64, 64))
+        torch.testing.assert_close(crop[1], down[:, None].expand(64, 64))
         torch.testing.assert_close(crop[2], across + 2 * down[:, None])
 
 
 def test_crops_agree_with_resizing() -> None:
-    image = torch.rand(1, 3, 150, 140)
-    roi = torch.tensor([[0.0, 20.0, 10.0, 116.0, 138.0]])
-    cut = image[:, :, 10:138, 20:116]
+    image = torch.rand(1, 3, 150, 230)
+    roi = torch.tensor([[0.0, 20.0, 10.0, 212.0, 138.0]])
+    cut = image[:, :, 10:138, 20:212]
     resized = functional.interpolate(cut, size=(64, 64), mode="bilinear", align_corners=False)
     ours = crop_boxes(image, roi, MimicOptions(crop_size=64))
     torch.testing.assert_close(ours, resized)
-    # 128 rows to 64 and 96 columns to 32: each pixel of `area` averages what it covers, 2 x 3 pixels.
-    halves = crop_boxes(image, roi, MimicOptions(crop_size=32, interpolation="area"))
-    torch.testing.assert_close(halves, functional.avg_pool2d(cut, (4, 3)))
+    # 128 rows and 192 columns to 64: each pixel of `area` averages what it covers, 2 x 3 pixels.
+    shrunk = crop_boxes(image, roi, MimicOptions(crop_size=64, interpolation="area"))
+    torch.testing.assert_close(shrunk, functional.avg_pool2d(cut, (2, 3)))
 
 
 @pytest.mark.parametrize("feature", ["after_relu", "before_relu"])
@@ -304,7 +304,8 @@ def test_the_page_runs() -> None:
         ),
         ({"iou": 0.0}, "mimic iou: must be above 0 and at most 1; got 0.0; use 0.5"),
         ({"weight": math.nan}, "mimic weight: must be 0 or more; got nan; the paper has 0.1"),
-        ({"crop_size": 220}, "mimic crop_size: must be a multiple of 32 pixels; got 220; use 224"),
+        ({"crop_size": 220}, "mimic crop_size: must be a multiple of 32 pixels, 64 at least; got 220; use 224"),
+        ({"crop_size": 32}, "mimic crop_size: must be a multiple of 32 pixels, 64 at least; got 32; use 224"),
         ({"chunk": 0}, "mimic chunk: must be at least 1; got 0; use e.g. 32"),
     ],
 )

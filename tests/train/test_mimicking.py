@@ -33,7 +33,7 @@ def test_the_command_line_has_the_branchs_own_options_and_defaults() -> None:
 
 
 def test_a_run_with_the_branch_leaves_weights_without_it(tiny: dict[str, Any], tmp_path: Path) -> None:
-    settings = {**tiny, "mimic": True, "mimic_crop_size": 32, "mimic_boxes_per_image": 5, "steps": 4}
+    settings = {**tiny, "mimic": True, "mimic_crop_size": 64, "mimic_boxes_per_image": 5, "steps": 4}
     assert train(TrainConfig.from_dict(settings), tmp_path / "run")
     records = [record for record in read_metrics(tmp_path / "run") if "loss" in record]
     assert len(records) == 4
@@ -47,11 +47,13 @@ def test_a_run_with_the_branch_leaves_weights_without_it(tiny: dict[str, Any], t
     assert set(weights) == set(model.state_dict())
     assert not any("mimic" in name for name in weights)
     branch = build_model(config, 2).mimic
-    assert (branch.options.crop_size, branch.options.boxes_per_image) == (32, 5)  # type: ignore[union-attr]
+    assert (branch.options.crop_size, branch.options.boxes_per_image) == (64, 5)  # type: ignore[union-attr]
     assert "mimic.classifier.weight" in torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
     assert resume(tmp_path / "run")
 
 
 def test_an_impossible_setting_is_refused_before_training(tiny: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(PliantError, match="mimic crop_size: must be a multiple of 32 pixels; got 40; use 224"):
-        train(TrainConfig.from_dict({**tiny, "mimic": True, "mimic_crop_size": 40}), tmp_path / "run")
+    with pytest.raises(
+        PliantError, match="mimic crop_size: must be a multiple of 32 pixels, 64 at least; got 70; use 224"
+    ):
+        train(TrainConfig.from_dict({**tiny, "mimic": True, "mimic_crop_size": 70}), tmp_path / "run")

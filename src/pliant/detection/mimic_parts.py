@@ -32,7 +32,8 @@ class MimicOptions:
         classifier_weight: factor of the R-CNN classifier's cross-entropy (paper: 0.1).
         boxes: which sampled proposals: `foreground` (paper), `background`, or `all` without regard to either.
         boxes_per_image: most boxes of an image, drawn at random (paper: 32).
-        crop_size: side in pixels of the square that a box is resized to (paper: 224); a multiple of 32.
+        crop_size: side in pixels of the square that a box is resized to (paper: 224); a multiple of 32, and 64 at
+            least: trained batch norm needs more than one cell of the last map.
         iou: a proposal with this overlap with a ground-truth box, or more, is foreground (not stated; Detectron: 0.5).
         ground_truth: whether the ground-truth boxes, which the detector adds to its proposals, are drawn from too.
         too_few: with fewer boxes than `boxes_per_image` take `fewer`, or `repeat` some to make up the number.
@@ -72,8 +73,9 @@ class MimicOptions:
                 fail(f"mimic {name}", "must be 0 or more", getattr(self, name), "the paper has 0.1", kind=PliantError)
         if not 0 < self.iou <= 1:
             fail("mimic iou", "must be above 0 and at most 1", self.iou, "use 0.5", kind=PliantError)
-        if self.crop_size < 32 or self.crop_size % 32:
-            fail("mimic crop_size", "must be a multiple of 32 pixels", self.crop_size, "use 224", kind=PliantError)
+        if self.crop_size < 64 or self.crop_size % 32:
+            rule = "must be a multiple of 32 pixels, 64 at least"
+            fail("mimic crop_size", rule, self.crop_size, "use 224", kind=PliantError)
         for name in ("boxes_per_image", "chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 fail(f"mimic {name}", "must be at least 1", getattr(self, name), "use e.g. 32", kind=PliantError)

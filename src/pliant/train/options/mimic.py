@@ -23,7 +23,7 @@ class MimickingOptions(Options):
         "foreground", "which sampled proposals are cropped", choices=("foreground", "background", "all")
     )
     mimic_boxes_per_image: int = option(32, "most crops of an image", minimum=1)
-    mimic_crop_size: int = option(224, "side of a crop in pixels; a multiple of 32", minimum=32)
+    mimic_crop_size: int = option(224, "side of a crop in pixels; a multiple of 32", minimum=64)
     mimic_iou: float = option(0.5, "overlap with a box from which a proposal is foreground", minimum=0.01)
     mimic_ground_truth: bool = option(True, "draw from the ground-truth boxes too, which are among the proposals")
     mimic_too_few: str = option(
