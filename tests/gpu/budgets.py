@@ -36,7 +36,9 @@ def loads_wide(row: dict[str, Any]) -> bool:
     """Say whether a kernel must load sixteen bytes at a time, which takes channels that lie together."""
     if row["work"] in UNUSUAL or row["kernel"] in ("sample_cells", "scatter_gradient"):
         return False
-    return row["kernel"] not in POOLING or (row["work"] == "roi_pool" and row["architecture"].startswith("sm"))
+    if row["architecture"].startswith("gfx"):  # whose 512 threads have fewer bytes each of a narrow tile, or of a bin
+        return row["kernel"] not in (*POOLING, "fused_convolution") or row["work"] == "large"
+    return row["kernel"] not in POOLING or row["work"] == "roi_pool"
 
 
 def is_scattered(row: dict[str, Any]) -> bool:

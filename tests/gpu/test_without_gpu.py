@@ -25,7 +25,7 @@ from pliant.ops import _backends, _triton, deform_conv2d
 from pliant.ops.deform_conv2d import contract, gpu_columns, gpu_plan
 from pliant.ops.deform_conv2d.gpu_plan import Plan, plan_backward
 from pliant.ops.deform_conv2d.gpu_problem import GpuProblem
-from pliant.ops.deform_conv2d.gpu_tiles import FUSED, Layer, fused_tile
+from pliant.ops.deform_conv2d.gpu_tiles import FUSED, Layer, elementwise_tile, fused_tile, sample_tile
 
 UNIT = ConvGeometry((1, 1), (1, 1), (1, 1))
 CUDA = torch.device("cuda", 0)
@@ -142,6 +142,21 @@ def test_tiles_shrink_with_the_layer() -> None:
     assert fused_tile(unknown, Layer(torch.float32, 32768, 1, 256, 256)) == FUSED["default"][32][0]
 
 
+def test_tiles_leave_room_where_a_tile_would_spill_registers() -> None:
+    scattered, sorted_ = (sample_tile(torch.float32, 256, scatters=scatters) for scatters in (True, False))
+    assert scattered.channels < sorted_.channels
+    assert elementwise_tile(torch.float64, 256).outputs < elementwise_tile(torch.float32, 256).outputs
+
+
+@no_triton
+def test_a_depthwise_layer_has_no_tiles_to_choose_from() -> None:
+    from pliant.ops.deform_conv2d.gpu_tune import tune_deform_conv2d
+
+    x, offset, weight, mask = tensors((1, 8, 5, 5, 8, 8, 1), torch.float32, "meta")
+    with pytest.raises(ValueError, match="weight: must have more than 4 channels in a group, since others multiply"):
+        tune_deform_conv2d(x, offset, weight, None, UNIT, mask)
+
+
 def test_indices_are_64_bits_wide_where_they_must_be() -> None:
     def wide(n: int) -> bool:
         x, offset, weight, mask = tensors((n, 256, 512, 512, 16, 1, 1), torch.bfloat16, "meta")
@@ -242,6 +257,13 @@ def test_other_gpus_take_the_columns_path_and_are_told_once(monkeypatch: pytest.
     found = contract.backward_cuda(case.upstream(torch.float32), x, offset, weight, *geometry, mask, needed)
     names = ("input", "offset", "weight", "bias", "mask")
     check_gradients(dict(zip(names, found, strict=True)), case, torch.float32)
+
+
+def test_the_reference_says_why_of_the_device_that_has_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    _backends._warn_once.cache_clear()
+    monkeypatch.setattr(_backends, "why_no_triton", lambda device: f"{device} is too old")
+    with pytest.warns(RuntimeWarning, match=r"deform_roi_pool runs its slow .* on cuda: cuda:1 is too old; pass"):
+        _backends.warn_reference("deform_roi_pool", torch.device("cuda", 1))
 
 
 @pytest.mark.parametrize("name", ["asymmetric", "wide_steps", "depthwise", "far", "channels_last", "strided"])
