@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, log_softmax
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, log_softmax
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant import param_groups
@@ -71,6 +71,19 @@ def test_padding_to_whole_cells_moves_no_label() -> None:
     (output,) = of_colours(min_size=40).eval()([image])
     expected = torch.cat([torch.full((height, 40), label) for label, height in enumerate((16, 16, 24))])
     assert torch.equal(output["labels"].long(), expected)
+
+
+@pytest.mark.parametrize("size", [(23, 31), (4, 3), (5, 40)])
+@pytest.mark.parametrize("values", [1, 3 * 31 * 4, 2**24])  # rows one by one, four by four, all at once
+def test_strips_of_a_photograph_are_labelled_as_the_whole(
+    size: tuple[int, int], values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DeepLab.forward.__globals__, "_STRIP_VALUES", values)
+    scores = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(1))
+    output = DeepLab.forward.__globals__["_labelled"](scores, size)
+    whole = interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0].softmax(0)
+    torch.testing.assert_close(output["scores"], whole.max(0).values)
+    assert torch.equal(output["labels"].long(), whole.argmax(0))
 
 
 def test_scores_are_two_1x1_convolutions_with_a_relu_between() -> None:

@@ -21,6 +21,9 @@ from .upsample import upsample_scores
 IGNORE = 255
 HEAD_CHANNELS = 1024
 
+# Scores of all classes that are held at once when they are taken to the size of the image: 64 MB.
+_STRIP_VALUES = 2**24
+
 # The official code's initialisation of the two new layers.
 _INIT_STD = 0.01
 
@@ -127,10 +130,26 @@ def _batched_labels(
 
 
 def _labelled(scores: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Turn scores (C, h, w) of the resized image into labels and their softmax at the image's own `size`."""
-    own = interpolate(scores[None].float(), size=size, mode="bilinear", align_corners=False)[0]  # (C, H, W)
-    best, labels = own.softmax(0).max(0)
-    return {"labels": labels.to(torch.uint8), "scores": best}
+    """Turn scores (C, h, w) of the resized image into labels and their softmax at the image's own `size`.
+
+    A strip of rows at a time: the scores of all classes for all pixels of a large photograph are gigabytes.
+    """
+    height, width = map(int, size)  # tensors where an export traces
+    rows = max(1, _STRIP_VALUES // (len(scores) * width))
+    strips = [_strip(scores.float(), top, min(top + rows, height), (height, width)) for top in range(0, height, rows)]
+    best, labels = zip(*(strip.softmax(0).max(0) for strip in strips), strict=True)
+    return {"labels": torch.cat(labels).to(torch.uint8), "scores": torch.cat(best)}
+
+
+def _strip(scores: Tensor, top: int, bottom: int, size: tuple[int, int]) -> Tensor:
+    """Return rows `top` to `bottom` - 1 of scores (C, h, w) resized to `size`, bilinear, centres on centres."""
+    cells = int(scores.shape[-2])
+    places = (torch.arange(top, bottom, device=scores.device) + 0.5) * (cells / size[0]) - 0.5
+    places = places.clamp(0, cells - 1)
+    above = places.long()
+    below = (above + 1).clamp(max=cells - 1)
+    lines = torch.lerp(scores[:, above], scores[:, below], (places - above)[:, None])  # (C, bottom - top, w)
+    return interpolate(lines[None], size=(bottom - top, size[1]), mode="bilinear", align_corners=False)[0]
 
 
 class _OwnSize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
