@@ -42,7 +42,8 @@ def prepared_trunk(
         weights: a checkpoint of the trunk (.pth, .pt or .safetensors), or `default` for those that torchvision
             or timm download, or None for random ones.
         norm: `frozen` batch statistics, `batch` for trained ones, `auto`: frozen where there are weights.
-        frozen_stages: how many first stages are not trained; None: 2 (C1 and C2) where there are weights, else 0.
+        frozen_stages: how many first stages are not trained; None: 2 (C1 and C2) where there are weights, else 0. Their
+            batch statistics are `norm`'s matter.
         output_stride: the coarsest stride in input pixels, coarser stages being dilated instead (see `dilate`): 16 is
             the papers' conv5; None leaves the network's own strides.
         dilation: of the last stage instead of what that stride asks for, which is 2 at stride 16.
