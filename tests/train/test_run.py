@@ -110,6 +110,15 @@ def test_the_folder_of_an_evaluated_run(tiny: dict[str, Any], tmp_path: Path) ->
     assert json.loads((tmp_path / "run" / "categories.json").read_text(encoding="utf-8"))[1] == {"id": 7, "name": "bar"}
 
 
+def test_a_package_that_is_missing_is_told_before_the_folder_is_a_run(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(PliantError, match="--tensorboard needs the package"):
+        train(TrainConfig.from_dict({**tiny, "tensorboard": True}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_offsets_are_in_the_metrics_and_runaways_are_told_once(
     tiny: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,13 +71,14 @@ def train(config: TrainConfig, out: Path) -> bool:
     # The first process downloads what there is to download; all have looked for an earlier run before it writes.
     with accelerator.main_process_first():
         model = build_model(config, len(datasets[0].categories))
+    run = _Run(config, out, model, datasets, accelerator)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         save_categories(out, datasets[0].categories)
         _write_json(out / ENVIRONMENT_FILE, environment(accelerator.num_processes))
         # The config is written last: a folder with it is a run that can be resumed.
         _write_json(out / CONFIG_FILE, config.as_dict())
-    return _Run(config, out, model, datasets, accelerator).complete()
+    return run.complete()
 
 
 def resume(out: Path) -> bool:
