@@ -20,8 +20,9 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 NATIVE := build/native/.installed
 SANITIZED := build/sanitize/.built
+GPU_TESTS := tests/gpu/test_on_device.py tests/gpu/test_pooling_on_device.py
 
-.PHONY: help demo test test-sanitize lint format native bench clean
+.PHONY: help demo test test-sanitize lint format native bench compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -50,6 +51,27 @@ native: $(NATIVE) ## build the CPU library into src/ for the editable install
 
 bench: $(BENCH_INSTALLED) $(NATIVE) ## time the operators against plain convolution and other libraries
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+compile-matrix: $(INSTALLED) ## compile every GPU kernel for every architecture and type; needs no GPU, takes minutes
+	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(BIN)/python -m gpu.full_matrix
+
+# A run without a GPU would skip all and look well.
+gpu: $(INSTALLED) $(NATIVE)
+	@$(BIN)/python -c 'import torch; raise SystemExit(None if torch.cuda.is_available() else "make: PyTorch sees no GPU here")'
+
+gpu-test: gpu ## the GPU kernels against float64, on the GPU at hand
+	$(BIN)/python -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
+
+# Each tensor in memory of its own, or the tool would see one large allocation and nothing outside it.
+gpu-sanitize: gpu ## the same under compute-sanitizer's memcheck and racecheck, which is slow
+	@command -v compute-sanitizer >/dev/null || { echo 'make: compute-sanitizer, of the CUDA toolkit, is not there' >&2; exit 1; }
+	for tool in memcheck racecheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 --target-processes all \
+	    $(BIN)/python -m pytest $(GPU_TESTS) -x -k 'loops or layers' $(PYTEST_ARGS) || exit 1; \
+	done
+
+gpu-bench: gpu ## time the GPU kernels against cuDNN, torchvision and deformops; writes benchmarks/results/gpu.json
+	$(BIN)/python -m benchmarks.gpu $(BENCH_ARGS)
 
 clean: ## remove all that was built, and .venv
 	rm -rf build dist demo $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

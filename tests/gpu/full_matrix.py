@@ -32,6 +32,7 @@ INTRODUCTION = """# What the compiler makes of the GPU kernels
 Each cell holds registers / spilled registers / shared memory in KiB / tensor-core instructions. On NVIDIA those are
 HGMMA, HMMA, DMMA and UTC\\*MMA, and spills are counted as stores to local memory; on AMD they are MFMA, and spilled
 vector registers. `tests/gpu/budgets.py` says what must hold, of loads and atomics too; {verdict}.
+An empty cell was not compiled: of the narrower tiles and the branches, not every type is.
 
 """
 
