@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .draw import PICTURE_INCHES, PREDICTED_COLOUR, new_figure, show
+from pliant.analysis.draw import PICTURE_INCHES, PREDICTED_COLOUR, new_figure, show
 
 IGNORE = 255
 _OPACITY = 0.6

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .draw import show
+from pliant.analysis.draw import show
 
 _OPACITY = 0.5
 _GOLDEN_ANGLE = 0.618034  # of the circle of hues: neighbours in the list are far apart in colour

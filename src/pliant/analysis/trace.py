@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from pliant._check import fail
-
-from .record import OffsetField, nearest_cell
+from pliant.analysis.record import OffsetField, nearest_cell
 
 
 def sampled_points(fields: Sequence[OffsetField], point: tuple[float, float], *, image: int = 0) -> Tensor:

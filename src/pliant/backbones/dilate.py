@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from pliant._check import PliantError, fail
-
-from .trunks import Trunk, outputs_of
+from pliant.backbones.trunks import Trunk, outputs_of
 
 
 def dilate(trunk: Trunk, output_stride: int, dilation: int | None = None) -> Trunk:

@@ -7,10 +7,16 @@ import torchvision
 from torch import nn
 
 from pliant._check import PliantError, fail, suggest
-
-from .prepare import prepared_trunk
-from .trunks import OWN_NETWORKS, TORCHVISION_NAMES, backbone_names, freeze_batch_norm, timm_network, trunk
-from .weights import load_trunk_weights
+from pliant.backbones.prepare import prepared_trunk
+from pliant.backbones.trunks import (
+    OWN_NETWORKS,
+    TORCHVISION_NAMES,
+    backbone_names,
+    freeze_batch_norm,
+    timm_network,
+    trunk,
+)
+from pliant.backbones.weights import load_trunk_weights
 
 
 def classification_network(

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from torch import nn
 
 from pliant._check import PliantError, fail
+from pliant.backbones.dilate import dilate
+from pliant.backbones.trunks import Trunk, freeze_batch_norm, is_stage_selector, trunk
+from pliant.backbones.weights import load_trunk_weights
 from pliant.surgery import convert, plan
-
-from .dilate import dilate
-from .trunks import Trunk, freeze_batch_norm, is_stage_selector, trunk
-from .weights import load_trunk_weights
 
 NORMS = ("auto", "frozen", "batch")
 

@@ -18,9 +18,8 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
 from pliant._check import PliantError, fail, require_package, suggest
-
-from .aligned_inception_resnet import AlignedInceptionResNet
-from .original_resnet import original_resnet
+from pliant.backbones.aligned_inception_resnet import AlignedInceptionResNet
+from pliant.backbones.original_resnet import original_resnet
 
 TORCHVISION_NAMES = {
     "resnet18": "resnet18",

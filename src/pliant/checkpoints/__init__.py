@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .convert import CONVERTERS as CONVERTERS
-from .convert import convert_checkpoint as convert_checkpoint
-from .convert import fit as fit
-from .draft import Conversion as Conversion
+from pliant.checkpoints.convert import CONVERTERS as CONVERTERS
+from pliant.checkpoints.convert import convert_checkpoint as convert_checkpoint
+from pliant.checkpoints.convert import fit as fit
+from pliant.checkpoints.draft import Conversion as Conversion

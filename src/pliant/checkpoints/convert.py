@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from pliant._check import PliantError, fail
-
-from .dcnv2_layers import MARKS, convert_dcnv2_layers
-from .detectron2 import convert_detectron2
-from .draft import Conversion, Entry
-from .files import read_checkpoint
-from .mmdetection import convert_mmdetection
-from .mxnet_systems import convert_mxnet
-from .torchvision_detection import convert_torchvision
+from pliant.checkpoints.dcnv2_layers import MARKS, convert_dcnv2_layers
+from pliant.checkpoints.detectron2 import convert_detectron2
+from pliant.checkpoints.draft import Conversion, Entry
+from pliant.checkpoints.files import read_checkpoint
+from pliant.checkpoints.mmdetection import convert_mmdetection
+from pliant.checkpoints.mxnet_systems import convert_mxnet
+from pliant.checkpoints.torchvision_detection import convert_torchvision
 
 Converter = Callable[[Mapping[str, Tensor]], Conversion]
 CONVERTERS: dict[str, Converter] = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .draft import Conversion, Draft
+from pliant.checkpoints.draft import Conversion, Draft
 
 MARKS = r"(?:.*\.)?(?:conv_offset_mask|offset_mask_fc\.\d)\.(?:weight|bias)"
 

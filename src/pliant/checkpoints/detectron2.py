@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .draft import Conversion, Draft
-from .heads import move_box_predictor, move_mask_predictor, pyramid_widths
-from .resnet import deform_settings, resnet_name, take_input, trunk_prefix
+from pliant.checkpoints.draft import Conversion, Draft
+from pliant.checkpoints.heads import move_box_predictor, move_mask_predictor, pyramid_widths
+from pliant.checkpoints.resnet import deform_settings, resnet_name, take_input, trunk_prefix
 
 PIXEL_MEAN = (103.53, 116.28, 123.675)  # blue first, as are
 PIXEL_STD = {"resnet": (1.0, 1.0, 1.0), "resnext": (57.375, 57.12, 58.395)}

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pliant._check import PliantError, fail
 from pliant.backbones import read_tensors
-
-from .mxnet_params import read_params
+from pliant.checkpoints.mxnet_params import read_params
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from pliant._check import PliantError, fail
-
-from .draft import Change, Draft
+from pliant.checkpoints.draft import Change, Draft
 
 LAST_FIRST = "background moved from the last row to the first"
 ADDED = "rows added for the background, which are not read"

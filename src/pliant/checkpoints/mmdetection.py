@@ -9,10 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from pliant._check import PliantError, fail
-
-from .draft import Conversion, Draft
-from .heads import move_box_predictor, move_mask_predictor, pyramid_widths
-from .resnet import deform_settings, resnet_name, take_input, trunk_prefix
+from pliant.checkpoints.draft import Conversion, Draft
+from pliant.checkpoints.heads import move_box_predictor, move_mask_predictor, pyramid_widths
+from pliant.checkpoints.resnet import deform_settings, resnet_name, take_input, trunk_prefix
 
 CAFFE_MEAN = (123.675, 116.28, 103.53)  # red first
 POOL = r"bbox_roi_extractor\.roi_layers"

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from pliant._check import PliantError, fail
+from pliant.checkpoints.draft import Change, Conversion, Draft
+from pliant.checkpoints.resnet import deform_settings, resnet_name, take_input
 from pliant.detection.proposals import map_anchors
-
-from .draft import Change, Conversion, Draft
-from .resnet import deform_settings, resnet_name, take_input
 
 PIXEL_MEAN = (123.15, 115.9, 103.06)  # red first; the code subtracts them from RGB images of 0..255
 BATCH_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}

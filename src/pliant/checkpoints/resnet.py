@@ -12,8 +12,7 @@ from torch import Tensor
 
 from pliant._check import PliantError, fail
 from pliant.backbones.statistics import IMAGENET_MEAN, IMAGENET_STD
-
-from .draft import Draft
+from pliant.checkpoints.draft import Draft
 
 # (blocks of the stages, channels of the first 3x3, channels of one of its groups) to pliant's name; in a basic block
 # both convolutions are 3x3, so that their first one has 64 channels as well.

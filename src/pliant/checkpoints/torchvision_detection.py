@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .draft import Conversion, Draft
-from .heads import pyramid_widths
-from .resnet import deform_settings, resnet_name, trunk_prefix
+from pliant.checkpoints.draft import Conversion, Draft
+from pliant.checkpoints.heads import pyramid_widths
+from pliant.checkpoints.resnet import deform_settings, resnet_name, trunk_prefix
 
 OLD = "renamed as torchvision itself did"
 

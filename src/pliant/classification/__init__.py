@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from .classifier import Classifier as Classifier
-from .classifier import classifier as classifier
-from .head import replace_head as replace_head
+from pliant.classification.classifier import Classifier as Classifier
+from pliant.classification.classifier import classifier as classifier
+from pliant.classification.head import replace_head as replace_head

@@ -12,9 +12,8 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from pliant._check import PliantError, fail
 from pliant.backbones import classification_network, pixel_statistics
+from pliant.classification.head import replace_head
 from pliant.surgery import convert
-
-from .head import replace_head
 
 TOP = 5
 

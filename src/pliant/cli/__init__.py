@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from pliant._check import PliantError
-
-from . import convert_checkpoint, demo, env, evaluate, explain, export, plan, predict, train
-from .parser import Parser, reject_unknown
+from pliant.cli import convert_checkpoint, demo, env, evaluate, explain, export, plan, predict, train
+from pliant.cli.parser import Parser, reject_unknown
 
 COMMANDS = (demo, train, evaluate, predict, explain, export, plan, convert_checkpoint, env)
 INTERRUPTED = 130

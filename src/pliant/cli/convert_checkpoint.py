@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pliant._check import PliantError, fail, require_package
-
-from .parser import Commands, Parser, add_command
+from pliant.cli.parser import Commands, Parser, add_command
 
 if TYPE_CHECKING:
     from pliant.checkpoints import Conversion

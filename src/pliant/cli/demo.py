@@ -7,9 +7,8 @@ import argparse
 from pathlib import Path
 
 from pliant._check import require_package
-
-from .parser import Commands, Parser, add_command, positive
-from .train import PACKAGES
+from pliant.cli.parser import Commands, Parser, add_command, positive
+from pliant.cli.train import PACKAGES
 
 DEFAULT_STEPS = 160
 

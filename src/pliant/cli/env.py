@@ -8,7 +8,7 @@ import importlib.util
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from .parser import Commands, Parser, add_command
+from pliant.cli.parser import Commands, Parser, add_command
 
 OPTIONAL = (
     "torchvision",

@@ -7,10 +7,9 @@ import argparse
 import json
 
 from pliant._check import require_package
+from pliant.cli.options import add_options, given_options
+from pliant.cli.parser import Commands, Parser, add_command, add_device, add_run, count
 from pliant.train.options import TestTimeOptions
-
-from .options import add_options, given_options
-from .parser import Commands, Parser, add_command, add_device, add_run, count
 
 
 def add(commands: Commands[Parser]) -> None:

@@ -7,8 +7,7 @@ import argparse
 from pathlib import Path
 
 from pliant._check import PliantError, fail, require_package, suggest
-
-from .parser import Commands, Parser, add_command, add_run, point, positive
+from pliant.cli.parser import Commands, Parser, add_command, add_run, point, positive
 
 
 def add(commands: Commands[Parser]) -> None:

@@ -7,8 +7,7 @@ import argparse
 from pathlib import Path
 
 from pliant._check import fail, require_package
-
-from .parser import Commands, Parser, add_command, add_run, positive
+from pliant.cli.parser import Commands, Parser, add_command, add_run, positive
 
 
 def add(commands: Commands[Parser]) -> None:

@@ -8,10 +8,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
+from pliant.cli.parser import Parser
 from pliant.train.config import ONLY
 from pliant.train.options import MODELS, Options, applies
-
-from .parser import Parser
 
 
 def add_options(parser: Parser, group: type[Options], model: str | None = None) -> None:

@@ -6,8 +6,7 @@ from __future__ import annotations
 import argparse
 
 from pliant._check import require_package
-
-from .parser import Commands, Parser, add_command
+from pliant.cli.parser import Commands, Parser, add_command
 
 
 def add(commands: Commands[Parser]) -> None:

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pliant._check import PliantError, fail, require_package
+from pliant.cli.options import add_options, given_options
+from pliant.cli.parser import Commands, Parser, add_command, add_device, add_run, share
 from pliant.train import TrainConfig
 from pliant.train.options import TestTimeOptions
-
-from .options import add_options, given_options
-from .parser import Commands, Parser, add_command, add_device, add_run, share
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pliant._check import PliantError, fail, require_package
+from pliant.cli.options import add_options, given_options
+from pliant.cli.parser import Commands, Parser, add_command
 from pliant.train import TrainConfig
 from pliant.train.config import GROUPS, overridden
-
-from .options import add_options, given_options
-from .parser import Commands, Parser, add_command
 
 STOPPED = 130
 PACKAGES = ("torchvision", "accelerate", "rich", "safetensors", "faster_coco_eval")

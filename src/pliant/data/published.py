@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from .class_names import CITYSCAPES_CLASSES, VOC_CLASSES
-from .records import Category
+from pliant.data.class_names import CITYSCAPES_CLASSES, VOC_CLASSES
+from pliant.data.records import Category
 
 
 def published_categories(labels: int, *, background: bool = False) -> list[Category]:

@@ -18,6 +18,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from pliant._check import PliantError, fail
 from pliant.analysis import draw_boxes, draw_curves, draw_sampling, record_offsets, sampled_points
 from pliant.data import DetectionDataset, open_dataset
+from pliant.demo.fetch import WEIGHTS, fetch
+from pliant.demo.trees import write_trees
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections, save_results
 from pliant.train import TrainConfig
 from pliant.train.engine import detect
@@ -25,9 +27,6 @@ from pliant.train.model import load_run
 from pliant.train.progress import read_metrics
 from pliant.train.run import train
 from pliant.train.tasks import task_of
-
-from .fetch import WEIGHTS, fetch
-from .trees import write_trees
 
 # The photograph holds 279 trees, more than the 100 detections that COCO's metric counts.
 MAX_DETECTIONS = 500

@@ -9,9 +9,8 @@ from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference,
 from torchvision.ops import box_iou
 
 from pliant._check import PliantError, fail
-
-from .dilated import at_least_float32, initialise
-from .ohem import hardest, region_losses
+from pliant.detection.dilated import at_least_float32, initialise
+from pliant.detection.ohem import hardest, region_losses
 
 FOREGROUND_IOU = 0.5  # overlap with a box from which a region is foreground, in Detectron and in the official v1 code
 

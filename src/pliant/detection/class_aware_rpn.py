@@ -13,8 +13,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
 
-from .dilated import DilatedBackbone, as_dilated, image_transform
-from .proposals import MapProposals, ProposalHead, map_anchors
+from pliant.detection.dilated import DilatedBackbone, as_dilated, image_transform
+from pliant.detection.proposals import MapProposals, ProposalHead, map_anchors
 
 REDUCTION_CHANNELS = 1024
 

@@ -13,13 +13,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign
 
 from pliant._check import PliantError, fail
+from pliant.detection.box_heads import BoxHeads
+from pliant.detection.dilated import at_least_float32
+from pliant.detection.proposals import Anchors, PreciseHead
+from pliant.detection.pyramid import PyramidBackbone, pyramid_backbone
+from pliant.detection.roi_pools import roi_pool as build_roi_pool
 from pliant.nn.deform_roi_pool import Branch
-
-from .box_heads import BoxHeads
-from .dilated import at_least_float32
-from .proposals import Anchors, PreciseHead
-from .pyramid import PyramidBackbone, pyramid_backbone
-from .roi_pools import roi_pool as build_roi_pool
 
 BOX_BINS = 7
 MASK_BINS = 14

@@ -13,13 +13,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import RoIAlign, RoIPool
 
 from pliant._check import PliantError, fail
+from pliant.detection.box_heads import BoxHeads, BoxPredictor, MapRoIPool
+from pliant.detection.dilated import STRIDE, DilatedBackbone, as_dilated, at_least_float32, image_transform, initialise
+from pliant.detection.faster_rcnn import BOX_BINS, MASK_BINS, MASK_LAYERS
+from pliant.detection.proposals import MapProposals, ProposalHead, map_anchors
+from pliant.detection.roi_pools import ROI_POOLS
 from pliant.nn import DeformRoIPool
-
-from .box_heads import BoxHeads, BoxPredictor, MapRoIPool
-from .dilated import STRIDE, DilatedBackbone, as_dilated, at_least_float32, image_transform, initialise
-from .faster_rcnn import BOX_BINS, MASK_BINS, MASK_LAYERS
-from .proposals import MapProposals, ProposalHead, map_anchors
-from .roi_pools import ROI_POOLS
 
 REDUCTION_CHANNELS = 256
 MAP_POOLS = (*ROI_POOLS, "max")

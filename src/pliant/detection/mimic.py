@@ -17,8 +17,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from pliant._check import PliantError, fail
-
-from .mimic_parts import MimicOptions, crop_boxes, draw_boxes, match_boxes, mimic_loss
+from pliant.detection.mimic_parts import MimicOptions, crop_boxes, draw_boxes, match_boxes, mimic_loss
 
 Detector = TypeVar("Detector", bound=GeneralizedRCNN)
 Features = tuple[Tensor, Tensor]  # the second fc layer's output after and before its ReLU, (K, D) each

@@ -13,8 +13,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import Conv2dNormActivation
 
 from pliant._check import PliantError, fail
-
-from .dilated import at_least_float32, initialise
+from pliant.detection.dilated import at_least_float32, initialise
 
 BEFORE_NMS = 6000  # proposals with the highest scores, before suppression; the official v1 code's number
 ANCHORS_PER_IMAGE = 256  # sampled in training, half of them positive at most; both papers and both codes

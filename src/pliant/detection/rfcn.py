@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from pliant._check import PliantError, fail
+from pliant.detection.box_heads import BoxHeads
+from pliant.detection.dilated import STRIDE, DilatedBackbone, as_dilated, image_transform, initialise
+from pliant.detection.proposals import MapProposals, ProposalHead, map_anchors
 from pliant.nn import DeformPSRoIPool
 from pliant.ops import deform_ps_roi_pool
-
-from .box_heads import BoxHeads
-from .dilated import STRIDE, DilatedBackbone, as_dilated, image_transform, initialise
-from .proposals import MapProposals, ProposalHead, map_anchors
 
 ROI_BINS = 7
 REDUCTION_CHANNELS, REDUCTION_LR_SCALE = 1024, 3.0

@@ -3,6 +3,6 @@
 
 from __future__ import annotations
 
-from .onnx import MIN_OPSET as MIN_OPSET
-from .onnx import compare_with_onnx as compare_with_onnx
-from .onnx import export_onnx as export_onnx
+from pliant.export.onnx import MIN_OPSET as MIN_OPSET
+from pliant.export.onnx import compare_with_onnx as compare_with_onnx
+from pliant.export.onnx import export_onnx as export_onnx

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
 from pliant._check import PliantError, fail, require_package
-
-from . import symbolics
+from pliant.export import symbolics
 
 MIN_OPSET = 19  # the first with DeformConv
 SYMBOLICS: dict[str, Callable[..., Any]] = {

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .deeplab import DeepLab as DeepLab
-from .deeplab import deeplab as deeplab
-from .offset_dilation import undilate_offset_branches as undilate_offset_branches
-from .upsample import upsample_scores as upsample_scores
+from pliant.segmentation.deeplab import DeepLab as DeepLab
+from pliant.segmentation.deeplab import deeplab as deeplab
+from pliant.segmentation.offset_dilation import undilate_offset_branches as undilate_offset_branches
+from pliant.segmentation.upsample import upsample_scores as upsample_scores

@@ -13,10 +13,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from pliant._check import PliantError, fail
 from pliant.backbones import is_stage_selector, pixel_statistics, prepared_trunk
 from pliant.nn import DeformConv2d
+from pliant.segmentation.offset_dilation import undilate_offset_branches
+from pliant.segmentation.upsample import upsample_scores
 from pliant.surgery import convert
-
-from .offset_dilation import undilate_offset_branches
-from .upsample import upsample_scores
 
 IGNORE = 255
 HEAD_CHANNELS = 1024

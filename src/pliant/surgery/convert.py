@@ -11,10 +11,9 @@ from torch import nn
 
 from pliant._check import PliantError, fail
 from pliant.nn import DeformConv2d
-
-from .layer import Options, share_hooks, to_convolution, to_deformable, was_converted
-from .plan import Plan, check_model, plan
-from .select import Where
+from pliant.surgery.layer import Options, share_hooks, to_convolution, to_deformable, was_converted
+from pliant.surgery.plan import Plan, check_model, plan
+from pliant.surgery.select import Where
 
 Model = TypeVar("Model", bound=nn.Module)
 

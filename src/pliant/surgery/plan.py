@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from pliant._check import fail
-
-from .layer import Options, blueprint, why_not
-from .select import Where, is_spatial, select
+from pliant.surgery.layer import Options, blueprint, why_not
+from pliant.surgery.select import Where, is_spatial, select
 
 Pair = tuple[int, int]
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from pliant._check import PliantError, fail, suggest
 from pliant.nn import DeformConv2d
-
-from .layer import to_convolution, was_converted
+from pliant.surgery.layer import to_convolution, was_converted
 
 Where = str | Callable[[str, nn.Module], bool]
 Names = dict[nn.Module, tuple[str, ...]]

@@ -9,4 +9,4 @@ evaluate), `pliant.train.model` (build_model, load_run), `pliant.train.tasks` (w
 
 from __future__ import annotations
 
-from .config import TrainConfig as TrainConfig
+from pliant.train.config import TrainConfig as TrainConfig

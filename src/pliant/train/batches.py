@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pliant.data import collate
-
-from .tasks.base import Examples, Sample
+from pliant.train.tasks.base import Examples, Sample
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]  # what `collate` makes of samples
 Key = tuple[int, int]

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from pliant._check import PliantError, fail, suggest
-
-from .options import (
+from pliant.train.options import (
     MODELS,
     AugmentationOptions,
     BackboneOptions,

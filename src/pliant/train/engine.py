@@ -18,12 +18,11 @@ from torch.utils.data import DataLoader
 
 from pliant._check import PliantError
 from pliant.data import collate
-
-from .batches import Batch, Part
-from .config import TrainConfig
-from .processes import gathered, summed
-from .tasks import task_of
-from .tasks.base import Examples, Metrics, Sample, predict_batch
+from pliant.train.batches import Batch, Part
+from pliant.train.config import TrainConfig
+from pliant.train.processes import gathered, summed
+from pliant.train.tasks import task_of
+from pliant.train.tasks.base import Examples, Metrics, Sample, predict_batch
 
 OnStep = Callable[[dict[str, float]], bool]
 OnImage = Callable[[int, int], None]

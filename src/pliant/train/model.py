@@ -17,10 +17,9 @@ from pliant._check import PliantError, fail
 from pliant.backbones import read_tensors
 from pliant.data import Category
 from pliant.nn import DeformConv2d
-
-from .checkpoint import load_weights, save_weights, write_atomically
-from .config import TrainConfig
-from .tasks import task_of
+from pliant.train.checkpoint import load_weights, save_weights, write_atomically
+from pliant.train.config import TrainConfig
+from pliant.train.tasks import task_of
 
 CONFIG_FILE = "config.json"
 CATEGORIES_FILE = "categories.json"

@@ -12,8 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
 
 from pliant._check import PliantError, fail
-
-from .config import TrainConfig
+from pliant.train.config import TrainConfig
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pliant._check import PliantError, require_package
-
-from .checkpoint import write_atomically
+from pliant.train.checkpoint import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"

@@ -20,18 +20,32 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pliant._check import PliantError, fail
 from pliant.analysis import OffsetWatch
-
-from .batches import Batch, Part, epoch_steps, own_parts, read_steps
-from .checkpoint import load_checkpoint, random_state, save_checkpoint, save_weights, set_random_state, write_atomically
-from .config import TrainConfig
-from .engine import evaluate, train_one_epoch
-from .environment import environment
-from .model import CONFIG_FILE, WEIGHTS_FILE, build_model, load_categories, load_config, resolve, save_categories
-from .processes import anyone, batches_of_step, make_accelerator
-from .progress import RunReporter, drop_metrics_after
-from .schedule import build_optimizer, build_scheduler, lr_factor
-from .tasks import task_of
-from .tasks.base import Examples
+from pliant.train.batches import Batch, Part, epoch_steps, own_parts, read_steps
+from pliant.train.checkpoint import (
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    save_weights,
+    set_random_state,
+    write_atomically,
+)
+from pliant.train.config import TrainConfig
+from pliant.train.engine import evaluate, train_one_epoch
+from pliant.train.environment import environment
+from pliant.train.model import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    build_model,
+    load_categories,
+    load_config,
+    resolve,
+    save_categories,
+)
+from pliant.train.processes import anyone, batches_of_step, make_accelerator
+from pliant.train.progress import RunReporter, drop_metrics_after
+from pliant.train.schedule import build_optimizer, build_scheduler, lr_factor
+from pliant.train.tasks import task_of
+from pliant.train.tasks.base import Examples
 
 CHECKPOINT_FILE = "last.pt"
 ENVIRONMENT_FILE = "environment.json"

@@ -10,8 +10,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pliant.surgery import param_groups
-
-from .config import TrainConfig
+from pliant.train.config import TrainConfig
 
 ONECYCLE_RISE = 0.2
 ONECYCLE_FLOOR = 1e-3

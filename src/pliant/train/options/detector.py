@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .fields import Options, option
+from pliant.train.options.fields import Options, option
 
 WITH_PYRAMID = ("faster-rcnn", "mask-rcnn")
 WITH_FC_HEAD = (*WITH_PYRAMID, "faster-rcnn-dc5", "mask-rcnn-dc5")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from .fields import Options, option
+from pliant.train.options.fields import Options, option
 
 
 @dataclass(frozen=True)

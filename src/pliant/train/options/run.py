@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .fields import Options, option
+from pliant.train.options.fields import Options, option
 
 
 @dataclass(frozen=True, kw_only=True)

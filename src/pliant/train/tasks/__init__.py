@@ -36,8 +36,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pliant.train.config import TrainConfig
-
-    from .base import Task
+    from pliant.train.tasks.base import Task
 
 # Each module holds its task as TASK. A model that is measured in another way than its task has one of its own.
 TASKS = {

@@ -21,8 +21,7 @@ from pliant.data import (
 )
 from pliant.evaluation import ClassificationMetrics, classification_metrics, rank_of_truth
 from pliant.train.config import TrainConfig
-
-from .base import Features, Output, Target, Task
+from pliant.train.tasks.base import Features, Output, Target, Task
 
 
 class Classification(Task):

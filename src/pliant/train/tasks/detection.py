@@ -16,11 +16,10 @@ from pliant.detection import MimicOptions, add_mimicking, set_thresholds, thresh
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections
 from pliant.train.config import TrainConfig
 from pliant.train.options import MimickingOptions
-
-from .base import Output, Predictor, Target, Task
-from .detectors import BUILDERS
-from .region_bins import draw_detected_bins
-from .test_time import detection_predictor
+from pliant.train.tasks.base import Output, Predictor, Target, Task
+from pliant.train.tasks.detectors import BUILDERS
+from pliant.train.tasks.region_bins import draw_detected_bins
+from pliant.train.tasks.test_time import detection_predictor
 
 COCO_DETECTIONS = 100
 

@@ -14,9 +14,8 @@ from pliant.data import Category
 from pliant.evaluation import InstanceMetrics, evaluate_instances
 from pliant.evaluation.results import MASK_THRESHOLD
 from pliant.train.config import TrainConfig
-
-from .base import Output
-from .detection import Detection, captions, counted
+from pliant.train.tasks.base import Output
+from pliant.train.tasks.detection import Detection, captions, counted
 
 
 class Instances(Detection):

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from pliant._check import PliantError, fail
 from pliant.analysis import draw_bins, record_bins
 from pliant.nn import DeformPSRoIPool, DeformRoIPool
-
-from .base import Output
+from pliant.train.tasks.base import Output
 
 
 @torch.no_grad()

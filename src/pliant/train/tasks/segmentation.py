@@ -23,8 +23,7 @@ from pliant.data import (
 from pliant.evaluation import SegmentationMetrics, confusion, segmentation_metrics
 from pliant.segmentation import deeplab
 from pliant.train.config import TrainConfig
-
-from .base import Output, Target, Task
+from pliant.train.tasks.base import Output, Target, Task
 
 
 class Segmentation(Task):

@@ -10,8 +10,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from pliant.detection import add_masks, candidates, has_masks, thresholds
 from pliant.evaluation import average_boxes, suppress
 from pliant.train.config import TrainConfig
-
-from .base import Output, Predictor
+from pliant.train.tasks.base import Output, Predictor
 
 
 def detection_predictor(model: GeneralizedRCNN, config: TrainConfig) -> Predictor:
