@@ -18,8 +18,8 @@ from torch.nn.functional import avg_pool2d, conv2d
 from benchmarks.gpu_timing import Run, deterministic
 from pliant._geometry import ConvGeometry
 from pliant.ops import deform_conv2d
+from pliant.ops._deform_conv2d.gpu_columns import deform_conv2d_columns, deform_conv2d_columns_backward
 from pliant.ops._dispatch import Impl
-from pliant.ops.deform_conv2d.gpu_columns import deform_conv2d_columns, deform_conv2d_columns_backward
 
 Tensors = dict[str, Tensor]
 IMPL: Impl = "triton"  # explicit, so that no other path's time is ever taken for the kernels'

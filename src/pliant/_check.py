@@ -17,9 +17,14 @@ class PliantError(ValueError):
     """
 
 
-def fail(argument: str, rule: str, got: object, fix: str, *, kind: type[Exception] = ValueError) -> NoReturn:
-    """Raise `kind` with the four parts of every message: `argument: rule; got X; fix`."""
+def fail(argument: str, rule: str, got: object, fix: str, *, kind: type[Exception] = PliantError) -> NoReturn:
+    """Raise `kind` with the four parts of a message about a value: `argument: rule; got X; fix`."""
     raise kind(f"{argument}: {rule}; got {got}; {fix}")
+
+
+def fail_because(argument: str, rule: str, reason: str, fix: str, *, kind: type[Exception] = PliantError) -> NoReturn:
+    """Raise `kind` where no value is wrong but a rule is broken: `argument: rule; reason; fix`."""
+    raise kind(f"{argument}: {rule}; {reason}; {fix}")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

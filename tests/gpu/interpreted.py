@@ -32,7 +32,7 @@ from helpers.checks import DIFFERENTIABLE, check_forward_backward
 from helpers.checks import run as run_all
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton, deform_conv2d
-from pliant.ops.deform_conv2d import gpu_backward, gpu_forward, gpu_plan, gpu_tiles, gpu_tune
+from pliant.ops._deform_conv2d import gpu_backward, gpu_forward, gpu_plan, gpu_tiles, gpu_tune
 
 OPERATOR = torch.ops.pliant.deform_conv2d
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from pliant.ops.deform_conv2d import gpu_backward, gpu_cells, gpu_forward, triton_forward
+from pliant.ops._deform_conv2d import gpu_backward, gpu_cells, gpu_forward, triton_forward
 
 FILES = ("triton_sampling", "triton_forward", "triton_backward")
 USERS = {

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from gpu.compile_matrix import CUT, DEPTHWISE, GROUPS, LARGE, PS, PS_FIXED, ROI, ROI_FIXED, SMALL, V1, Layer, Pooling
 from pliant.ops import _triton
-from pliant.ops.deform_conv2d import gpu_plan
+from pliant.ops._deform_conv2d import gpu_plan
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 HOPPER = _triton.Architecture("sm_90", 132)

@@ -19,7 +19,7 @@ from helpers.budget import assert_within_budget
 from helpers.cases import BY_NAME, CASES, Arguments, Case
 from helpers.checks import DIFFERENTIABLE, check_forward_backward, run
 from pliant.ops import _triton, deform_conv2d
-from pliant.ops.deform_conv2d import gpu_plan
+from pliant.ops._deform_conv2d import gpu_plan
 
 WHY_NOT = _triton.why_not(torch.device("cuda")) if torch.cuda.is_available() else "no CUDA or ROCm device here"
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

@@ -22,10 +22,10 @@ from helpers.cases import BY_NAME
 from helpers.checks import Implementation, check_forward_backward, check_gradients
 from pliant._geometry import ConvGeometry
 from pliant.ops import _backends, _triton, deform_conv2d
-from pliant.ops.deform_conv2d import contract, gpu_columns, gpu_plan
-from pliant.ops.deform_conv2d.gpu_plan import Plan, plan_backward
-from pliant.ops.deform_conv2d.gpu_problem import GpuProblem
-from pliant.ops.deform_conv2d.gpu_tiles import FUSED, Layer, elementwise_tile, fused_tile, sample_tile
+from pliant.ops._deform_conv2d import contract, gpu_columns, gpu_plan
+from pliant.ops._deform_conv2d.gpu_plan import Plan, plan_backward
+from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_tiles import FUSED, Layer, elementwise_tile, fused_tile, sample_tile
 
 UNIT = ConvGeometry((1, 1), (1, 1), (1, 1))
 CUDA = torch.device("cuda", 0)
@@ -102,7 +102,7 @@ def test_the_backward_pass_keeps_its_memory(
     shape: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted beyond arguments and results, without what PyTorch's sort holds, for which the plan leaves room."""
-    from pliant.ops.deform_conv2d.gpu_backward import deform_conv2d_triton_backward
+    from pliant.ops._deform_conv2d.gpu_backward import deform_conv2d_triton_backward
 
     monkeypatch.setattr(_triton, "launch", lambda *arguments, **options: None)
     with FakeTensorMode():
@@ -150,7 +150,7 @@ def test_tiles_leave_room_where_a_tile_would_spill_registers() -> None:
 
 @no_triton
 def test_a_depthwise_layer_has_no_tiles_to_choose_from() -> None:
-    from pliant.ops.deform_conv2d.gpu_tune import tune_deform_conv2d
+    from pliant.ops._deform_conv2d.gpu_tune import tune_deform_conv2d
 
     x, offset, weight, mask = tensors((1, 8, 5, 5, 8, 8, 1), torch.float32, "meta")
     with pytest.raises(ValueError, match="weight: must have more than 4 channels in a group, since others multiply"):
@@ -324,7 +324,7 @@ def test_a_model_is_traced_for_a_gpu_that_is_not_there(impl: str) -> None:
 
 
 def test_nothing_here_imports_triton_before_a_gpu_needs_it() -> None:
-    code = "import sys; from pliant.ops import deform_conv2d; from pliant.ops.deform_conv2d import gpu_plan, gpu_tiles, gpu_problem; assert not [m for m in sys.modules if m.startswith('triton')]"  # noqa: E501
+    code = "import sys; from pliant.ops import deform_conv2d; from pliant.ops._deform_conv2d import gpu_plan, gpu_tiles, gpu_problem; assert not [m for m in sys.modules if m.startswith('triton')]"  # noqa: E501
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

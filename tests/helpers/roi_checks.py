@@ -16,8 +16,8 @@ from helpers.budget import assert_within_budget
 from helpers.roi_cases import RoIArguments, RoICase, expected
 from helpers.roi_plain import model_of
 from pliant.ops import _backends
-from pliant.ops.deform_ps_roi_pool import contract as ps_contract
-from pliant.ops.deform_roi_pool import contract as plain_contract
+from pliant.ops._deform_ps_roi_pool import contract as ps_contract
+from pliant.ops._deform_roi_pool import contract as plain_contract
 
 Result = tuple[Tensor, dict[str, Tensor]]
 Runner = Callable[[RoICase, RoIArguments, Tensor], Result]

@@ -111,7 +111,7 @@ def test_native_refuses_tensors_that_are_not_on_the_cpu() -> None:
 
 def test_native_without_its_library_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     from pliant.ops import _backends
-    from pliant.ops.deform_conv2d import contract
+    from pliant.ops._deform_conv2d import contract
 
     monkeypatch.setattr(contract, "HAS_NATIVE", False)
     monkeypatch.setattr(_backends, "why_no_native", lambda: "no file")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pliant.ops import _backends, deform_ps_roi_pool, deform_roi_pool
-from pliant.ops.deform_ps_roi_pool import contract as ps_contract
-from pliant.ops.deform_roi_pool import contract
+from pliant.ops._deform_ps_roi_pool import contract as ps_contract
+from pliant.ops._deform_roi_pool import contract
 
 
 def zeros(*shape: int, **options: Any) -> torch.Tensor:
@@ -168,7 +168,7 @@ def test_a_row_that_names_no_image_is_found_by_every_implementation(roi_public: 
 
 def test_an_unread_box_reads_zeros_where_nothing_looks() -> None:
     """What other devices do, which would have to be waited for: zeros, and gradients of zero."""
-    from pliant.ops.deform_roi_pool.reference import Pooling, deform_roi_pool_reference
+    from pliant.ops._deform_roi_pool.reference import Pooling, deform_roi_pool_reference
 
     image, boxes = torch.ones(2, 3, 4, 5, requires_grad=True), rows(0, 2, -1, math.nan).requires_grad_()
     y = deform_roi_pool_reference(image, boxes, None, None, Pooling((1, 2), 1.0, 2, 0.1))

@@ -15,7 +15,7 @@ from helpers.cases import BY_NAME, CASES, Case
 from helpers.checks import Implementation, check_forward_backward, check_gradients, run
 from pliant._geometry import ConvGeometry
 from pliant.ops import _backends, deform_conv2d
-from pliant.ops.deform_conv2d.reference_backward import deform_conv2d_reference_backward
+from pliant.ops._deform_conv2d.reference_backward import deform_conv2d_reference_backward
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -71,7 +71,7 @@ def test_tiles_and_slices_of_channels(
     native: Implementation, monkeypatch: pytest.MonkeyPatch, threads: int, channels: int, case: Case
 ) -> None:
     """Tiles of five positions and images in slices of 1 or 7 channels: every case crosses many borders of both."""
-    from pliant.ops.deform_conv2d import cpu_native, cpu_problem
+    from pliant.ops._deform_conv2d import cpu_native, cpu_problem
 
     dtype = torch.float32 if threads == 1 else torch.float64
     monkeypatch.setattr(cpu_native, "MAX_POSITIONS", 5)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pliant._check import fail
 from pliant.nn import DeformPSRoIPool, DeformRoIPool
-from pliant.ops.deform_ps_roi_pool.reference import round_half_away, scaled_index
+from pliant.ops._deform_ps_roi_pool.reference import round_half_away, scaled_index
 
 _LAYERS = (DeformPSRoIPool, DeformRoIPool)
 PoolHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]  # layer, arguments, those by keyword

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.backbones.trunks import Trunk, outputs_of
 
 
@@ -38,7 +38,7 @@ def dilate(trunk: Trunk, output_stride: int, dilation: int | None = None) -> Tru
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.3.
     """
     if output_stride not in trunk.strides:
-        fail("output_stride", f"must be one of the strides {trunk.strides}", output_stride, "use 16", kind=PliantError)
+        fail("output_stride", f"must be one of the strides {trunk.strides}", output_stride, "use 16")
     for name, stage in zip(trunk.stage_ends, trunk.strides, strict=True):
         if stage > output_stride:
             for inner, module in _stage_modules(trunk, name):
@@ -86,4 +86,4 @@ def _dilate_module(name: str, module: nn.Module, factor: int) -> None:
 def _refuse(got: str) -> None:
     rule = "needs stages that downsample by centred convolutions of odd size alone"
     fix = "leave the stride at 32, or choose a backbone such as resnet50, mobilenet_v2 or timm:resnet50"
-    fail("output_stride", rule, got, fix, kind=PliantError)
+    fail("output_stride", rule, got, fix)

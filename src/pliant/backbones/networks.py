@@ -6,7 +6,7 @@ from __future__ import annotations
 import torchvision
 from torch import nn
 
-from pliant._check import PliantError, fail, suggest
+from pliant._check import fail, suggest
 from pliant.backbones.prepare import prepared_trunk
 from pliant.backbones.trunks import (
     OWN_NETWORKS,
@@ -40,7 +40,7 @@ def classification_network(
         Linear(in_features=512, out_features=1000, bias=True)
     """
     if norm not in ("batch", "frozen"):
-        fail("norm", "must be 'batch' or 'frozen'", repr(norm), "use 'batch'", kind=PliantError)
+        fail("norm", "must be 'batch' or 'frozen'", repr(norm), "use 'batch'")
     if frozen_stages:
         return prepared_trunk(name, weights=weights, norm=norm, frozen_stages=frozen_stages).network
     network = _network(name, pretrained=weights == "default")
@@ -57,7 +57,7 @@ def _network(name: str, *, pretrained: bool) -> nn.Module:
     known = {*backbone_names(), *torchvision.models.list_models(module=torchvision.models)}
     if name not in known:
         fix = f"use resnet50 for instance, or timm:NAME.{suggest(name, known)}"
-        fail("backbone", "must name a classification network of torchvision or timm", repr(name), fix, kind=PliantError)
+        fail("backbone", "must name a classification network of torchvision or timm", repr(name), fix)
     full = TORCHVISION_NAMES.get(name, name)
     network: nn.Module = torchvision.models.get_model(full, weights="DEFAULT" if pretrained else None)
     return network

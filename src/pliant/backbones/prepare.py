@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.backbones.dilate import dilate
 from pliant.backbones.trunks import Trunk, freeze_batch_norm, is_stage_selector, trunk
 from pliant.backbones.weights import load_trunk_weights
@@ -55,7 +55,7 @@ def prepared_trunk(
         (2, 4, 8, 16, 32)
     """
     if norm not in NORMS:
-        fail("norm", "must be 'auto', 'frozen' or 'batch'", repr(norm), "use 'auto'", kind=PliantError)
+        fail("norm", "must be 'auto', 'frozen' or 'batch'", repr(norm), "use 'auto'")
     built = trunk(name, pretrained=weights == "default")
     if weights not in (None, "default"):
         load_trunk_weights(built.network, str(weights))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
-from pliant._check import PliantError, fail, require_package, suggest
+from pliant._check import fail, require_package, suggest
 from pliant.backbones.aligned_inception_resnet import AlignedInceptionResNet
 from pliant.backbones.original_resnet import original_resnet
 
@@ -148,11 +148,11 @@ def trunk(name: str, *, pretrained: bool = False) -> Trunk:
     known = backbone_names()
     if name not in known:
         fix = f"choose one of {', '.join(known)}, or timm:NAME.{suggest(name, known)}"
-        fail("backbone", "must name a backbone", repr(name), fix, kind=PliantError)
+        fail("backbone", "must name a backbone", repr(name), fix)
     if name in OWN_NETWORKS:
         if pretrained:
             fix = "give a file, or leave it out"
-            fail("weights", f"must be a checkpoint of {name}", "'default'", fix, kind=PliantError)
+            fail("weights", f"must be a checkpoint of {name}", "'default'", fix)
         network = OWN_NETWORKS[name]()
     else:
         network = torchvision.models.get_model(TORCHVISION_NAMES[name], weights="DEFAULT" if pretrained else None)
@@ -169,7 +169,7 @@ def timm_network(name: str, *, pretrained: bool = False) -> nn.Module:
     timm = require_package("timm", "train", f"the backbone timm:{name}")
     if not timm.is_model(name):
         fix = f"list names with timm.list_models().{suggest(name, timm.list_models())}"
-        fail("backbone", "must name a timm model", repr(name), fix, kind=PliantError)
+        fail("backbone", "must name a timm model", repr(name), fix)
     network: nn.Module = timm.create_model(name, pretrained=pretrained)
     return network
 
@@ -179,7 +179,7 @@ def _timm_trunk(name: str, pretrained: bool) -> Trunk:
     stages = network.feature_info if isinstance(network.feature_info, list) else network.feature_info.info
     if not hasattr(network, "forward_intermediates") or not all("reduction" in stage for stage in stages):
         fix = "choose a convolutional network such as timm:resnet50"
-        fail("backbone", "must give feature maps at several strides", repr(name), fix, kind=PliantError)
+        fail("backbone", "must give feature maps at several strides", repr(name), fix)
     return Trunk(
         network,
         tuple(stage["module"] for stage in stages),

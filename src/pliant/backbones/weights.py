@@ -61,7 +61,7 @@ def load_trunk_weights(network: nn.Module, path: str) -> None:
         names = ", ".join(body[:3]) + (", ..." if len(body) > 3 else "")
         fix = "give a checkpoint of this very backbone"
         rule = f"must hold every weight of the backbone; {len(body)} of {len(own)} are absent or of another shape"
-        fail("weights", rule, f"{path} without {names}", fix, kind=PliantError)
+        fail("weights", rule, f"{path} without {names}", fix)
     network.load_state_dict(fitting, strict=False)
 
 
@@ -88,7 +88,7 @@ def read_tensors(path: Path, argument: str = "weights") -> dict[str, Tensor]:
         ['fc.bias']
     """
     if not path.is_file():
-        fail(argument, "must be a file", str(path), "check the path", kind=PliantError)
+        fail(argument, "must be a file", str(path), "check the path")
     try:
         content = _content(path, argument)
     except PliantError:
@@ -105,7 +105,7 @@ def read_tensors(path: Path, argument: str = "weights") -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
-        fail(argument, "must hold a state dict", type(content).__name__, "save model.state_dict()", kind=PliantError)
+        fail(argument, "must hold a state dict", type(content).__name__, "save model.state_dict()")
     tensors = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
     _check_size(tensors, path, argument)
     return tensors
@@ -119,7 +119,7 @@ def _content(path: Path, argument: str) -> Any:
             # PyTorch compresses nothing. What is compressed, or named twice, can unpack to any size.
             if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
                 fix = "save it again with torch.save"
-                fail(argument, "must not be compressed", str(path), fix, kind=PliantError)
+                fail(argument, "must not be compressed", str(path), fix)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -129,7 +129,7 @@ def _check_size(tensors: Mapping[str, Tensor], path: Path, argument: str) -> Non
     if not plain or sum(t.nbytes for t in tensors.values()) > MOST_BYTES * path.stat().st_size:
         fix = "save contiguous ones"
         got = f"{path} of {path.stat().st_size} bytes"
-        fail(argument, "must hold dense tensors that are about as large as the file", got, fix, kind=PliantError)
+        fail(argument, "must hold dense tensors that are about as large as the file", got, fix)
 
 
 def _reason(error: Exception) -> str:

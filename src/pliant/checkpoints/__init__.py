@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
-from pliant.checkpoints.convert import CONVERTERS as CONVERTERS
-from pliant.checkpoints.convert import convert_checkpoint as convert_checkpoint
-from pliant.checkpoints.convert import fit as fit
-from pliant.checkpoints.draft import Conversion as Conversion
+from pliant.checkpoints.convert import CONVERTERS, convert_checkpoint, fit
+from pliant.checkpoints.draft import Conversion
+
+__all__ = [
+    "CONVERTERS",
+    "convert_checkpoint",
+    "fit",
+    "Conversion",
+]

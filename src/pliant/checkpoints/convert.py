@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.checkpoints.dcnv2_layers import MARKS, convert_dcnv2_layers
 from pliant.checkpoints.detectron2 import convert_detectron2
 from pliant.checkpoints.draft import Conversion, Entry
@@ -78,7 +78,7 @@ def recognise(state: Mapping[str, Tensor]) -> str:
         names = ", ".join(list(state)[:3])
         rule = f"must come from {', '.join(CONVERTERS)}"
         fix = "name it with --from, or see docs/checkpoints.md for the systems that are converted"
-        fail("checkpoint", rule, f"{len(state)} tensors such as {names}", fix, kind=PliantError)
+        fail("checkpoint", rule, f"{len(state)} tensors such as {names}", fix)
     return found[0]
 
 
@@ -110,7 +110,7 @@ def fit(conversion: Conversion, model: nn.Module, *, new_branches: bool = False)
             rule = f"must have {entry.target} in the shape {tuple(own[entry.target].shape)}"
             became = "" if entry.source_shape == entry.target_shape else f", which gives {entry.target_shape}"
             got = f"{entry.source} of shape {entry.source_shape}{became}"
-            fail("checkpoint", rule, got, "choose the model's options with --set", kind=PliantError)
+            fail("checkpoint", rule, got, "choose the model's options with --set")
     lacking = [name for name in own if name not in given]
     added = [name for name in lacking if new_branches and OFFSET_BRANCH.fullmatch(name)]
     wanting = [name for name in lacking if name not in added]
@@ -121,7 +121,7 @@ def fit(conversion: Conversion, model: nn.Module, *, new_branches: bool = False)
             rule = "must hold the tensors of the model and no others"
             got = f"a checkpoint {kind} {', '.join(names[:3])}{rest}"
             fix = "choose the model's options with --set, or see docs/checkpoints.md for the systems that are converted"
-            fail("checkpoint", rule, got, fix, kind=PliantError)
+            fail("checkpoint", rule, got, fix)
     zeros = {name: torch.zeros_like(own[name], device="cpu") for name in added}
     entries = [Entry(None, None, name, tuple(tensor.shape), "starts at zero") for name, tensor in zeros.items()]
     return dataclasses.replace(conversion, tensors={**given, **zeros}, entries=(*conversion.entries, *entries))

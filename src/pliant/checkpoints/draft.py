@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 
 AS_IT_IS = "as it is"
 UNKNOWN = "nothing in pliant's model takes it"
@@ -99,7 +99,7 @@ class Draft:
         given = tuple(tensor.shape)
         if target in self.tensors:
             rule = f"must hold each of pliant's tensors once; {target} is there already"
-            fail("checkpoint", rule, name, "give the checkpoint of one model", kind=PliantError)
+            fail("checkpoint", rule, name, "give the checkpoint of one model")
         result = (change(tensor) if change else tensor).contiguous()
         self.tensors[target] = result
         self.entries.append(Entry(name, given, target, tuple(result.shape), how))
@@ -125,7 +125,7 @@ class Draft:
         """Return the tensor `name`, or say that the file lacks it."""
         if name not in self.state:
             fix = "give the checkpoint of one of the systems in docs/checkpoints.md"
-            fail("checkpoint", f"must hold {name}", f"{self.total} tensors without it", fix, kind=PliantError)
+            fail("checkpoint", f"must hold {name}", f"{self.total} tensors without it", fix)
         return self.state[name]
 
     def finish(self, settings: Mapping[str, Any], labels: int = 0, *, background: bool = False) -> Conversion:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.backbones import read_tensors
 from pliant.checkpoints.mxnet_params import read_params
 
@@ -20,7 +20,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".pkl" and path.is_file():
         fix = "load it in detectron2 where you trust it, and torch.save(model.state_dict(), 'model.pth')"
-        fail("checkpoint", "must not be a pickle, which runs code when it is read", str(path), fix, kind=PliantError)
+        fail("checkpoint", "must not be a pickle, which runs code when it is read", str(path), fix)
     if path.suffix == ".params" and path.is_file():
         return read_params(path)
     return read_tensors(path, "checkpoint")

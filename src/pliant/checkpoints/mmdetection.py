@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.checkpoints.draft import Conversion, Draft
 from pliant.checkpoints.heads import move_box_predictor, move_mask_predictor, pyramid_widths
 from pliant.checkpoints.resnet import deform_settings, resnet_name, take_input, trunk_prefix
@@ -32,7 +32,7 @@ def convert_mmdetection(state: Mapping[str, Tensor], *, caffe: bool = False) -> 
     first = "roi_head." if any(name.startswith("roi_head.") for name in state) else ""
     if f"{first}bbox_head.0.fc_cls.weight" in state:
         fix = "give a Faster R-CNN or a Mask R-CNN"
-        fail("checkpoint", "must have one box head", "those of a Cascade R-CNN", fix, kind=PliantError)
+        fail("checkpoint", "must have one box head", "those of a Cascade R-CNN", fix)
     draft.leave_counters()
     settings = _move_trunk(draft, caffe)
     draft.rename(r"neck\.lateral_convs\.(\d)\.conv\.(weight|bias)", r"backbone.fpn.inner_blocks.\1.0.\2")

@@ -21,7 +21,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 
 FILE_MAGIC = 0x112
 VERSION_1, VERSION_2, VERSION_3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -83,7 +83,7 @@ class _Cursor:
     def refuse(self, what: str) -> NoReturn:
         """Raise a `PliantError` which says that the file is or has `what`."""
         fix = "copy it again"
-        fail("checkpoint", "must be a .params file of MXNet", f"{self.path}, which {what}", fix, kind=PliantError)
+        fail("checkpoint", "must be a .params file of MXNet", f"{self.path}, which {what}", fix)
 
     def bytes(self, length: int) -> memoryview:
         if length > self.left:

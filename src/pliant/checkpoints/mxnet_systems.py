@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.checkpoints.draft import Change, Conversion, Draft
 from pliant.checkpoints.resnet import deform_settings, resnet_name, take_input
 from pliant.detection.proposals import map_anchors
@@ -46,7 +46,7 @@ def _convert(draft: Draft) -> Conversion:
     if "fpn_p6_weight" in draft.state:
         rule = "must be of an R-FCN, a Faster R-CNN on one map, or a DeepLab"
         got = "a feature pyramid whose coarsest map comes from a convolution, where pliant's comes from a max pooling"
-        fail("checkpoint", rule, got, "train one with --recipe official-fpn-coco-deform", kind=PliantError)
+        fail("checkpoint", rule, got, "train one with --recipe official-fpn-coco-deform")
     segmenter = "score_weight" in draft.state
     settings = _move_trunk(draft, "backbone." if segmenter else "backbone.body.")
     if segmenter:
@@ -138,7 +138,7 @@ def _move_proposals(draft: Draft) -> dict[str, Any]:
     anchors = len(draft.require("rpn_bbox_pred_bias")) // 4
     if anchors not in SCALES:
         rule = f"must have {' or '.join(map(str, SCALES))} anchors a cell, as the official experiments"
-        fail("checkpoint", rule, anchors, "give another checkpoint", kind=PliantError)
+        fail("checkpoint", rule, anchors, "give another checkpoint")
     sizes = tuple(float(BASE_SIZE * scale) for scale in SCALES[anchors])
     head = "rpn.head"
     channels = len(draft.require("conv_new_1_bias"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.backbones.statistics import IMAGENET_MEAN, IMAGENET_STD
 from pliant.checkpoints.draft import Draft
 
@@ -43,7 +43,7 @@ def resnet_name(state: Mapping[str, Tensor], prefix: str) -> str:
     if name is None:
         known = ", ".join([*BASIC.values(), *BOTTLENECKS.values()])
         got = f"a network whose stages have {blocks} blocks"
-        fail("checkpoint", f"must have one of the backbones {known}", got, "give another checkpoint", kind=PliantError)
+        fail("checkpoint", f"must have one of the backbones {known}", got, "give another checkpoint")
     return name
 
 
@@ -67,7 +67,7 @@ def deform_settings(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any
     if not common:
         got = ", ".join(str(tuple(tensors[match[0]].shape)) for match in found[:3])
         rule = "must have offset branches of one kind, 18 (offsets) or 27 (and masks) channels a group"
-        fail("checkpoint", rule, got, "give the checkpoint of one model", kind=PliantError)
+        fail("checkpoint", rule, got, "give the checkpoint of one model")
     modulated, groups = max(common)
     layers = [match[1] for match in found]
     stages = sorted({int(match[2]) for match in found})

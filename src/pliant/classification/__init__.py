@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
-from pliant.classification.classifier import Classifier as Classifier
-from pliant.classification.classifier import classifier as classifier
-from pliant.classification.head import replace_head as replace_head
+from pliant.classification.classifier import Classifier, classifier
+from pliant.classification.head import replace_head
+
+__all__ = [
+    "Classifier",
+    "classifier",
+    "replace_head",
+]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.backbones import classification_network, pixel_statistics
 from pliant.classification.head import replace_head
 from pliant.surgery import convert
@@ -46,9 +46,9 @@ class Classifier(nn.Module):
         super().__init__()
         if not 1 <= crop_size <= resize_size:
             got = f"a crop of {crop_size} from {resize_size}"
-            fail("crop_size", "must be from 1 to resize_size", got, "use 224 of 256", kind=PliantError)
+            fail("crop_size", "must be from 1 to resize_size", got, "use 224 of 256")
         if not 0 <= label_smoothing < 1:
-            fail("label_smoothing", "must be in [0, 1)", label_smoothing, "use 0 or 0.1", kind=PliantError)
+            fail("label_smoothing", "must be in [0, 1)", label_smoothing, "use 0 or 0.1")
         self.backbone = network
         self.resize_size, self.crop_size = resize_size, crop_size
         self.label_smoothing = label_smoothing
@@ -78,11 +78,11 @@ class Classifier(nn.Module):
             # Batch norm's, of maps that have shrunk to a cell.
             got = f"one image of {batch.shape[-2]} x {batch.shape[-1]} ({error})"
             fix = "use another batch_size, a larger crop_size, or norm='frozen'"
-            fail("images", "must be two or more for batch norm over maps of one cell", got, fix, kind=PliantError)
+            fail("images", "must be two or more for batch norm over maps of one cell", got, fix)
         if not isinstance(scores, Tensor):
             rule = "must give scores alone in training form"
             fix = "choose a network without auxiliary outputs"
-            fail("backbone", rule, type(scores).__name__, fix, kind=PliantError)
+            fail("backbone", rule, type(scores).__name__, fix)
         return scores
 
     def normalised(self, images: Sequence[Tensor]) -> Tensor:

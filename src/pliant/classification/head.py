@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 
 
 def replace_head(network: nn.Module, num_classes: int) -> nn.Module:
@@ -27,7 +27,7 @@ def replace_head(network: nn.Module, num_classes: int) -> nn.Module:
         Linear(in_features=512, out_features=10, bias=True)
     """
     if num_classes < 1:
-        fail("num_classes", "must be at least 1", num_classes, "give the number of classes", kind=PliantError)
+        fail("num_classes", "must be at least 1", num_classes, "give the number of classes")
     if hasattr(network, "reset_classifier"):
         if network.num_classes != num_classes:
             network.reset_classifier(num_classes)  # type: ignore[operator]
@@ -47,4 +47,4 @@ def replace_head(network: nn.Module, num_classes: int) -> nn.Module:
 
 def _refuse(network: nn.Module) -> None:
     rule = "must end in a linear layer or a 1x1 convolution"
-    fail("backbone", rule, type(network).__name__, "choose a classification network", kind=PliantError)
+    fail("backbone", rule, type(network).__name__, "choose a classification network")

@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from pliant.checkpoints import convert_checkpoint
 
     if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
-        fail("out", "must be a new or an empty folder", str(arguments.out), "choose another", kind=PliantError)
+        fail("out", "must be a new or an empty folder", str(arguments.out), "choose another")
     changed = dict(_setting(text) for text in arguments.settings)
     if arguments.deform is not None:
         changed["deform"] = arguments.deform
@@ -87,7 +87,7 @@ def _write_layers(conversion: Conversion, arguments: argparse.Namespace, changed
     if changed or arguments.categories:
         fix = "leave out --set, --deform and --categories"
         rule = "must be of a system of pliant's"
-        fail("checkpoint", rule, f"layers of a {conversion.source} network", fix, kind=PliantError)
+        fail("checkpoint", rule, f"layers of a {conversion.source} network", fix)
     arguments.out.mkdir(parents=True, exist_ok=True)
     save_file(conversion.tensors, arguments.out / "weights.safetensors")
 
@@ -105,7 +105,7 @@ def _categories(conversion: Conversion, file: Path | None) -> Sequence[Category]
     names = [name.strip() for name in lines if name.strip()]
     if len(names) != len(found) or len(set(names)) != len(names):
         got = f"{len(set(names))} in {file}"
-        fail("categories", f"must be {len(found)} different names", got, "write one in each line", kind=PliantError)
+        fail("categories", f"must be {len(found)} different names", got, "write one in each line")
     return [Category(number, name) for number, name in enumerate(names, 0 if conversion.background else 1)]
 
 
@@ -113,7 +113,7 @@ def _setting(text: str) -> tuple[str, Any]:
     """Parse NAME=VALUE; a value that is not JSON is text."""
     name, equals, value = text.partition("=")
     if not equals:
-        fail("set", "must be NAME=VALUE", repr(text), "write e.g. --set max_size=1000", kind=PliantError)
+        fail("set", "must be NAME=VALUE", repr(text), "write e.g. --set max_size=1000")
     name = name.strip().lstrip("-").replace("-", "_")
     try:
         return name, json.loads(value)

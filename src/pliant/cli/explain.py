@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pliant._check import PliantError, fail, require_package, suggest
+from pliant._check import fail, require_package, suggest
 from pliant.cli.parser import Commands, Parser, add_command, add_run, point, positive
 
 
@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
     model, _, config = load_run(arguments.run_folder)
     if config.deform is None:
         fix = "train one with --deform c3-c5"
-        fail("run", "must have deformable layers", str(arguments.run_folder), fix, kind=PliantError)
+        fail("run", "must have deformable layers", str(arguments.run_folder), fix)
     _check_point(arguments.at, image.shape[2], image.shape[1])
     features = task_of(config).features(model, image)
     fields = record_offsets(features.network, features.input)
@@ -56,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check_point(at: tuple[float, float], width: int, height: int) -> None:
     if at[0] > width - 1 or at[1] > height - 1:
         rule = f"must lie in the image of {width} x {height} pixels"
-        fail("at", rule, f"{at[0]:g},{at[1]:g}", f"give X,Y from 0,0 to {width - 1},{height - 1}", kind=PliantError)
+        fail("at", rule, f"{at[0]:g},{at[1]:g}", f"give X,Y from 0,0 to {width - 1},{height - 1}")
 
 
 def _layer_index(names: list[str], asked: str | None) -> int:
@@ -65,5 +65,5 @@ def _layer_index(names: list[str], asked: str | None) -> int:
         return len(names) - 1
     if asked not in names:
         fix = f"leave it out for the last.{suggest(asked, names)}"
-        fail("layer", f"must be one of {', '.join(names)}", repr(asked), fix, kind=PliantError)
+        fail("layer", f"must be one of {', '.join(names)}", repr(asked), fix)
     return names.index(asked)

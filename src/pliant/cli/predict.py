@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pliant._check import PliantError, fail, require_package
+from pliant._check import fail, require_package
 from pliant.cli.options import add_options, given_options
 from pliant.cli.parser import Commands, Parser, add_command, add_device, add_run, share
 from pliant.train import TrainConfig
@@ -72,7 +72,7 @@ def _min_score(given: float | None, config: TrainConfig) -> float:
     if given is not None and config.task != "detection":
         rule = "must be given for detectors only"
         fix = "leave it out: every pixel is labelled, or the best five labels given, whatever their scores"
-        fail("min_score", rule, f"it with the model {config.model!r}", fix, kind=PliantError)
+        fail("min_score", rule, f"it with the model {config.model!r}", fix)
     return 0.5 if given is None else given
 
 
@@ -85,7 +85,7 @@ def image_paths(given: Sequence[Path]) -> list[Path]:
         elif path.is_file():
             paths.append(path)
         else:
-            fail("images", "must be files or folders", str(path), "check the path", kind=PliantError)
+            fail("images", "must be files or folders", str(path), "check the path")
     if not paths:
-        fail("images", f"must hold images ({', '.join(SUFFIXES)})", str(given[0]), "give files", kind=PliantError)
+        fail("images", f"must hold images ({', '.join(SUFFIXES)})", str(given[0]), "give files")
     return paths

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pliant._check import PliantError, fail, require_package
+from pliant._check import fail, require_package
 from pliant.cli.options import add_options, given_options
 from pliant.cli.parser import Commands, Parser, add_command
 from pliant.train import TrainConfig
@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.resume is not None:
         if given or arguments.out or arguments.config or arguments.recipe:
             fix = "give --resume alone; the settings are the run's"
-            fail("resume", "must come without other options", " ".join(sys.argv[1:]), fix, kind=PliantError)
+            fail("resume", "must come without other options", " ".join(sys.argv[1:]), fix)
         complete = resume(arguments.resume)
         leave()
         return 0 if complete else STOPPED
@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.config is not None:
         settings = overridden(settings, TrainConfig.read(arguments.config))
     if arguments.out is None:
-        fail("out", "must name the folder of the run", "nothing", "add --out RUN", kind=PliantError)
+        fail("out", "must name the folder of the run", "nothing", "add --out RUN")
     complete = train(TrainConfig.from_dict(overridden(settings, given)), arguments.out)
     leave()
     return 0 if complete else STOPPED

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.data.images import HugeImageError, UnreadableImageError, read_header, read_image
 from pliant.data.masks import BadMaskError, encode_segmentation, mask_area
 from pliant.data.records import Category, ImageInfo, Source, SourceBox, SourceImage
@@ -211,17 +211,17 @@ def refuse_unusable(place: str, source: Source, known: Sequence[Category], repor
     lines = "; ".join(report.summary())
     if strict and report.count():
         fix = "correct the data or do without strict"
-        fail(place, "must have no problems where strict=True", lines, fix, kind=PliantError)
+        fail(place, "must have no problems where strict=True", lines, fix)
     if source.listed == 0:
-        fail(place, "must list images", "none", "give another split", kind=PliantError)
+        fail(place, "must list images", "none", "give another split")
     if 2 * report.images < source.listed:
         rule = "must have at least half of its images in order"
-        fail(place, rule, f"{report.images} of {source.listed}", lines, kind=PliantError)
+        fail(place, rule, f"{report.images} of {source.listed}", lines)
     if report.count(Problem.MISSING_MASK, Problem.INVALID_MASK) and not report.boxes:
         rule = "must have masks, polygons or run lengths in COCO json or VOC's SegmentationObject"
         fix = "annotate them, or take a model without masks"
-        fail(place, rule, lines, fix, kind=PliantError)
+        fail(place, rule, lines, fix)
     if report.count(Problem.UNTRAINED_CATEGORY) and not report.boxes:
         names, has = (", ".join(repr(c.name) for c in some) for some in (known, source.categories))
         fix = "give the data of this model"
-        fail(place, f"must have boxes of the categories of the model, {names}", has, fix, kind=PliantError)
+        fail(place, f"must have boxes of the categories of the model, {names}", has, fix)

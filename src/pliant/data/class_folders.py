@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.data.checks import refuse_unusable
 from pliant.data.image_dataset import ImageDataset, ImageFile
 from pliant.data.images import EXTENSIONS, UnreadableImageError, read_header
@@ -170,10 +170,10 @@ def _probe(place: str, home: Path, names: Sequence[str]) -> None:
             broken.append(str(error))
     if 2 * len(broken) > len(opened):
         got = f"{len(broken)} broken of {len(opened)} opened"
-        fail(place, "must have at least half of its images in order", got, broken[0], kind=PliantError)
+        fail(place, "must have at least half of its images in order", got, broken[0])
 
 
 def _refuse_other_classes(place: str, own: Sequence[Category], known: Sequence[Category]) -> None:
     if not {category.name for category in own} & {category.name for category in known}:
         names, has = (", ".join(repr(c.name) for c in some[:_SHOWN]) for some in (known, own))
-        fail(place, f"must have classes of the model, {names}", has, "give the data of this model", kind=PliantError)
+        fail(place, f"must have classes of the model, {names}", has, "give the data of this model")

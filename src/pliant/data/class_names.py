@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.data.coco import load_json
 from pliant.data.records import Category
 
@@ -74,7 +74,7 @@ def _from_json(file: Path) -> dict[int, str]:
     if not names or len(names) != len(content):
         rule = "must be a list of names, or an object of values and names"
         fix = 'write e.g. ["background", "tree"] or {"0": "background", "7": "tree"}'
-        fail(str(file), rule, type(content).__name__, fix, kind=PliantError)
+        fail(str(file), rule, type(content).__name__, fix)
     return names
 
 
@@ -82,10 +82,10 @@ def _check(file: Path, names: dict[int, str]) -> list[Category]:
     wrong = [value for value in names if not 0 <= value < MAX_CLASSES]
     if wrong or not names:
         got = f"value {wrong[0]}" if wrong else "no name"
-        fail(str(file), "must name values from 0 to 254", got, "255 is for what is ignored", kind=PliantError)
+        fail(str(file), "must name values from 0 to 254", got, "255 is for what is ignored")
     seen: set[str] = set()
     for name in names.values():
         if not name or name in seen:
-            fail(str(file), "must give each class a name of its own", repr(name), "correct it", kind=PliantError)
+            fail(str(file), "must give each class a name of its own", repr(name), "correct it")
         seen.add(name)
     return [Category(value, names[value]) for value in sorted(names)]

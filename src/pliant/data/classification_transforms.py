@@ -7,7 +7,7 @@ from typing import Any
 
 from torchvision.transforms import v2
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.data.transforms import Chain, RandomRotate90, ToFloat, Transform, check_angle, check_probabilities
 
 
@@ -45,12 +45,12 @@ def classification_transforms(
         ((3, 8, 8), torch.float32)
     """
     if size < 1:
-        fail("size", "must be a positive number of pixels", size, "use 224", kind=PliantError)
+        fail("size", "must be a positive number of pixels", size, "use 224")
     for name, (low, high), most in (("scale", scale, 1.0), ("ratio", ratio, float("inf"))):
         if not 0 < low <= high <= most:
             limit = f" up to {most:g}" if most == 1 else ""
             fix = "leave it out for the usual ones"
-            fail(name, f"must be two rising positive numbers{limit}", (low, high), fix, kind=PliantError)
+            fail(name, f"must be two rising positive numbers{limit}", (low, high), fix)
     check_probabilities(flip=flip, vertical_flip=vertical_flip)
     check_angle(rotate)
     bilinear = v2.InterpolationMode.BILINEAR

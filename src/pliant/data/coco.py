@@ -35,7 +35,7 @@ def match_split(splits: dict[str, Path], split: str) -> str | None:
         return split
     dated = [name for name in splits if re.fullmatch(re.escape(split) + r"\d{4}", name)]
     if len(dated) > 1:
-        fail("split", "must name one split", f"{split!r} for {', '.join(dated)}", "give one of them", kind=PliantError)
+        fail("split", "must name one split", f"{split!r} for {', '.join(dated)}", "give one of them")
     return dated[0] if dated else None
 
 
@@ -65,7 +65,7 @@ def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             rule = f"must be COCO json, an object with a list of objects '{key}'"
             fix = "give the file of instances"
-            fail(str(file), rule, _brief(entries if isinstance(content, dict) else content), fix, kind=PliantError)
+            fail(str(file), rule, _brief(entries if isinstance(content, dict) else content), fix)
     assert isinstance(content, dict)
     return content
 
@@ -76,7 +76,7 @@ def _brief(value: object) -> str:
 
 
 def _refuse(place: str, rule: str, got: object) -> NoReturn:
-    fail(place, rule, _brief(got), "correct the json file", kind=PliantError)
+    fail(place, rule, _brief(got), "correct the json file")
 
 
 def _is_id(value: object) -> bool:
@@ -147,7 +147,7 @@ def _image_folder(root: Path, split: str, name: str, file: Path, entries: Sequen
         looked = ", ".join(str(folder.relative_to(root)) for folder in found)
         rule = f"must hold the images of {file.name}"
         fix = "put the images into one of these folders"
-        fail(str(root), rule, f"none of {', '.join(names[:3])} in {looked}", fix, kind=PliantError)
+        fail(str(root), rule, f"none of {', '.join(names[:3])} in {looked}", fix)
     return best
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_IDS, VOC_CLASSES, read_class_names
 from pliant.data.images import EXTENSIONS
 from pliant.data.label_maps import SUFFIXES
@@ -68,7 +68,7 @@ def _find_voc(root: Path) -> LabelLayout | None:
     homes = [home for home in (root, *nested) if (home / "ImageSets" / "Segmentation").is_dir()]
     if len(homes) > 1:
         names = ", ".join(str(home.relative_to(root)) for home in homes)
-        fail(str(root), "must hold one VOC folder", names, "give the path of one of them", kind=PliantError)
+        fail(str(root), "must hold one VOC folder", names, "give the path of one of them")
     if not homes:
         return None
     home = homes[0]
@@ -137,7 +137,7 @@ def _read_plain(root: Path, images: Path, labels: Path) -> LabelSource:
     categories = read_class_names((root,))
     if categories is None:
         fix = "write one name a line: line k, from 0, is the class of value k"
-        fail(str(root), "must name its classes in classes.txt or classes.json", "neither", fix, kind=PliantError)
+        fail(str(root), "must name its classes in classes.txt or classes.json", "neither", fix)
     maps = {path.relative_to(labels).with_suffix(""): path for path in _files(labels, SUFFIXES)}
     pairs = []
     for path in _files(images, EXTENSIONS):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.tv_tensors import Mask
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.data.checks import CheckedImage, Progress, Verify, checked_image, refuse_unusable
 from pliant.data.image_dataset import CheckedDataset
 from pliant.data.images import UnreadableImageError
@@ -161,7 +161,7 @@ def _label_table(place: str, source: LabelSource, known: Sequence[Category], rep
             report.add(Problem.UNTRAINED_CLASS, category.name)
     if all(label == IGNORE for label in labels.values()):
         names, has = (", ".join(repr(c.name) for c in some) for some in (known, source.categories))
-        fail(place, f"must have classes of the model, {names}", has, "give the data of this model", kind=PliantError)
+        fail(place, f"must have classes of the model, {names}", has, "give the data of this model")
     return LabelTable(labels)
 
 
@@ -207,4 +207,4 @@ def _probe(place: str, dataset: SegmentationDataset, known: Sequence[Category]) 
     names = ", ".join(repr(category.name) for category in known[:3])
     rule = f"must have pixels of its classes ({names}, ...)"
     fix = "write the values that classes.txt or classes.json names"
-    fail(place, rule, "none in the label maps looked at", fix, kind=PliantError)
+    fail(place, rule, "none in the label maps looked at", fix)

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 from torchvision.tv_tensors import Image, Mask, wrap
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.data.label_maps import IGNORE
 from pliant.data.transforms import (
     Chain,
@@ -35,7 +35,7 @@ class RandomScale:
     def __init__(self, low: float, high: float) -> None:
         if not 0 < low <= high:
             fix = "use 0.5 2.0 for instance"
-            fail("scale", "must be two rising positive factors", (low, high), fix, kind=PliantError)
+            fail("scale", "must be two rising positive factors", (low, high), fix)
         self.low, self.high = low, high
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -102,7 +102,7 @@ def segmentation_transforms(
     check_probabilities(flip=flip, vertical_flip=vertical_flip)
     check_angle(rotate)
     if crop is not None and min(crop) < 1:
-        fail("crop", "must be a height and a width in pixels", crop, "use 768 1024 for instance", kind=PliantError)
+        fail("crop", "must be a height and a width in pixels", crop, "use 768 1024 for instance")
     bilinear = v2.InterpolationMode.BILINEAR
     steps: list[Any] = [RandomScale(*scale)] if scale is not None else []
     steps += [v2.RandomRotation(rotate, interpolation=bilinear, fill=_FILL)] if rotate else []

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, wrap
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 
 Target = dict[str, Tensor]
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
@@ -38,9 +38,9 @@ class RandomCrop:
 
     def __init__(self, size: int, min_visible: float = 0.4) -> None:
         if size < 1:
-            fail("crop", "must be a positive number of pixels", size, "use 320 for instance, or None", kind=PliantError)
+            fail("crop", "must be a positive number of pixels", size, "use 320 for instance, or None")
         if not 0 < min_visible <= 1:
-            fail("min_visible", "must be a fraction in (0, 1]", min_visible, "use 0.4 for instance", kind=PliantError)
+            fail("min_visible", "must be a fraction in (0, 1]", min_visible, "use 0.4 for instance")
         self.size = size
         self.min_visible = min_visible
 
@@ -205,13 +205,13 @@ def check_probabilities(**chances: float) -> None:
     """Raise a `PliantError` that names the first argument which is no probability."""
     for name, chance in chances.items():
         if not 0 <= chance <= 1:
-            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance", kind=PliantError)
+            fail(name, "must be a probability in [0, 1]", chance, "use 0.5 for instance")
 
 
 def check_angle(degrees: float) -> None:
     """Raise a `PliantError` unless `rotate` is an angle from 0 to 180 degrees."""
     if not 0 <= degrees <= 180:
-        fail("rotate", "must be an angle from 0 to 180 degrees", degrees, "use 10 for instance", kind=PliantError)
+        fail("rotate", "must be an angle from 0 to 180 degrees", degrees, "use 10 for instance")
 
 
 def _keep(target: Target, mask: Tensor) -> Target:

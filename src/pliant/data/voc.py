@@ -56,17 +56,17 @@ def find_voc(root: Path, split: str, lists: str = "Main") -> VocLayout | None:
     homes = [home for home in (root, *nested) if (home / "ImageSets" / lists).is_dir()]
     if len(homes) > 1:
         names = ", ".join(str(home.relative_to(root)) for home in homes)
-        fail(str(root), "must hold one VOC folder", names, "give the path of one of them", kind=PliantError)
+        fail(str(root), "must hold one VOC folder", names, "give the path of one of them")
     if not homes and (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir():
         fix = f"list the images of each split, one name a line, as in ImageSets/{lists}/{split}.txt"
-        fail(str(root), "must say which images are in a split", f"no folder ImageSets/{lists}", fix, kind=PliantError)
+        fail(str(root), "must say which images are in a split", f"no folder ImageSets/{lists}", fix)
     return _with_image_sets(homes[0], lists) if homes else _beside_images(root, split)
 
 
 def _with_image_sets(home: Path, folder: str) -> VocLayout:
     for name in ("Annotations", "JPEGImages"):
         if not (home / name).is_dir():
-            fail(str(home), f"must hold the folder {name} beside ImageSets", "none", "put it there", kind=PliantError)
+            fail(str(home), f"must hold the folder {name} beside ImageSets", "none", "put it there")
     lists = {path.stem: lines_of(path) for path in sorted((home / "ImageSets" / folder).glob("*.txt"))}
     splits = {name: lines for name, lines in lists.items() if not _is_per_class(lines)}
     annotations = home / "Annotations"
@@ -131,7 +131,7 @@ def _read_annotations(layout: VocLayout, split: str, report: DataReport) -> dict
 def check_stem(stem: str, split: str) -> None:
     """Refuse a listed name that could lead out of its folder."""
     if "/" in stem or "\\" in stem or "\0" in stem:
-        fail(f"split {split!r}", "must list names without a folder", repr(stem), "correct it", kind=PliantError)
+        fail(f"split {split!r}", "must list names without a folder", repr(stem), "correct it")
 
 
 def _all_names(layout: VocLayout, known: set[Path]) -> set[str]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.analysis import draw_boxes, draw_curves, draw_sampling, record_offsets, sampled_points
 from pliant.data import DetectionDataset, open_dataset
 from pliant.demo.fetch import WEIGHTS, fetch
@@ -174,7 +174,7 @@ def _draw_sampling(outcome: Outcome, image: Tensor, photo: Tensor, path: Path) -
     size = torch.tensor([image.shape[2], image.shape[1]])
     inside = ((centres > MARGIN) & (centres < size - MARGIN)).all(dim=1)
     if not inside.any():
-        fail("demo", "must find one tree at least", "none", "train for more --steps", kind=PliantError)
+        fail("demo", "must find one tree at least", "none", "train for more --steps")
     x, y = centres[inside][0].tolist()
     points = sampled_points([field], (y, x))
     plain = dataclasses.replace(field, positions=field.positions - field.offsets * torch.tensor(field.output_stride))

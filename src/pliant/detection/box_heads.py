@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 from torchvision.ops import box_iou
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.detection.dilated import at_least_float32, initialise
 from pliant.detection.ohem import hardest, region_losses
 
@@ -86,12 +86,12 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
         if ohem is not None and mask_parts:
             fix = "leave it out"
             rule = "must be left out with masks, which are trained on sampled regions"
-            fail("ohem", rule, ohem, fix, kind=PliantError)
+            fail("ohem", rule, ohem, fix)
         if ohem is not None and ohem < 1:
-            fail("ohem", "must be at least 1", ohem, "use 128 (official R-FCN), or None", kind=PliantError)
+            fail("ohem", "must be at least 1", ohem, "use 128 (official R-FCN), or None")
         if not 0 <= background_iou < FOREGROUND_IOU:
             rule = f"must be 0 or more and below {FOREGROUND_IOU}, from which a region is foreground"
-            fail("background_iou", rule, background_iou, "the official v1 code has 0.1", kind=PliantError)
+            fail("background_iou", rule, background_iou, "the official v1 code has 0.1")
         super().__init__(
             box_roi_pool,
             box_head,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -122,7 +122,7 @@ def dilated_backbone(
     )
     if built.strides[3:] != (STRIDE, STRIDE):
         rule = "must have the stages C4 and C5, of strides 16 and 32"
-        fail("backbone", rule, f"{name} with strides {built.strides}", "use e.g. resnet50", kind=PliantError)
+        fail("backbone", rule, f"{name} with strides {built.strides}", "use e.g. resnet50")
     channels = (built.channels[3], built.channels[4])
     backbone = DilatedBackbone(built.maps((4, 5)), channels, reduction_channels, reduction_lr_scale)
     backbone.image_mean, backbone.image_std = pixel_statistics(built.network)

@@ -12,7 +12,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.detection.box_heads import BoxHeads
 from pliant.detection.dilated import at_least_float32
 from pliant.detection.proposals import Anchors, PreciseHead
@@ -126,7 +126,7 @@ def faster_rcnn(
         )
     if masks and ohem is not None:
         fix = "leave it out"
-        fail("ohem", "must be left out with masks, which are trained on sampled regions", ohem, fix, kind=PliantError)
+        fail("ohem", "must be left out with masks, which are trained on sampled regions", ohem, fix)
     names, channels = [str(k) for k in range(len(backbone.strides) - 1)], backbone.out_channels
 
     def pool(bins: int) -> MultiScaleRoIAlign:
@@ -204,6 +204,6 @@ def _anchors(
     chosen = [8.0 * stride for stride in strides] if sizes is None else list(sizes)
     if len(chosen) != len(strides):
         rule = f"must give one size for each of the {len(strides)} maps (strides {tuple(strides)})"
-        fail("anchor_sizes", rule, f"{len(chosen)} sizes", "leave it out for 8 times the stride", kind=PliantError)
+        fail("anchor_sizes", rule, f"{len(chosen)} sizes", "leave it out for 8 times the stride")
     scaled = tuple(tuple(size * scale for scale in scales) for size in chosen)
     return Anchors(scaled, (tuple(ratios),) * len(chosen))

@@ -12,7 +12,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import RoIAlign, RoIPool
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.detection.box_heads import BoxHeads, BoxPredictor, MapRoIPool
 from pliant.detection.dilated import STRIDE, DilatedBackbone, as_dilated, at_least_float32, image_transform, initialise
 from pliant.detection.faster_rcnn import BOX_BINS, MASK_BINS, MASK_LAYERS
@@ -150,7 +150,7 @@ def mask_rcnn_dc5(num_classes: int, backbone: str | DilatedBackbone = "resnet50"
 
 def _roi_pool(kind: str, bins: int, channels: int, samples: int) -> MapRoIPool:
     if kind not in MAP_POOLS:
-        fail("roi_pool", f"must be one of {', '.join(MAP_POOLS)}", repr(kind), "use 'modulated'", kind=PliantError)
+        fail("roi_pool", f"must be one of {', '.join(MAP_POOLS)}", repr(kind), "use 'modulated'")
     if kind == "max":
         return MapRoIPool("c5", _MaxRoIPool((bins, bins), 1 / STRIDE))
     if kind == "align":

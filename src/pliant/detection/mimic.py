@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.detection.mimic_parts import MimicOptions, crop_boxes, draw_boxes, match_boxes, mimic_loss
 
 Detector = TypeVar("Detector", bound=GeneralizedRCNN)
@@ -58,7 +58,7 @@ def add_mimicking(model: Detector, options: MimicOptions | None = None) -> Detec
     """
     if hasattr(model, CHILD):
         fix = "drop_mimicking(model) first"
-        fail("mimic", "must not be there already", "a detector with it", fix, kind=PliantError)
+        fail("mimic", "must not be there already", "a detector with it", fix)
     model.add_module(CHILD, FeatureMimic(model, options or MimicOptions()))
     return model
 
@@ -114,7 +114,7 @@ class FeatureMimic(nn.Module):
         scores = getattr(getattr(heads, "box_predictor", None), "cls_score", None)
         if heads is None or not layers or not isinstance(scores, nn.Linear):
             rule = "needs a detector whose box head has fully connected layers and a classifier on them"
-            fail("mimic", rule, type(model).__name__, "use Faster R-CNN or Mask R-CNN", kind=PliantError)
+            fail("mimic", rule, type(model).__name__, "use Faster R-CNN or Mask R-CNN")
         self.classifier = nn.Linear(layers[-1].out_features, scores.out_features).to(scores.weight)
         self._step: _Step | None = None
         self._before_relu: Tensor | None = None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou, roi_align
 
-from pliant._check import PliantError, fail, suggest
+from pliant._check import fail, suggest
 
 CHOICES = {
     "boxes": ("foreground", "background", "all"),
@@ -67,18 +67,18 @@ class MimicOptions:
             value = getattr(self, name)
             if value not in choices:
                 fix = f"choose one of {', '.join(choices)}.{suggest(str(value), choices)}"
-                fail(f"mimic {name}", "must be one of its choices", repr(value), fix, kind=PliantError)
+                fail(f"mimic {name}", "must be one of its choices", repr(value), fix)
         for name in ("weight", "classifier_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
-                fail(f"mimic {name}", "must be 0 or more", getattr(self, name), "the paper has 0.1", kind=PliantError)
+                fail(f"mimic {name}", "must be 0 or more", getattr(self, name), "the paper has 0.1")
         if not 0 < self.iou <= 1:
-            fail("mimic iou", "must be above 0 and at most 1", self.iou, "use 0.5", kind=PliantError)
+            fail("mimic iou", "must be above 0 and at most 1", self.iou, "use 0.5")
         if self.crop_size < 64 or self.crop_size % 32:
             rule = "must be a multiple of 32 pixels, 64 at least"
-            fail("mimic crop_size", rule, self.crop_size, "use 224", kind=PliantError)
+            fail("mimic crop_size", rule, self.crop_size, "use 224")
         for name in ("boxes_per_image", "chunk"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                fail(f"mimic {name}", "must be at least 1", getattr(self, name), "use e.g. 32", kind=PliantError)
+                fail(f"mimic {name}", "must be at least 1", getattr(self, name), "use e.g. 32")
 
 
 def match_boxes(

@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import Conv2dNormActivation
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.detection.dilated import at_least_float32, initialise
 
 BEFORE_NMS = 6000  # proposals with the highest scores, before suppression; the official v1 code's number
@@ -97,5 +97,5 @@ def map_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Anchors:
     """
     for name, values in (("anchor_sizes", sizes), ("anchor_ratios", ratios)):
         if not values or not all(value > 0 for value in values):
-            fail(name, "must be positive numbers, one at least", tuple(values), "leave it out", kind=PliantError)
+            fail(name, "must be positive numbers, one at least", tuple(values), "leave it out")
     return Anchors((tuple(sizes),), (tuple(ratios),))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -114,7 +114,7 @@ def pyramid_backbone(
     backbone.image_mean, backbone.image_std = pixel_statistics(built.network)
     if _deformable(backbone) < wanted:
         rule = f"must choose convolutions that the maps at strides {tuple(strides)} are made by"
-        fail("deform", rule, repr(deform), "choose earlier stages, or add strides", kind=PliantError)
+        fail("deform", rule, repr(deform), "choose earlier stages, or add strides")
     if deform is not None and not is_stage_selector(deform):
         convert(backbone, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
     return backbone
@@ -128,4 +128,4 @@ def _check_strides(strides: Sequence[int], built: Trunk, name: str) -> None:
     unknown = [stride for stride in strides if stride not in built.strides]
     if unknown or list(strides) != sorted(set(strides)) or not strides:
         rule = f"must be rising strides of {name}'s stages {built.strides}"
-        fail("strides", rule, tuple(strides), "use e.g. (4, 8, 16, 32)", kind=PliantError)
+        fail("strides", rule, tuple(strides), "use e.g. (4, 8, 16, 32)")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.detection.box_heads import BoxHeads
 from pliant.detection.dilated import STRIDE, DilatedBackbone, as_dilated, image_transform, initialise
 from pliant.detection.proposals import MapProposals, ProposalHead, map_anchors
@@ -86,7 +86,7 @@ def rfcn(
     anchors = map_anchors(anchor_sizes, anchor_ratios)
     if roi_pool not in POOLS:
         fix = "use 'deform'"
-        fail("roi_pool", f"must be one of {', '.join(POOLS)} in R-FCN", repr(roi_pool), fix, kind=PliantError)
+        fail("roi_pool", f"must be one of {', '.join(POOLS)} in R-FCN", repr(roi_pool), fix)
     boxes = 2 if class_agnostic else num_classes
     heads = BoxHeads(
         PositionSensitivePool(backbone.out_channels, num_classes, boxes, deform=roi_pool == "deform"),

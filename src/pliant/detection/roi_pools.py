@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
-from pliant._check import PliantError, fail, suggest
+from pliant._check import fail, suggest
 from pliant.nn import DeformRoIPool
 from pliant.nn.deform_roi_pool import Branch
 
@@ -149,7 +149,7 @@ def roi_pool(
     """
     if kind not in ROI_POOLS:
         fix = f"use 'modulated', for example.{suggest(kind, ROI_POOLS)}"
-        fail("roi_pool", f"must be one of {', '.join(ROI_POOLS)}", repr(kind), fix, kind=PliantError)
+        fail("roi_pool", f"must be one of {', '.join(ROI_POOLS)}", repr(kind), fix)
     if kind == "align":
         return MultiScaleRoIAlign(list(featmap_names), output_size, sampling_ratio)
     return MultiScaleDeformRoIPool(

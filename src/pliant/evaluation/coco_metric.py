@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pliant._check import PliantError, fail, require_package
+from pliant._check import fail, require_package
 from pliant.data.masks import BadMaskError, encode_segmentation
 from pliant.evaluation.ratios import UNDEFINED, shown
 from pliant.evaluation.results import check_results
@@ -130,13 +130,13 @@ def evaluate_detections(
 def _check_known(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
     check_results(results, "results")
     if not ground_truth["images"]:
-        fail("ground_truth", "must have images", "none", "give another split", kind=PliantError)
+        fail("ground_truth", "must have images", "none", "give another split")
     for key, field_name in (("images", "image_id"), ("categories", "category_id")):
         known = {entry["id"] for entry in ground_truth[key]}
         for i, result in enumerate(results):
             if result[field_name] not in known:
                 rule = f"must have the {field_name} of an entry in the ground truth's {key}"
-                fail(f"results[{i}]", rule, result[field_name], "give the results of these data", kind=PliantError)
+                fail(f"results[{i}]", rule, result[field_name], "give the results of these data")
 
 
 def _evaluated(
@@ -179,7 +179,7 @@ def _add_masks(
             runs = encode_segmentation(source.get("segmentation"), height, width)
         except BadMaskError as error:
             fix = "write it in COCO's form"
-            fail(f"{place}[{i}]", f"must have a mask of {height}x{width} pixels", error, fix, kind=PliantError)
+            fail(f"{place}[{i}]", f"must have a mask of {height}x{width} pixels", error, fix)
         entry["segmentation"] = {"size": [height, width], "counts": runs}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.data import Category
 from pliant.data.coco import load_json
 from pliant.data.masks import coco_segmentation, encode_masks
@@ -126,11 +126,11 @@ def load_results(path: Path | str) -> list[dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        fail("results", "must be a file of COCO results", path, "no such file is there", kind=PliantError)
+        fail("results", "must be a file of COCO results", path, "no such file is there")
     results = load_json(path)
     if not isinstance(results, list):
         fix = "write one with save_results"
-        fail(str(path), "must be an array of detections", type(results).__name__, fix, kind=PliantError)
+        fail(str(path), "must be an array of detections", type(results).__name__, fix)
     check_results(results, str(path))
     return results
 
@@ -139,15 +139,15 @@ def check_results(results: Sequence[Mapping[str, Any]], place: str) -> None:
     """Raise a `PliantError` that names the first entry of `results` that is no detection."""
     for i, result in enumerate(results):
         if not isinstance(result, Mapping):
-            fail(f"{place}[{i}]", "must be a detection", repr(result), "write an object", kind=PliantError)
+            fail(f"{place}[{i}]", "must be a detection", repr(result), "write an object")
         if not all(isinstance(result.get(name), int) for name in ("image_id", "category_id")):
             fix = "add them"
-            fail(f"{place}[{i}]", "must have an integer image_id and category_id", dict(result), fix, kind=PliantError)
+            fail(f"{place}[{i}]", "must have an integer image_id and category_id", dict(result), fix)
         box, score = result.get("bbox"), result.get("score")
         if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_finite, (*box, score))):
             rule = "must have a bbox of four finite numbers and a finite score"
             fix = "leave it out; a model that makes such boxes has diverged"
-            fail(f"{place}[{i}]", rule, f"{box} and {score}", fix, kind=PliantError)
+            fail(f"{place}[{i}]", rule, f"{box} and {score}", fix)
 
 
 def _is_finite(value: object) -> bool:

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
-from pliant.export.onnx import MIN_OPSET as MIN_OPSET
-from pliant.export.onnx import compare_with_onnx as compare_with_onnx
-from pliant.export.onnx import export_onnx as export_onnx
+from pliant.export.onnx import MIN_OPSET, compare_with_onnx, export_onnx
+
+__all__ = [
+    "MIN_OPSET",
+    "compare_with_onnx",
+    "export_onnx",
+]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-from pliant._check import PliantError, fail, require_package
+from pliant._check import fail, require_package
 from pliant.export import symbolics
 
 MIN_OPSET = 19  # the first with DeformConv
@@ -59,7 +59,7 @@ def export_onnx(
     if opset < MIN_OPSET:
         fail("opset", f"must be at least {MIN_OPSET}, the first with DeformConv", opset, "leave it out")
     if model.training:
-        fail("model", "must be in evaluation mode", "training mode", "call model.eval() first", kind=PliantError)
+        fail("model", "must be in evaluation mode", "training mode", "call model.eval() first")
     for name, symbolic in SYMBOLICS.items():
         register_custom_op_symbolic(name, symbolic, MIN_OPSET)
     axes = None if dynamic_axes is None else {name: dict(named) for name, named in dynamic_axes.items()}
@@ -81,7 +81,7 @@ def export_onnx(
     except torch.onnx.errors.UnsupportedOperatorError as error:
         rule = "must be made of operators that ONNX has"
         fix = "use --roi-pool align, or run the model in PyTorch"
-        fail("model", rule, str(error).splitlines()[0], fix, kind=PliantError)
+        fail("model", rule, str(error).splitlines()[0], fix)
     finally:
         for name in SYMBOLICS:
             unregister_custom_op_symbolic(name, MIN_OPSET)

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch.onnx import symbolic_helper
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 
 Graph = Any  # torch.onnx's graph builder, whose type is not public
 Value = Any
@@ -75,7 +75,7 @@ def _sizes(name: str, value: Value, axis: int | None = None) -> list[int]:
     sizes = cast("list[int | None]", symbolic_helper._get_tensor_sizes(value))
     if sizes is None or None in (sizes if axis is None else [sizes[axis]]):
         fix = "export with example inputs of fixed size, and without dynamic channels"
-        fail(name, "must have channels that are known while exporting", sizes, fix, kind=PliantError)
+        fail(name, "must have channels that are known while exporting", sizes, fix)
     return cast("list[int]", sizes)
 
 

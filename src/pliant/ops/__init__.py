@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators as functions: tensors in, tensors out."""
 
-from pliant.ops.deform_conv2d import deform_conv2d as deform_conv2d
-from pliant.ops.deform_ps_roi_pool import deform_ps_roi_pool as deform_ps_roi_pool
-from pliant.ops.deform_roi_pool import deform_roi_pool as deform_roi_pool
+from pliant.ops._deform_conv2d import deform_conv2d
+from pliant.ops._deform_ps_roi_pool import deform_ps_roi_pool
+from pliant.ops._deform_roi_pool import deform_roi_pool
+
+__all__ = [
+    "deform_conv2d",
+    "deform_ps_roi_pool",
+    "deform_roi_pool",
+]

@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
-from pliant.segmentation.deeplab import DeepLab as DeepLab
-from pliant.segmentation.deeplab import deeplab as deeplab
-from pliant.segmentation.offset_dilation import undilate_offset_branches as undilate_offset_branches
-from pliant.segmentation.upsample import upsample_scores as upsample_scores
+from pliant.segmentation.deeplab import DeepLab, deeplab
+from pliant.segmentation.offset_dilation import undilate_offset_branches
+from pliant.segmentation.upsample import upsample_scores
+
+__all__ = [
+    "DeepLab",
+    "deeplab",
+    "undilate_offset_branches",
+    "upsample_scores",
+]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.backbones import is_stage_selector, pixel_statistics, prepared_trunk
 from pliant.nn import DeformConv2d
 from pliant.segmentation.offset_dilation import undilate_offset_branches
@@ -222,7 +222,7 @@ def deeplab(
     """
     if offset_dilation not in ("official", "paper"):
         fix = "use 'official', unless weights were trained otherwise"
-        fail("offset_dilation", "must be 'official' or 'paper'", repr(offset_dilation), fix, kind=PliantError)
+        fail("offset_dilation", "must be 'official' or 'paper'", repr(offset_dilation), fix)
     trunk = prepared_trunk(
         backbone,
         deform=deform,

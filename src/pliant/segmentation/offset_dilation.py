@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.nn import DeformConv2d
 
 
@@ -45,6 +45,6 @@ def _centred_padding(layer: DeformConv2d) -> tuple[int, int]:
         rule = "must be 'paper' for layers whose offsets cannot be centred without dilation"
         got = f"kernel {layer.kernel_size}, dilation {layer.dilation}, padding {layer.padding}"
         fix = "use offset_dilation='paper'"
-        fail("offset_dilation", rule, got, fix, kind=PliantError)
+        fail("offset_dilation", rule, got, fix)
     (top, high), (left, wide) = reach
     return (top - high // 2, left - wide // 2)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool
 
 # The papers' rates of the RoI pooling layers' offset branches: v1's single fully connected layer, and all others.
@@ -89,7 +89,7 @@ def param_groups(
             groups.setdefault((name, scale * bias.get(key, 1.0)), []).append(parameter)
     if not groups:
         fix = "unfreeze some with requires_grad_()"
-        fail("model", "must have a parameter that requires a gradient", type(model).__name__, fix, kind=PliantError)
+        fail("model", "must have a parameter that requires a gradient", type(model).__name__, fix)
     return [
         {
             "params": groups[name, scale],

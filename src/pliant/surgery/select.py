@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from torch import nn
 
-from pliant._check import PliantError, fail, suggest
+from pliant._check import fail, suggest
 from pliant.nn import DeformConv2d
 from pliant.surgery.layer import to_convolution, was_converted
 
@@ -26,7 +26,7 @@ def select(model: nn.Module, where: Where) -> Names:
     """Return the convolutions of `model` that `where` means, in registration order, each with all its names."""
     names = convolution_names(model)
     if not names:
-        fail("model", "must hold a convolution", type(model).__name__, "give a convolutional model", kind=PliantError)
+        fail("model", "must hold a convolution", type(model).__name__, "give a convolutional model")
     if not isinstance(where, str):
         chosen = _by_predicate(names, where)
     elif match := _STAGES.fullmatch(where):
@@ -83,7 +83,7 @@ def _by_predicate(names: Names, where: Callable[[str, nn.Module], bool]) -> set[
             chosen.add(conv)
     if not chosen:
         got = f"a predicate that is false for all {len(names)}"
-        fail("where", "must be true for a convolution", got, _known_names(names), kind=PliantError)
+        fail("where", "must be true for a convolution", got, _known_names(names))
     return chosen
 
 
@@ -91,7 +91,7 @@ def _by_regex(model: nn.Module, names: Names, where: str) -> set[nn.Module]:
     try:
         pattern = re.compile(where)
     except re.error as error:
-        fail("where", f"must be a regular expression ({error})", repr(where), _OTHER_WAYS, kind=PliantError)
+        fail("where", f"must be a regular expression ({error})", repr(where), _OTHER_WAYS)
     chosen = {conv for conv, own_names in names.items() if where and any(map(pattern.search, own_names))}
     if not chosen:
         _fail_no_match(model, names, where, pattern)
@@ -104,7 +104,7 @@ def _fail_no_match(model: nn.Module, names: Names, where: str, pattern: re.Patte
     others = [f"{n} ({type(m).__name__})" for n, m in model.named_modules() if where and n and pattern.search(n)]
     reached = f" It matches {others[0]}, which is no convolution." if others else ""
     fix = _known_names(names) + "." + reached + suggest(letters, flat)
-    fail("where", "must match the name of a convolution", repr(where), fix, kind=PliantError)
+    fail("where", "must match the name of a convolution", repr(where), fix)
 
 
 def _known_names(names: Names) -> str:
@@ -117,13 +117,13 @@ def _last(model: nn.Module, count: int) -> set[nn.Module]:
     spatial = [conv for conv in convolution_names(_trunk(model)) if is_spatial(conv)]
     if count > len(spatial):
         rule = f"must ask for at most the {len(spatial)} convolutions larger than 1x1 that the model has"
-        fail("where", rule, f"'last{count}'", f"use 'last{len(spatial)}' or fewer", kind=PliantError)
+        fail("where", rule, f"'last{count}'", f"use 'last{len(spatial)}' or fewer")
     return set(spatial[-count:])
 
 
 def _by_stages(model: nn.Module, names: Names, first: int, last: int, where: str) -> set[nn.Module]:
     if first > last:
-        fail("where", "must name the finer stage first", repr(where), f"use 'c{last}-c{first}'", kind=PliantError)
+        fail("where", "must name the finer stage first", repr(where), f"use 'c{last}-c{first}'")
     stages = _resnet_stages(names) or _stages_by_stride(_trunk(model))
     found = sorted({stage for conv, stage in stages.items() if is_spatial(conv)})
     missing = [f"c{stage}" for stage in range(first, last + 1) if stage not in found]
@@ -131,7 +131,7 @@ def _by_stages(model: nn.Module, names: Names, first: int, last: int, where: str
         has = ", ".join(f"c{stage}" for stage in found) or "none"
         rule = f"must name stages with convolutions larger than 1x1, which are {has}"
         fix = f"{', '.join(missing)} not found; convert a wrapped trunk alone (model.encoder, say), or {_OTHER_WAYS}"
-        fail("where", rule, repr(where), fix, kind=PliantError)
+        fail("where", rule, repr(where), fix)
     return {conv for conv, stage in stages.items() if first <= stage <= last and is_spatial(conv)}
 
 

@@ -9,4 +9,8 @@ evaluate), `pliant.train.model` (build_model, load_run), `pliant.train.tasks` (w
 
 from __future__ import annotations
 
-from pliant.train.config import TrainConfig as TrainConfig
+from pliant.train.config import TrainConfig
+
+__all__ = [
+    "TrainConfig",
+]

@@ -44,7 +44,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         PliantError: no such file, or not a checkpoint of tensors and plain values.
     """
     if not path.is_file():
-        fail("checkpoint", "must be a file", str(path), "train first, or check the path", kind=PliantError)
+        fail("checkpoint", "must be a file", str(path), "train first, or check the path")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (*BROKEN_FILE, OSError, pickle.UnpicklingError) as error:
@@ -53,7 +53,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint: must hold tensors and plain values; got {path} ({text}); train again"
         ) from error
     if not isinstance(state, dict):
-        fail("checkpoint", "must hold a dictionary", type(state).__name__, "check the path", kind=PliantError)
+        fail("checkpoint", "must hold a dictionary", type(state).__name__, "check the path")
     return state
 
 
@@ -71,7 +71,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
         PliantError: no such file, a damaged one, or weights of another model.
     """
     if not path.is_file():
-        fail("weights", "must be a file", str(path), "train first, or check the path", kind=PliantError)
+        fail("weights", "must be a file", str(path), "train first, or check the path")
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
@@ -82,7 +82,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     ]
     if wrong:
         rule = f"must fit the model; {len(wrong)} names or shapes differ"
-        fail("weights", rule, f"{path}, e.g. {wrong[0]}", "use the config.json they came with", kind=PliantError)
+        fail("weights", rule, f"{path}, e.g. {wrong[0]}", "use the config.json they came with")
     model.load_state_dict(tensors)
 
 

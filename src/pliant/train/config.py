@@ -82,10 +82,10 @@ class TrainConfig(
             value = typed(spec.name, getattr(self, spec.name), hints[spec.name], spec.metadata)
             object.__setattr__(self, spec.name, value)
         if self.lr <= 0:
-            fail("lr", "must be positive", self.lr, "use e.g. 0.0025", kind=PliantError)
+            fail("lr", "must be positive", self.lr, "use e.g. 0.0025")
         if self.step_images is not None and self.accumulate != 1:
             fix = "give one of the two"
-            fail("step_images", "must come without accumulate", f"accumulate {self.accumulate}", fix, kind=PliantError)
+            fail("step_images", "must come without accumulate", f"accumulate {self.accumulate}", fix)
         changed = [spec.name for spec in dataclasses.fields(self) if getattr(self, spec.name) != spec.default]
         _refuse_foreign(changed, self.model)
 
@@ -106,9 +106,9 @@ class TrainConfig(
         for key in values:
             if key not in known:
                 fix = f"`pliant train --help` lists them.{suggest(str(key), known)}"
-                fail("config", "must have known keys", repr(key), fix, kind=PliantError)
+                fail("config", "must have known keys", repr(key), fix)
         if "data" not in values:
-            fail("data", "must name the folder of the data set", "nothing", "add --data DIR", kind=PliantError)
+            fail("data", "must name the folder of the data set", "nothing", "add --data DIR")
         model = values.get("model", ModelOptions().model)
         if not isinstance(model, str) or model not in MODELS:
             return cls(**values)  # refuses it
@@ -130,7 +130,7 @@ class TrainConfig(
                 f"config: must be a JSON file; got {path} ({error}); see `pliant train --help`"
             ) from error
         if not isinstance(values, dict):
-            fail("config", "must be a JSON object", type(values).__name__, 'write {"data": ...}', kind=PliantError)
+            fail("config", "must be a JSON object", type(values).__name__, 'write {"data": ...}')
         return values
 
     def as_dict(self) -> dict[str, Any]:
@@ -159,4 +159,4 @@ def _refuse_foreign(names: Iterable[str], model: str) -> None:
         if not applies(ONLY[name], model, MODELS[model].task):
             fix = "leave it out; `pliant train --help` says what each option is for"
             rule = f"must be given for {' or '.join(ONLY[name])} only"
-            fail(name, rule, f"it with the model {model!r}", fix, kind=PliantError)
+            fail(name, rule, f"it with the model {model!r}", fix)

@@ -66,7 +66,7 @@ def _start_from(model: nn.Module, run: Path) -> None:
     others = [name for name in own if name not in fitting]
     if 2 * len(fitting) < len(own):
         rule = f"must hold a model much like this one; {len(others)} of its {len(own)} tensors are absent or otherwise"
-        fail("start", rule, f"{run}, without {others[0]}", "give its --model and --backbone too", kind=PliantError)
+        fail("start", rule, f"{run}, without {others[0]}", "give its --model and --backbone too")
     model.load_state_dict(fitting, strict=False)
     if others:
         names = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
@@ -101,7 +101,7 @@ def load_config(run: Path, argument: str) -> TrainConfig:
     """Read the settings of a run folder that was given as `argument`."""
     if not (run / CONFIG_FILE).is_file():
         rule = f"must be a run folder with {CONFIG_FILE}"
-        fail(argument, rule, str(run), "give the --out of a training", kind=PliantError)
+        fail(argument, rule, str(run), "give the --out of a training")
     return TrainConfig.load(run / CONFIG_FILE)
 
 

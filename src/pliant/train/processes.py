@@ -22,7 +22,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         PliantError: fp16 without an accelerator, or a second precision in one Python process.
     """
     if config.precision == "fp16" and (config.device == "cpu" or not torch.accelerator.is_available()):
-        fail("precision", "must be 'no' or 'bf16' on the CPU", "'fp16'", "use bf16", kind=PliantError)
+        fail("precision", "must be 'no' or 'bf16' on the CPU", "'fp16'", "use bf16")
     # A loss that no image of a batch contributes to (masks, mimicking) leaves parameters without a gradient.
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
     try:
@@ -44,7 +44,7 @@ def batches_of_step(config: TrainConfig, processes: int) -> int:
     at_once = config.batch_size * processes
     if config.step_images % at_once:
         rule = f"must be a multiple of batch_size x processes, {config.batch_size} x {processes}"
-        fail("step_images", rule, config.step_images, "choose another --batch-size", kind=PliantError)
+        fail("step_images", rule, config.step_images, "choose another --batch-size")
     return config.step_images // config.batch_size
 
 

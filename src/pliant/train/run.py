@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.analysis import OffsetWatch
 from pliant.train.batches import Batch, Part, epoch_steps, own_parts, read_steps
 from pliant.train.checkpoint import (
@@ -76,7 +76,7 @@ def train(config: TrainConfig, out: Path) -> bool:
     """
     if (out / CONFIG_FILE).exists():
         fix = f"use another --out, or continue it with `pliant train --resume {out}`"
-        fail("out", "must not hold a run already", str(out), fix, kind=PliantError)
+        fail("out", "must not hold a run already", str(out), fix)
     accelerator = make_accelerator(config)
     batches_of_step(config, accelerator.num_processes)  # refused before anything is written
     config = resolve(config)
@@ -301,7 +301,7 @@ class _Run:
         before, now = state["processes"], self.accelerator.num_processes
         if before != now:
             fix = f"start it with `accelerate launch --num_processes {before}`"
-            fail("resume", f"must have as many processes as before, {before}", now, fix, kind=PliantError)
+            fail("resume", f"must have as many processes as before, {before}", now, fix)
         self.progress = Progress(**state["progress"])
         self.warned = state["warned"]
         self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])

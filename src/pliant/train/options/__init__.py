@@ -12,21 +12,36 @@ which models or tasks it is; an option may say so for itself. To add
 
 from __future__ import annotations
 
-from pliant.train.options.backbone import BackboneOptions as BackboneOptions
-from pliant.train.options.classifier import ClassifierOptions as ClassifierOptions
-from pliant.train.options.data import AugmentationOptions as AugmentationOptions
-from pliant.train.options.data import DataOptions as DataOptions
-from pliant.train.options.detector import DetectorOptions as DetectorOptions
-from pliant.train.options.fields import Options as Options
-from pliant.train.options.fields import applies as applies
-from pliant.train.options.fields import option as option
-from pliant.train.options.fields import typed as typed
-from pliant.train.options.mimic import MimickingOptions as MimickingOptions
-from pliant.train.options.models import MODELS as MODELS
-from pliant.train.options.models import ModelKind as ModelKind
-from pliant.train.options.models import ModelOptions as ModelOptions
-from pliant.train.options.run import RunOptions as RunOptions
-from pliant.train.options.schedule import ScheduleOptions as ScheduleOptions
-from pliant.train.options.segmenter import SegmenterOptions as SegmenterOptions
-from pliant.train.options.single_map import SingleMapOptions as SingleMapOptions
-from pliant.train.options.testing import TestTimeOptions as TestTimeOptions
+from pliant.train.options.backbone import BackboneOptions
+from pliant.train.options.classifier import ClassifierOptions
+from pliant.train.options.data import AugmentationOptions, DataOptions
+from pliant.train.options.detector import DetectorOptions
+from pliant.train.options.fields import Options, applies, option, typed
+from pliant.train.options.mimic import MimickingOptions
+from pliant.train.options.models import MODELS, ModelKind, ModelOptions
+from pliant.train.options.run import RunOptions
+from pliant.train.options.schedule import ScheduleOptions
+from pliant.train.options.segmenter import SegmenterOptions
+from pliant.train.options.single_map import SingleMapOptions
+from pliant.train.options.testing import TestTimeOptions
+
+__all__ = [
+    "BackboneOptions",
+    "ClassifierOptions",
+    "AugmentationOptions",
+    "DataOptions",
+    "DetectorOptions",
+    "Options",
+    "applies",
+    "option",
+    "typed",
+    "MimickingOptions",
+    "MODELS",
+    "ModelKind",
+    "ModelOptions",
+    "RunOptions",
+    "ScheduleOptions",
+    "SegmenterOptions",
+    "SingleMapOptions",
+    "TestTimeOptions",
+]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Union, get_args, get_origin
 
-from pliant._check import PliantError, fail, suggest
+from pliant._check import fail, suggest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +74,14 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
         return None if value is None else _as_type(name, value, inner)
     if origin is tuple:
         if not isinstance(value, (list, tuple)) or not value:
-            fail(name, "must be a list", repr(value), "write e.g. [8, 16]", kind=PliantError)
+            fail(name, "must be a list", repr(value), "write e.g. [8, 16]")
         return tuple(_as_type(name, item, get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     wrong = not isinstance(value, hint) or (hint is int and isinstance(value, bool))
     if wrong or (hint is float and not math.isfinite(value)):
         kind = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}[hint]
-        fail(name, f"must be {kind}", repr(value), "see `pliant train --help`", kind=PliantError)
+        fail(name, f"must be {kind}", repr(value), "see `pliant train --help`")
     return value
 
 
@@ -89,7 +89,7 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     choices, minimum = metadata["choices"], metadata["minimum"]
     if choices and value not in choices:
         fix = f"choose one of {', '.join(choices)}.{suggest(str(value), choices)}"
-        fail(name, "must be one of its choices", repr(value), fix, kind=PliantError)
+        fail(name, "must be one of its choices", repr(value), fix)
     values = value if isinstance(value, tuple) else (value,)
     if minimum is not None and any(v is not None and v < minimum for v in values):
-        fail(name, f"must be at least {minimum:g}", value, f"use {minimum:g} or more", kind=PliantError)
+        fail(name, f"must be at least {minimum:g}", value, f"use {minimum:g} or more")

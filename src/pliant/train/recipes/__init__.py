@@ -17,7 +17,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from pliant._check import PliantError, fail, suggest
+from pliant._check import fail, suggest
 from pliant.train.config import ONLY, overridden
 
 _SAID = ("base", "row", "reported")
@@ -56,7 +56,7 @@ def recipe(name: str) -> Recipe:
     known = recipes()
     if name not in known:
         fix = f"`pliant train --list-recipes` lists them.{suggest(name, known)}"
-        fail("recipe", "must name a recipe", repr(name), fix, kind=PliantError)
+        fail("recipe", "must name a recipe", repr(name), fix)
     return known[name]
 
 
@@ -86,11 +86,11 @@ def _settings(name: str, entry: Mapping[str, Any], bases: Mapping[str, Mapping[s
     if "base" in entry:
         if entry["base"] not in bases:
             fix = f"name one of the bases.{suggest(entry['base'], bases)}"
-            fail(f"recipe {name}", "must have a base that is there", repr(entry["base"]), fix, kind=PliantError)
+            fail(f"recipe {name}", "must have a base that is there", repr(entry["base"]), fix)
         below = _settings(name, bases[entry["base"]], bases)
     own = {key: None if value == "none" else value for key, value in entry.items() if key not in _SAID}
     for key in own:
         if key not in ONLY:
             fix = f"`pliant train --help` lists the options.{suggest(key, ONLY)}"
-            fail(f"recipe {name}", "must have known keys", repr(key), fix, kind=PliantError)
+            fail(f"recipe {name}", "must have known keys", repr(key), fix)
     return overridden(below, own)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.data import Category, DataReport
 from pliant.train.config import TrainConfig
 
@@ -131,7 +131,7 @@ class Task(ABC):
             PliantError: the model has no such pooling.
         """
         fix = "leave --draw bins out"
-        fail("draw", "bins needs a detector with deformable RoI pooling", type(model).__name__, fix, kind=PliantError)
+        fail("draw", "bins needs a detector with deformable RoI pooling", type(model).__name__, fix)
 
     def features(self, model: nn.Module, image: Tensor) -> Features:
         """Return what `pliant explain` looks into, for a uint8 image (3, H, W)."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.analysis import draw_ranking
 from pliant.classification import Classifier, classifier
 from pliant.data import (
@@ -40,7 +40,7 @@ class Classification(Task):
         if not training:
             return open_class_folders(config.data, split, categories=known, transforms=eval_transforms())
         if len(config.crop_area) != 2:
-            fail("crop_area", "must be two shares", config.crop_area, "give e.g. 0.08 1", kind=PliantError)
+            fail("crop_area", "must be two shares", config.crop_area, "give e.g. 0.08 1")
         transforms = classification_transforms(
             config.crop_size,
             scale=(config.crop_area[0], config.crop_area[1]),

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.analysis import draw_bins, record_bins
 from pliant.nn import DeformPSRoIPool, DeformRoIPool
 from pliant.train.tasks.base import Output
@@ -24,7 +24,7 @@ def draw_detected_bins(model: nn.Module, image: Tensor, output: Output, path: Pa
     """
     if not any(isinstance(module, DeformPSRoIPool | DeformRoIPool) for module in model.modules()):
         fix = "train one with --roi-pool deform or modulated"
-        fail("draw", "bins needs a detector with deformable RoI pooling", type(model).__name__, fix, kind=PliantError)
+        fail("draw", "bins needs a detector with deformable RoI pooling", type(model).__name__, fix)
     detector = cast(Any, model)  # torchvision's detectors have no types for their parts
     kept = output["scores"] >= min_score
     boxes, labels = output["boxes"][kept], output["labels"][kept]

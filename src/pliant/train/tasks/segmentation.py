@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.analysis import draw_labels, label_colours
 from pliant.data import (
     Category,
@@ -122,7 +122,7 @@ def _two(name: str, values: tuple[Any, ...] | None) -> tuple[Any, Any] | None:
     if values is None:
         return None
     if len(values) != 2:
-        fail(name, "must be two numbers", " ".join(map(str, values)), "give two", kind=PliantError)
+        fail(name, "must be two numbers", " ".join(map(str, values)), "give two")
     return values[0], values[1]
 
 

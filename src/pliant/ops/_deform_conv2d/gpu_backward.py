@@ -17,12 +17,12 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops import _triton
-from pliant.ops.deform_conv2d.gpu_cells import Cells, cells_of
-from pliant.ops.deform_conv2d.gpu_plan import Chunk, Plan, Slice, plan_backward
-from pliant.ops.deform_conv2d.gpu_problem import GpuProblem
-from pliant.ops.deform_conv2d.gpu_products import add_products, products, rows_of
-from pliant.ops.deform_conv2d.gpu_tiles import GATHER_CHANNELS, GATHER_ROWS, power_of_two, sample_tile
-from pliant.ops.deform_conv2d.triton_backward import gather_gradient, sample_backward
+from pliant.ops._deform_conv2d.gpu_cells import Cells, cells_of
+from pliant.ops._deform_conv2d.gpu_plan import Chunk, Plan, Slice, plan_backward
+from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_products import add_products, products, rows_of
+from pliant.ops._deform_conv2d.gpu_tiles import GATHER_CHANNELS, GATHER_ROWS, power_of_two, sample_tile
+from pliant.ops._deform_conv2d.triton_backward import gather_gradient, sample_backward
 
 
 class _Backward:

@@ -11,10 +11,10 @@ from torch import Tensor
 from pliant._geometry import pair
 from pliant.ops._boxes import Boxes, as_rois, check_image_index
 from pliant.ops._checks import check_image
+from pliant.ops._deform_ps_roi_pool import contract
+from pliant.ops._deform_ps_roi_pool.checks import check_arguments
+from pliant.ops._deform_ps_roi_pool.reference import PSPooling, deform_ps_roi_pool_reference
 from pliant.ops._dispatch import Impl, check_impl, takes_reference, without_autocast
-from pliant.ops.deform_ps_roi_pool import contract
-from pliant.ops.deform_ps_roi_pool.checks import check_arguments
-from pliant.ops.deform_ps_roi_pool.reference import PSPooling, deform_ps_roi_pool_reference
 
 
 def deform_ps_roi_pool(

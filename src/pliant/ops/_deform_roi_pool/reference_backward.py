@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import memory_format
-from pliant.ops.deform_roi_pool.reference import Pooling, Positions, sample
+from pliant.ops._deform_roi_pool.reference import Pooling, Positions, sample
 
 
 def deform_roi_pool_reference_backward(

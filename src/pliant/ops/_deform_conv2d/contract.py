@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops import _backends
+from pliant.ops._deform_conv2d.reference import deform_conv2d_reference
+from pliant.ops._deform_conv2d.reference_backward import deform_conv2d_reference_backward
 from pliant.ops._dispatch import autocast_is_on, only_needed, second_derivatives, vmap_by_element, without_autocast
-from pliant.ops.deform_conv2d.reference import deform_conv2d_reference
-from pliant.ops.deform_conv2d.reference_backward import deform_conv2d_reference_backward
 
 FORWARD = "pliant::deform_conv2d"
 BACKWARD = "pliant::deform_conv2d_backward"
@@ -91,8 +91,8 @@ def _only_needed(gradients: Sequence[Tensor], needed: Sequence[bool]) -> Gradien
 HAS_NATIVE = _backends.native_library() is not None
 
 if HAS_NATIVE:
-    from pliant.ops.deform_conv2d.cpu_native import deform_conv2d_cpu
-    from pliant.ops.deform_conv2d.cpu_native_backward import deform_conv2d_cpu_backward
+    from pliant.ops._deform_conv2d.cpu_native import deform_conv2d_cpu
+    from pliant.ops._deform_conv2d.cpu_native_backward import deform_conv2d_cpu_backward
 
     @with_geometry
     def backward_cpu(
@@ -121,10 +121,10 @@ def forward_cuda(
     """Serve the forward of a GPU."""
     reason = _backends.why_no_triton(input.device)
     if reason is None:
-        from pliant.ops.deform_conv2d.gpu_forward import deform_conv2d_triton
+        from pliant.ops._deform_conv2d.gpu_forward import deform_conv2d_triton
 
         return deform_conv2d_triton(input, offset, weight, bias, geometry, mask)
-    from pliant.ops.deform_conv2d.gpu_columns import deform_conv2d_columns
+    from pliant.ops._deform_conv2d.gpu_columns import deform_conv2d_columns
 
     _backends.warn_columns("deform_conv2d", reason)
     return deform_conv2d_columns(input, offset, weight, bias, geometry, mask)
@@ -142,10 +142,10 @@ def backward_cuda(
 ) -> Gradients:
     """Serve the backward of a GPU."""
     if _backends.why_no_triton(input.device) is None:
-        from pliant.ops.deform_conv2d.gpu_backward import deform_conv2d_triton_backward
+        from pliant.ops._deform_conv2d.gpu_backward import deform_conv2d_triton_backward
 
         return deform_conv2d_triton_backward(grad, input, offset, weight, mask, geometry, needed)
-    from pliant.ops.deform_conv2d.gpu_columns import deform_conv2d_columns_backward
+    from pliant.ops._deform_conv2d.gpu_columns import deform_conv2d_columns_backward
 
     return _only_needed(deform_conv2d_columns_backward(grad, input, offset, weight, mask, geometry), needed)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pliant.ops.deform_conv2d.triton_sampling import (
+from pliant.ops._deform_conv2d.triton_sampling import (
     corner_exists,
     corner_weights,
     load_corners,

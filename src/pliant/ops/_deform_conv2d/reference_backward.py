@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._checks import compute_dtype
-from pliant.ops.deform_conv2d.reference import Samples, sample, sampling_positions
+from pliant.ops._deform_conv2d.reference import Samples, sample, sampling_positions
 
 
 def deform_conv2d_reference_backward(

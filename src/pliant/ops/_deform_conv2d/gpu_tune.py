@@ -12,9 +12,9 @@ from torch import Tensor
 from pliant._check import fail
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton
-from pliant.ops.deform_conv2d.gpu_forward import deform_conv2d_triton, is_elementwise, layer_of
-from pliant.ops.deform_conv2d.gpu_problem import GpuProblem
-from pliant.ops.deform_conv2d.gpu_tiles import ELEMENTWISE_CHANNELS, Tile, candidates, fused_tile, remember
+from pliant.ops._deform_conv2d.gpu_forward import deform_conv2d_triton, is_elementwise, layer_of
+from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_tiles import ELEMENTWISE_CHANNELS, Tile, candidates, fused_tile, remember
 
 Timer = Callable[[Callable[[], object]], float]
 

@@ -9,10 +9,10 @@ from typing import TypeVar, cast
 
 from torch import nn
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
 from pliant.nn import DeformConv2d
 from pliant.surgery.layer import Options, share_hooks, to_convolution, to_deformable, was_converted
-from pliant.surgery.plan import Plan, check_model, plan
+from pliant.surgery.planning import Plan, check_model, plan
 from pliant.surgery.select import Where
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -126,12 +126,12 @@ def _check_plan(model: nn.Module, planned: Plan, options: Options) -> None:
     for name, layer in done:
         if was_converted(layer) and not options.agree_with(Options.of(layer)):
             rule = f"must be those that {name or 'the model'} was converted with, {Options.of(layer)}"
-            fail("options", rule, options, "write model = pliant.revert(model) first", kind=PliantError)
+            fail("options", rule, options, "write model = pliant.revert(model) first")
     if not planned.rows and not done:
         reasons = "; ".join(_unique(f"{skipped.name}: {skipped.reason}" for skipped in planned.skipped)[:3])
         fix = "print pliant.plan(model, where) for all reasons, or choose others"
         rule = "must mean a convolution that can be converted"
-        fail("where", rule, f"{len(planned.skipped)} that cannot ({reasons})", fix, kind=PliantError)
+        fail("where", rule, f"{len(planned.skipped)} that cannot ({reasons})", fix)
 
 
 def _unique(texts: Iterable[str]) -> list[str]:

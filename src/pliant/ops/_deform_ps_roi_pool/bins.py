@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pliant.ops._checks import compute_dtype
+from pliant.ops._deform_ps_roi_pool.reference import PSPooling, classes_of, of_parts, round_half_away, to_parts
 from pliant.ops._pooling.bins import POOL_POSITION_SENSITIVE, SLOPE_X, SLOPE_Y, VALUE, Bins, Kernels
-from pliant.ops.deform_ps_roi_pool.reference import PSPooling, classes_of, of_parts, round_half_away, to_parts
 
 
 def pool_by(

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
+from pliant.ops._deform_conv2d.cpu_problem import Problem, Slice, positions
+from pliant.ops._deform_conv2d.cpu_products import add_outer, multiply_transposed, reproducible
 from pliant.ops._native.library import TYPES, Tile
 from pliant.ops._native.memory import pointer, reused_memory
-from pliant.ops.deform_conv2d.cpu_problem import Problem, Slice, positions
-from pliant.ops.deform_conv2d.cpu_products import add_outer, multiply_transposed, reproducible
 
 SLICE_CHANNELS = 64  # of a share of the work under deterministic algorithms, whatever the number of threads
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import memory_format
-from pliant.ops.deform_ps_roi_pool.reference import PSPooling, classes_of, of_parts, sample, to_parts
+from pliant.ops._deform_ps_roi_pool.reference import PSPooling, classes_of, of_parts, sample, to_parts
 
 
 def deform_ps_roi_pool_reference_backward(

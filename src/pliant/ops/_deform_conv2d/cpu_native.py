@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
+from pliant.ops._deform_conv2d.cpu_problem import MAX_POSITIONS, Problem, Slice, positions
 from pliant.ops._native.library import TYPES, Pair
 from pliant.ops._native.memory import pointer
-from pliant.ops.deform_conv2d.cpu_problem import MAX_POSITIONS, Problem, Slice, positions
 
 MAX_FUSED_POSITIONS = 1 << 16  # of one call, in which only offset and mask, in arithmetic type, grow with the number
 

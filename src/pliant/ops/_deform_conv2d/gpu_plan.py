@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pliant.ops.deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
 
 WORKSPACE_BYTES = 64 << 20  # of all that the backward pass holds beyond its arguments and results
 SORTED_BYTES = 16 << 20  # of all samples' cells, up to which they are sorted once for all chunks

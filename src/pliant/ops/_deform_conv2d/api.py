@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, pair
+from pliant.ops._deform_conv2d import contract
+from pliant.ops._deform_conv2d.checks import check_arguments
+from pliant.ops._deform_conv2d.reference import deform_conv2d_reference
 from pliant.ops._dispatch import Impl, check_impl, takes_reference, without_autocast
-from pliant.ops.deform_conv2d import contract
-from pliant.ops.deform_conv2d.checks import check_arguments
-from pliant.ops.deform_conv2d.reference import deform_conv2d_reference
 
 
 def deform_conv2d(

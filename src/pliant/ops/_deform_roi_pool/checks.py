@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pliant.ops._checks import check_dim, check_finite, check_integer, check_maps_of_boxes, check_tensor
-from pliant.ops.deform_roi_pool.reference import Pooling
+from pliant.ops._deform_roi_pool.reference import Pooling
 
 
 def check_arguments(input: Tensor, boxes: int, offset: Tensor | None, mask: Tensor | None, pooling: Pooling) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._checks import compute_dtype
-from pliant.ops.deform_conv2d.reference import deform_conv2d_reference
-from pliant.ops.deform_conv2d.reference_backward import deform_conv2d_reference_backward
+from pliant.ops._deform_conv2d.reference import deform_conv2d_reference
+from pliant.ops._deform_conv2d.reference_backward import deform_conv2d_reference_backward
 
 BAND_BYTES = 64 << 20
 COLUMNS_ALIVE = 12  # arrays as large as the columns, in arithmetic type, that the reference holds at once

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pliant.ops._checks import compute_dtype
+from pliant.ops._deform_roi_pool.reference import MAX_GRID, Pooling
 from pliant.ops._pooling.bins import (
     MOMENT_X,
     MOMENT_Y,
@@ -19,7 +20,6 @@ from pliant.ops._pooling.bins import (
     Bins,
     Kernels,
 )
-from pliant.ops.deform_roi_pool.reference import MAX_GRID, Pooling
 
 
 def pool_by(

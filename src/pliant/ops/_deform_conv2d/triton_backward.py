@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pliant.ops.deform_conv2d.triton_forward import GEOMETRY, SIZES, STRIDES
-from pliant.ops.deform_conv2d.triton_sampling import (
+from pliant.ops._deform_conv2d.triton_forward import GEOMETRY, SIZES, STRIDES
+from pliant.ops._deform_conv2d.triton_sampling import (
     corner_exists,
     corner_weights,
     load_corners,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pliant.ops import _triton
-from pliant.ops.deform_conv2d.gpu_plan import Chunk
-from pliant.ops.deform_conv2d.gpu_problem import GpuProblem
-from pliant.ops.deform_conv2d.gpu_tiles import CELLS
-from pliant.ops.deform_conv2d.triton_backward import sample_cells
+from pliant.ops._deform_conv2d.gpu_plan import Chunk
+from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_tiles import CELLS
+from pliant.ops._deform_conv2d.triton_backward import sample_cells
 
 
 class Cells(NamedTuple):

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops import _triton
-from pliant.ops.deform_conv2d.gpu_problem import GpuProblem
-from pliant.ops.deform_conv2d.gpu_tiles import ELEMENTWISE_CHANNELS, Layer, Tile, elementwise_tile, fused_tile
-from pliant.ops.deform_conv2d.triton_forward import elementwise_convolution, fused_convolution
+from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_tiles import ELEMENTWISE_CHANNELS, Layer, Tile, elementwise_tile, fused_tile
+from pliant.ops._deform_conv2d.triton_forward import elementwise_convolution, fused_convolution
 
 
 def deform_conv2d_triton(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pliant._check import fail
 from pliant.ops._checks import check_dim, check_finite, check_integer, check_maps_of_boxes, check_tensor
-from pliant.ops.deform_ps_roi_pool.reference import PSPooling
+from pliant.ops._deform_ps_roi_pool.reference import PSPooling
 
 
 def check_arguments(input: Tensor, boxes: int, offset: Tensor | None, mask: Tensor | None, pooling: PSPooling) -> None:

@@ -1,4 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Deformable convolution, v1 and v2."""
-
-from pliant.ops.deform_conv2d.api import deform_conv2d as deform_conv2d
