@@ -11,6 +11,11 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install $(if $(CI),--quiet) --constraint constraints.txt
 WERROR := $(if $(CI),ON,OFF)
+# `make gpu-test PYTHON=python3` runs with what that interpreter has and installs nothing: for machines that reach no index.
+# The CPU library serves there too where it was brought along.
+PYTHON :=
+RUN := $(if $(PYTHON),PYTHONPATH=src $(PYTHON),$(BIN)/python)
+READY = $(if $(PYTHON),,$(INSTALLED) $(NATIVE))
 NATIVE_SOURCES := CMakeLists.txt $(shell find src/pliant/ops -name '*.cpp' -o -name '*.h')
 NATIVE_TESTS := $(wildcard tests/native/*.cpp tests/native/*.h)
 
@@ -52,26 +57,26 @@ native: $(NATIVE) ## build the CPU library into src/ for the editable install
 bench: $(BENCH_INSTALLED) $(NATIVE) ## time the operators against plain convolution and other libraries
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
-compile-matrix: $(INSTALLED) ## compile every GPU kernel for every architecture and type; needs no GPU, takes minutes
-	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(BIN)/python -m gpu.full_matrix
+compile-matrix: $(if $(PYTHON),,$(INSTALLED)) ## compile every GPU kernel for every architecture and type; needs no GPU, takes minutes
+	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(or $(PYTHON),$(BIN)/python) -m gpu.full_matrix
 
 # A run without a GPU would skip all and look well.
-gpu: $(INSTALLED) $(NATIVE)
-	@$(BIN)/python -c 'import torch; raise SystemExit(None if torch.cuda.is_available() else "make: PyTorch sees no GPU here")'
+gpu: $(READY)
+	@$(RUN) -c 'import torch; raise SystemExit(None if torch.cuda.is_available() else "make: PyTorch sees no GPU here")'
 
 gpu-test: gpu ## the GPU kernels against float64, on the GPU at hand
-	$(BIN)/python -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
+	$(RUN) -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
 
 # Each tensor in memory of its own, or the tool would see one large allocation and nothing outside it.
 gpu-sanitize: gpu ## the same under compute-sanitizer's memcheck and racecheck, which is slow
 	@command -v compute-sanitizer >/dev/null || { echo 'make: compute-sanitizer, of the CUDA toolkit, is not there' >&2; exit 1; }
 	for tool in memcheck racecheck; do \
-	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 --target-processes all \
-	    $(BIN)/python -m pytest $(GPU_TESTS) -x -k 'loops or layers' $(PYTEST_ARGS) || exit 1; \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(if $(PYTHON),PYTHONPATH=src) compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    --target-processes all $(or $(PYTHON),$(BIN)/python) -m pytest $(GPU_TESTS) -x -k 'loops or layers' $(PYTEST_ARGS) || exit 1; \
 	done
 
 gpu-bench: gpu ## time the GPU kernels against cuDNN, torchvision and deformops; writes benchmarks/results/gpu.json
-	$(BIN)/python -m benchmarks.gpu $(BENCH_ARGS)
+	$(RUN) -m benchmarks.gpu $(BENCH_ARGS)
 
 clean: ## remove all that was built, and .venv
 	rm -rf build dist demo $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
