@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeds, and the implementations that the tests of the operators run through."""
+"""Seeds, expected warnings, and the implementations that the tests of the operators run through."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ import torch
 
 from helpers.checks import Implementation
 from pliant.ops import _backends, deform_conv2d
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Expect the reference's warning where nothing was compiled; elsewhere it is an error, as all warnings are.
+
+    `test_imports.py` checks that it comes, and once.
+    """
+    if _backends.native_library() is None:
+        config.addinivalue_line("filterwarnings", "ignore:pliant.ops.* runs its slow reference implementation on cpu")
 
 
 @pytest.fixture(autouse=True)

@@ -165,7 +165,6 @@ PYTHON = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[page.name for page, _ in PYTHON])
 def test_python_of_the_pages_runs(page: Path, code: str) -> None:
     torch.manual_seed(0)

@@ -17,9 +17,6 @@ from pliant.detection import MultiScaleDeformRoIPool
 from pliant.nn import DeformPSRoIPool, DeformRoIPool
 from pliant.ops import deform_roi_pool
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 BOXES = torch.tensor([[1, 16.0, 20.0, 70.0, 52.0], [0, 9.0, 12.0, 33.0, 84.0]])
 
 

@@ -13,9 +13,6 @@ from pliant.nn import DeformConv2d
 from pliant.ops import deform_conv2d
 from pliant.surgery import convert
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 # Channels and side of the output (224 x 224 images) of the 3x3 convolutions of ResNet-50's stages, by their number.
 STAGES = {"c2": (3, 64, 56), "c3": (4, 128, 28), "c4": (6, 256, 14), "c5": (3, 512, 7)}
 IMAGE = (1, 3, 224, 224)

@@ -9,9 +9,6 @@ import torch
 from pliant.analysis import LayerOffsets, OffsetWatch
 from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 
 def test_mean_spread_and_share_outside_by_hand() -> None:
     layer = DeformConv2d(2, 3, (1, 2), padding=0)

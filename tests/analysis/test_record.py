@@ -11,9 +11,6 @@ from pliant._geometry import ConvGeometry
 from pliant.analysis import cell_centre, nearest_cell, record_offsets, sampled_points, sampling_positions
 from pliant.nn import DeformConv2d
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 GEOMETRY = ConvGeometry(stride=(2, 3), padding=(1, 2), dilation=(4, 5))
 
 

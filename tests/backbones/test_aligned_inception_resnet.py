@@ -14,9 +14,6 @@ from pliant.backbones.aligned_inception_resnet import AlignedInceptionResNet
 from pliant.detection import pyramid_backbone
 from pliant.nn import DeformConv2d
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 
 def test_the_number_of_parameters_is_the_papers() -> None:
     with torch.device("meta"):

@@ -12,9 +12,6 @@ from pliant._check import PliantError
 from pliant.backbones import Trunk, dilate, prepared_trunk, trunk
 from pliant.nn import DeformConv2d
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 IMAGES = torch.rand(1, 3, 96, 64)
 
 

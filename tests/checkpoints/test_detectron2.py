@@ -16,8 +16,7 @@ from pliant.detection import faster_rcnn
 
 from .states import model_of, randomised
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning", "ignore:mask_scale=")
+pytestmark = pytest.mark.filterwarnings("ignore:mask_scale=")
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 BLOCKS = (3, 4, 6, 3)

@@ -16,8 +16,7 @@ from pliant.detection import mask_rcnn
 
 from .states import listed, model_of, randomised, renamed
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning", "ignore:mask_scale=")
+pytestmark = pytest.mark.filterwarnings("ignore:mask_scale=")
 
 COMMON = {"norm": "frozen", "frozen_stages": 2, "fpn_channels": 256, "head_channels": 1024, "backbone": "resnet50"}
 V1_POOL = {"roi_pool": "deform", "roi_branch": "mmcv", "roi_shared": False}

@@ -20,8 +20,7 @@ from pliant.detection.proposals import ProposalHead, map_anchors
 
 from .states import model_of
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning", "ignore:mask_scale=")
+pytestmark = pytest.mark.filterwarnings("ignore:mask_scale=")
 
 CLASSES = 21
 STATISTICS = {"gamma": "arg", "beta": "arg", "moving_mean": "aux", "moving_var": "aux"}

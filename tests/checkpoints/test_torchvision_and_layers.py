@@ -19,9 +19,6 @@ from pliant.train.model import build_model
 
 from .states import model_of, randomised, renamed
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 OLD_NAMES = {
     r"rpn\.head\.conv\.0\.0\.(.*)": r"rpn.head.conv.\1",
     r"(backbone\.fpn\.\w+\.\d)\.0\.(.*)": r"\1.\2",

@@ -17,9 +17,6 @@ from pliant.backbones import classification_network, pixel_statistics
 from pliant.classification import Classifier, classifier, replace_head
 from pliant.nn import DeformConv2d
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 
 class Means(nn.Module):
     """Scores are ten times the mean of red, green, blue, before normalisation."""

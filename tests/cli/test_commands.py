@@ -18,9 +18,6 @@ from helpers.shapes import HEIGHT, WIDTH, write_shapes
 from pliant.cli import main
 from pliant.train.progress import read_metrics
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 COMMANDS = ("demo", "train", "eval", "predict", "explain", "export", "plan", "convert-checkpoint", "env")
 SETTINGS = (
     "--backbone resnet18 --deform c4 --strides 8 16 --fpn-channels 16 --head-channels 32 --min-size 64 --max-size 128 "

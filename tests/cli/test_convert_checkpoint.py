@@ -17,9 +17,6 @@ from pliant.cli.convert_checkpoint import SOURCES
 from pliant.detection import faster_rcnn
 from pliant.train.model import load_run
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,9 +17,6 @@ from pliant.demo.fetch import TEST_PHOTO, TRAIN_PHOTO, WEIGHTS
 from pliant.demo.run import run_demo
 from pliant.demo.trees import boxes_within, even_colours, write_trees
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 BOX = "<object><name>Tree</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 SIZE = "<size><width>{}</width><height>{}</height><depth>3</depth></size>"
 

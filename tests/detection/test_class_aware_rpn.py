@@ -14,9 +14,6 @@ from pliant._check import PliantError
 from pliant.detection import class_aware_rpn, dilated_backbone
 from pliant.detection.class_aware_rpn import ClassAwareProposals
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 
 def tiny(deform: str | None = None, **options: object) -> nn.Module:
     torch.manual_seed(2)

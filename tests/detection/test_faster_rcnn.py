@@ -24,9 +24,6 @@ from pliant.detection import (
 )
 from pliant.nn import DeformConv2d
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 IMAGES = torch.rand(1, 3, 64, 96)
 
 

@@ -16,9 +16,6 @@ from pliant._check import PliantError
 from pliant.detection import dilated_backbone, faster_rcnn_dc5
 from pliant.nn import DeformConv2d, DeformRoIPool
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 SMALL = {"anchor_sizes": (16, 32), "rpn_channels": 24, "head_channels": 32, "min_size": 64, "max_size": 96}
 
 

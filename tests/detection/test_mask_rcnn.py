@@ -3,15 +3,11 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 import torchvision
 
 from pliant.detection import mask_rcnn
 from pliant.nn import DeformRoIPool
-
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
 
 
 def test_names_and_shapes_are_torchvisions() -> None:

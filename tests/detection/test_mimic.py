@@ -30,9 +30,6 @@ from pliant.detection import (
 )
 from pliant.detection.mimic_parts import crop_boxes, draw_boxes, match_boxes, mimic_loss
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 IMAGES = list(torch.rand(2, 3, 96, 120, generator=torch.Generator().manual_seed(1)))
 TARGETS = [
     {"boxes": torch.tensor([[8.0, 8.0, 60.0, 72.0], [70.0, 20.0, 110.0, 44.0]]), "labels": torch.tensor([2, 1])},

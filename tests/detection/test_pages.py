@@ -12,9 +12,6 @@ import torch
 from pliant.detection import mask_rcnn
 from pliant.nn import DeformRoIPool
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 PAGES = ("roi_pooling.md", "mask_rcnn.md", "faster_rcnn.md", "rfcn.md", "class_aware_rpn.md", "backbones.md")
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

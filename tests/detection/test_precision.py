@@ -24,9 +24,6 @@ from pliant.detection import (
 )
 from pliant.detection.proposals import map_anchors
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 
 def pyramid() -> GeneralizedRCNN:
     options = {"strides": (8, 16), "fpn_channels": 8, "head_channels": 8, "mask_channels": 8, "roi_samples": 16}

@@ -16,9 +16,6 @@ from pliant.detection import dilated_backbone, rfcn
 from pliant.detection.rfcn import PositionSensitivePool
 from pliant.nn import DeformPSRoIPool
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 SMALL = {"anchor_sizes": (16, 32), "rpn_channels": 24, "min_size": 64, "max_size": 96}
 
 

@@ -19,9 +19,6 @@ from pliant._check import PliantError
 from pliant.detection import MultiScaleDeformRoIPool, faster_rcnn, mask_rcnn, pyramid_backbone
 from pliant.nn import DeformRoIPool
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 CHANNELS = 4
 NAMES = ["0", "1", "2"]
 IMAGES = [(150, 252), (160, 224)]  # heights and widths before padding to 160 x 256

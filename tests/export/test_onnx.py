@@ -17,9 +17,6 @@ from pliant.nn import DeformConv2d
 from pliant.ops import deform_ps_roi_pool, deform_roi_pool
 
 onnxruntime = pytest.importorskip("onnxruntime")
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 RANDOM = torch.Generator()
 
 

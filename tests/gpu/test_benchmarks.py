@@ -17,7 +17,6 @@ from torch import Tensor
 from pliant.nn import DeformConv2d
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
 
 
 @pytest.fixture

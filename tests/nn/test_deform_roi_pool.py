@@ -15,9 +15,6 @@ from torchvision.ops import roi_align
 
 from pliant.nn import DeformPSRoIPool, DeformRoIPool
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 SIZE = (3, 2)
 BINS = 6
 CHANNELS = 5

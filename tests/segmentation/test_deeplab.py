@@ -17,9 +17,6 @@ from pliant.nn import DeformConv2d
 from pliant.segmentation import DeepLab, deeplab, upsample_scores
 from pliant.segmentation.deeplab import pixel_loss
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 STRIDE = 16
 
 

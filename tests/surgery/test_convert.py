@@ -19,7 +19,6 @@ from pliant.nn import DeformConv2d
 from pliant.surgery import convert, plan, revert
 from surgery.models import CASES, Case, Twins, build, deformable, image
 
-pytestmark = pytest.mark.filterwarnings("ignore:pliant.ops.deform_conv2d runs its slow reference")
 EXACT = torch.float64
 
 

@@ -10,8 +10,6 @@ from pliant._check import PliantError
 from pliant.surgery import convert
 from surgery.models import Case, Twins, build, deformable, image
 
-pytestmark = pytest.mark.filterwarnings("ignore:pliant.ops.deform_conv2d runs its slow reference")
-
 
 @torch.no_grad()
 def test_converted_layers_can_have_a_limit_and_start_with_the_same_output() -> None:

@@ -15,7 +15,6 @@ from pliant.surgery import plan
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "surgery.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.filterwarnings("ignore:pliant.ops.deform_conv2d runs its slow reference")
 def test_the_page_runs_and_prints_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     code = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -14,7 +14,6 @@ from pliant._check import PliantError
 from pliant.surgery import convert, plan
 from surgery.models import CASES, Case, Twins, build
 
-pytestmark = pytest.mark.filterwarnings("ignore:pliant.ops.deform_conv2d runs its slow reference")
 MODELS = torchvision.models
 
 

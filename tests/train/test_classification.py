@@ -16,9 +16,6 @@ from pliant.train import TrainConfig
 from pliant.train.model import load_run, resolve
 from pliant.train.progress import read_metrics
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 SETTINGS = (
     "--model classifier --backbone resnet18 --deform c5 --crop-size 32 --resize-size 40 --crop-area 0.6 1 --epochs 8 "
     "--batch-size 9 --lr 0.02 --label-smoothing 0.05 --eval-every 8 --device cpu --log-every 2"

@@ -22,9 +22,6 @@ from pliant.train.model import build_model, load_run
 from pliant.train.progress import read_metrics
 from pliant.train.tasks import task_of
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 SETTINGS = (
     "--backbone resnet18 --strides 8 16 --fpn-channels 16 --head-channels 16 --roi-samples 16 --anchor-sizes 16 32 64 "
     "--min-size 64 --max-size 96 --device cpu --log-every 1"

@@ -20,9 +20,6 @@ from pliant.train.options import MimickingOptions
 from pliant.train.progress import read_metrics
 from pliant.train.run import resume, train
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 
 def test_the_command_line_has_the_branchs_own_options_and_defaults() -> None:
     ours = {spec.name: spec for spec in dataclasses.fields(MimickingOptions) if spec.name != "mimic"}

@@ -29,9 +29,6 @@ from pliant.train.engine import train_one_epoch
 from pliant.train.progress import read_metrics
 from pliant.train.run import resume, train
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 RUN = """
 import json, sys
 from pathlib import Path

@@ -20,11 +20,8 @@ from pliant.train.config import overridden
 from pliant.train.model import build_model
 from pliant.train.recipes import recipe
 
-# Without the compiled library the reference serves, and says so once; modulation that starts at 1/2 warns.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:mask_scale=:UserWarning"),
-]
+# Modulation that starts at 1/2 warns.
+pytestmark = pytest.mark.filterwarnings("ignore:mask_scale=:UserWarning")
 
 FOLDER = Path(str(recipes.__file__)).parent
 NAMES = tuple(recipes.recipes())

@@ -13,9 +13,6 @@ from torch import Tensor
 from pliant.detection import dilated_backbone, faster_rcnn, rfcn
 from pliant.train.tasks import region_bins
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 IMAGE = torch.randint(0, 256, (3, 100, 128), dtype=torch.uint8)
 OUTPUT = {
     "boxes": torch.tensor([[10.0, 20.0, 80.0, 90.0], [40.0, 10.0, 110.0, 45.0], [0.0, 0.0, 9.0, 9.0]]),

@@ -15,9 +15,6 @@ from pliant.train.checkpoint import load_checkpoint
 from pliant.train.progress import RunReporter, read_metrics
 from pliant.train.run import resume, train
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 COMMON = {"backbone": "resnet18", "val_split": None, "log_every": 1, "checkpoint_every": 2, "device": "cpu"}
 DEEPLAB = {"model": "deeplab", "deform": "c5", "window": [40, 48], "rotate": 5.0, "photometric": True}
 CLASSIFIER = {"model": "classifier", "deform": "c5", "crop_size": 32, "batch_size": 4}

@@ -23,9 +23,6 @@ from pliant.train.model import load_run
 from pliant.train.progress import RunReporter, read_metrics
 from pliant.train.run import resume, train
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 KILLED_RUN = """
 import json, os, signal, sys
 from pathlib import Path

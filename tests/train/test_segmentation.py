@@ -21,9 +21,6 @@ from pliant.train.progress import read_metrics
 from pliant.train.run import train
 from pliant.train.tasks import task_of
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 SETTINGS = (
     "--model deeplab --backbone resnet18 --deform c5 --no-modulated --output-stride 8 --min-size 48 --max-size 80 "
     "--batch-size 4 --epochs 8 --lr 0.1 --warmup-steps 2 --rotate 5 --eval-every 8 --device cpu --log-every 4"

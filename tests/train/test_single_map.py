@@ -16,9 +16,6 @@ from pliant.train.model import build_model, load_run
 from pliant.train.progress import read_metrics
 from pliant.train.schedule import build_optimizer
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 SETTINGS = (
     "--backbone resnet18 --deform c5 --no-modulated --reduction-channels 16 --rpn-channels 16 --anchor-sizes 16 32 "
     "--min-size 64 --max-size 96 --device cpu --steps 3 --log-every 1"

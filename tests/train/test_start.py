@@ -15,9 +15,6 @@ from pliant.train import TrainConfig
 from pliant.train.model import build_model, load_run, resolve, save_run
 from pliant.train.run import train
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 
 def test_a_training_starts_from_what_fits_of_another_run(tiny: dict[str, Any], tmp_path: Path) -> None:
     config = TrainConfig.from_dict(tiny)

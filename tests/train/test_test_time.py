@@ -15,9 +15,6 @@ from pliant.train import TrainConfig
 from pliant.train.model import build_model
 from pliant.train.tasks import task_of
 
-# Without the compiled library the reference serves, and says so once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*slow reference implementation:RuntimeWarning")
-
 TINY = {"data": ".", "backbone": "resnet18", "min_size": [64], "max_size": 96, "score_threshold": 0.3}
 MODELS = ("faster-rcnn", "faster-rcnn-dc5", "rfcn", "class-aware-rpn", "mask-rcnn", "mask-rcnn-dc5")
 
