@@ -35,8 +35,8 @@ from pliant.ops._deform_conv2d import gpu_plan
 from pliant.ops._deform_conv2d.gpu_backward import deform_conv2d_triton_backward
 from pliant.ops._deform_conv2d.gpu_forward import deform_conv2d_triton
 from pliant.ops._deform_conv2d.gpu_tiles import Tile
-from pliant.ops._deform_ps_roi_pool import bins as ps
-from pliant.ops._deform_roi_pool import bins as plain
+from pliant.ops._deform_ps_roi_pool import kernel_calls as ps
+from pliant.ops._deform_roi_pool import kernel_calls as plain
 from pliant.ops._pooling.gpu_pooling import GPU
 
 # Architecture -> what it is to compile for, and its processors. sm_89 stands for the GPUs without a row of their own.

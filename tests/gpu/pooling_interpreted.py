@@ -24,8 +24,8 @@ import torch
 from gpu.pooling_cases import MUTANTS, RUNS, Mutant, PoolRun
 from gpu.quick_interpreter import patch_once
 from helpers.roi_checks import check_forward_backward, run
-from pliant.ops._deform_ps_roi_pool import bins as ps
-from pliant.ops._deform_roi_pool import bins as plain
+from pliant.ops._deform_ps_roi_pool import kernel_calls as ps
+from pliant.ops._deform_roi_pool import kernel_calls as plain
 from pliant.ops._pooling import gpu_pooling, triton_pooling
 
 KERNELS = ("pool_bins", "sum_products", "scatter_gradient")

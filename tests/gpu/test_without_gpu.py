@@ -23,8 +23,8 @@ from helpers.checks import Implementation, check_forward_backward, check_gradien
 from pliant._geometry import ConvGeometry
 from pliant.ops import _backends, _triton, deform_conv2d
 from pliant.ops._deform_conv2d import contract, gpu_columns, gpu_plan
-from pliant.ops._deform_conv2d.gpu_plan import Plan, plan_backward
-from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_plan import BackwardPlan, plan_backward
+from pliant.ops._deform_conv2d.gpu_problem import GpuConvolution
 from pliant.ops._deform_conv2d.gpu_tiles import FUSED, Layer, elementwise_tile, fused_tile, sample_tile
 
 UNIT = ConvGeometry((1, 1), (1, 1), (1, 1))
@@ -59,7 +59,7 @@ def test_a_plan_covers_all_once(
 ) -> None:
     monkeypatch.setattr(gpu_plan, "WORKSPACE_BYTES", workspace)
     x, offset, weight, mask = tensors(shape, dtype, "meta")
-    problem = GpuProblem(x, offset, weight, UNIT, mask)
+    problem = GpuConvolution(x, offset, weight, UNIT, mask)
     plan = plan_backward(problem, deterministic=False)
     assert [c for s in plan.slices for c in range(s.begin, s.begin + s.width)] == list(range(problem.C))
     ends = [0] + [chunk.first + chunk.count for chunk in plan.chunks]
@@ -117,9 +117,9 @@ def test_the_backward_pass_keeps_its_memory(
 
 
 def test_paths_of_a_plan() -> None:
-    def plan(shape: tuple[int, ...], deterministic: bool = False) -> Plan:
+    def plan(shape: tuple[int, ...], deterministic: bool = False) -> BackwardPlan:
         x, offset, weight, mask = tensors(shape, torch.bfloat16, "meta")
-        return plan_backward(GpuProblem(x, offset, weight, UNIT, mask), deterministic=deterministic)
+        return plan_backward(GpuConvolution(x, offset, weight, UNIT, mask), deterministic=deterministic)
 
     small, large = (1, 128, 32, 32, 128, 1, 1), SHAPES[0]
     assert plan(small).scatter
@@ -160,7 +160,7 @@ def test_a_depthwise_layer_has_no_tiles_to_choose_from() -> None:
 def test_indices_are_64_bits_wide_where_they_must_be() -> None:
     def wide(n: int) -> bool:
         x, offset, weight, mask = tensors((n, 256, 512, 512, 16, 1, 1), torch.bfloat16, "meta")
-        return GpuProblem(x, offset, weight, UNIT, mask).wide
+        return GpuConvolution(x, offset, weight, UNIT, mask).wide
 
     assert not wide(31)
     assert wide(32)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
-from pliant.ops._deform_conv2d.cpu_problem import MAX_POSITIONS, Problem, Slice, positions
+from pliant.ops._deform_conv2d.cpu_problem import MAX_POSITIONS, ChannelSlice, CpuConvolution, positions
 from pliant.ops._native.library import TYPES, Pair
 from pliant.ops._native.memory import pointer
 
@@ -23,7 +23,7 @@ def deform_conv2d_cpu(
     mask: Tensor | None,
 ) -> Tensor:
     """Return the deformable convolution of CPU tensors; the equation stands in reference.py."""
-    problem = Problem(input, offset, weight, geometry, mask)
+    problem = CpuConvolution(input, offset, weight, geometry, mask)
     shape = (problem.N, problem.O, problem.Ho, problem.Wo)
     output = torch.empty(shape, dtype=input.dtype, memory_format=memory_format(input))
     run = _depthwise if problem.is_depthwise else _convolve
@@ -32,7 +32,7 @@ def deform_conv2d_cpu(
     return output
 
 
-def _convolve(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) -> None:
+def _convolve(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, output: Tensor) -> None:
     image_type = TYPES[output.dtype]
     weight, outputs = problem.packed_weight(s, problem.native.pliant_deform_conv_panel(image_type)), problem.outputs(s)
     accumulate = s.begin % problem.per_group > 0
@@ -60,7 +60,7 @@ def _convolve(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) -
                 raise MemoryError("pliant.ops.deform_conv2d: no memory for the blocks that are sampled into the cache")
 
 
-def _depthwise(problem: Problem, s: Slice, bias: Tensor | None, output: Tensor) -> None:
+def _depthwise(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, output: Tensor) -> None:
     weight = problem.depthwise_weight(s)
     b = None if bias is None else bias[s.begin : s.end].to(problem.dtype).contiguous()
     in_place = problem.channels_last and output.dtype == problem.dtype

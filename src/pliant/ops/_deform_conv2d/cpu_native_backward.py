@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
-from pliant.ops._deform_conv2d.cpu_problem import Problem, Slice, positions
+from pliant.ops._deform_conv2d.cpu_problem import ChannelSlice, CpuConvolution, positions
 from pliant.ops._deform_conv2d.cpu_products import add_outer, multiply_transposed, reproducible
 from pliant.ops._native.library import TYPES, Tile
 from pliant.ops._native.memory import pointer, reused_memory
@@ -24,7 +24,7 @@ SLICE_CHANNELS = 64  # of a share of the work under deterministic algorithms, wh
 class Gradients:
     """The five results, allocated where they are needed, and what one tile adds to them."""
 
-    def __init__(self, problem: Problem, needed: Sequence[bool]) -> None:
+    def __init__(self, problem: CpuConvolution, needed: Sequence[bool]) -> None:
         self.problem = problem
         self.needs_input, self.needs_offset, self.needs_weight, self.needs_bias, self.needs_mask = needed
         self.needs_samples = self.needs_input or self.needs_offset or self.needs_mask
@@ -33,7 +33,7 @@ class Gradients:
         self.mask = self._empty(problem.mask) if self.needs_mask and problem.mask is not None else None
         self.weight = problem.weight.new_empty(problem.weight.shape)
 
-    def shares(self, s: Slice) -> int:
+    def shares(self, s: ChannelSlice) -> int:
         """Return in how many channel slices the backward kernel works, each adding up its own share."""
         fixed = s.width // SLICE_CHANNELS if torch.are_deterministic_algorithms_enabled() else self.problem.threads
         return max(1, min(fixed, s.width // 16))
@@ -46,14 +46,14 @@ class Gradients:
     def _empty(tensor: Tensor) -> Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype)
 
-    def image(self, n: int, s: Slice) -> tuple[Tensor, bool]:
+    def image(self, n: int, s: ChannelSlice) -> tuple[Tensor, bool]:
         """Return (H, W, channels) to add the image's gradient to, and whether it already is the result."""
         if self.input is not None and self.problem.channels_last and self.input.dtype == self.problem.dtype:
             return self.input[n, s.begin : s.end].permute(1, 2, 0), True
         shape = (self.problem.H, self.problem.W, s.width)
         return reused_memory("grad_image", shape, self.problem.dtype).zero_(), False
 
-    def store_image(self, n: int, s: Slice, grad_image: Tensor) -> None:
+    def store_image(self, n: int, s: ChannelSlice, grad_image: Tensor) -> None:
         """Write an image's gradient that was added up in memory of its own, where it is needed."""
         if self.input is not None:
             self.problem.transpose(grad_image.flatten(0, 1), self.input[n, s.begin : s.end].flatten(1))
@@ -76,7 +76,7 @@ def deform_conv2d_cpu_backward(
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset, weight, bias and mask of CPU tensors, empty where not needed."""
-    problem = Problem(input, offset, weight, geometry, mask)
+    problem = CpuConvolution(input, offset, weight, geometry, mask)
     gradients = Gradients(problem, needed)
     run = _depthwise_backward if problem.is_depthwise else _columns_backward
     with reproducible():
@@ -89,7 +89,9 @@ def deform_conv2d_cpu_backward(
     return a, b, c, d, e
 
 
-def _sample(problem: Problem, described: tuple[Tile, Tensor, Tensor | None], image: Tensor, columns: Tensor) -> None:
+def _sample(
+    problem: CpuConvolution, described: tuple[Tile, Tensor, Tensor | None], image: Tensor, columns: Tensor
+) -> None:
     tile, offset, mask = described
     problem.native.pliant_deform_sample(
         tile,
@@ -101,7 +103,7 @@ def _sample(problem: Problem, described: tuple[Tile, Tensor, Tensor | None], ima
     )
 
 
-def _columns_backward(problem: Problem, s: Slice, grad: Tensor, gradients: Gradients) -> None:
+def _columns_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:
     weight, outputs = problem.weight_rows(s, problem.dtype), problem.outputs(s)
     grad_weight = torch.zeros_like(weight)
     shares = gradients.shares(s)
@@ -126,7 +128,7 @@ def _columns_backward(problem: Problem, s: Slice, grad: Tensor, gradients: Gradi
         _store_weight(problem, s, grad_weight, gradients.weight)
 
 
-def _store_weight(problem: Problem, s: Slice, rows: Tensor, result: Tensor) -> None:
+def _store_weight(problem: CpuConvolution, s: ChannelSlice, rows: Tensor, result: Tensor) -> None:
     """Write the (groups, O/groups, K*run) gradient of slice `s` back in the order of the weight."""
     inside = slice(s.begin % problem.per_group, s.begin % problem.per_group + s.run)
     kh, kw = problem.kernel
@@ -134,7 +136,7 @@ def _store_weight(problem: Problem, s: Slice, rows: Tensor, result: Tensor) -> N
 
 
 def _spread(
-    problem: Problem,
+    problem: CpuConvolution,
     described: tuple[Tile, Tensor, Tensor | None],
     image: Tensor,
     columns: Tensor,
@@ -180,7 +182,7 @@ def _spread(
     gradients.add_maps(n, tile.first, tile.first + tile.count, grad_offset, grad_mask, tile.channel_begin > 0)
 
 
-def _depthwise_backward(problem: Problem, s: Slice, grad: Tensor, gradients: Gradients) -> None:
+def _depthwise_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:
     weight = problem.depthwise_weight(s)
     grad_weight = torch.zeros_like(weight)
     shares = gradients.shares(s)

@@ -24,7 +24,7 @@ MAX_POSITIONS = 2048  # of such a tile
 
 
 @dataclass(frozen=True)
-class Slice:
+class ChannelSlice:
     """Channels [begin, end) of the image: whole weight groups, or a part of one."""
 
     begin: int
@@ -37,7 +37,7 @@ class Slice:
         return self.end - self.begin
 
 
-class Problem:
+class CpuConvolution:
     """One call's tensors, cut into images, slices of channels and tiles of output positions."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Problem:
         assert library is not None, "registered only where the library is loaded"
         self.native: Any = library.functions
 
-    def slices(self, *, copies: bool) -> list[Slice]:
+    def slices(self, *, copies: bool) -> list[ChannelSlice]:
         """Return the slices of channels: one, unless the image or its gradient must be copied and is large."""
         limit = self.C
         if copies:
@@ -66,12 +66,12 @@ class Problem:
             limit -= limit % 16 if limit > 16 else 0
         if limit >= self.per_group:
             step = limit // self.per_group * self.per_group
-            return [Slice(c, min(self.C, c + step), self.per_group) for c in range(0, self.C, step)]
+            return [ChannelSlice(c, min(self.C, c + step), self.per_group) for c in range(0, self.C, step)]
         parts = []
         for group in range(0, self.C, self.per_group):
             for c in range(group, group + self.per_group, limit):
                 end = min(group + self.per_group, c + limit)
-                parts.append(Slice(c, end, end - c))
+                parts.append(ChannelSlice(c, end, end - c))
         return parts
 
     def tiles(self, most: int) -> Iterator[tuple[int, int]]:
@@ -80,13 +80,13 @@ class Problem:
         for first in range(0, P, most):
             yield first, min(P, first + most)
 
-    def backward_positions(self, s: Slice, shares: int) -> int:
+    def backward_positions(self, s: ChannelSlice, shares: int) -> int:
         """Return how many positions' columns, and shares of the gradients of offset and mask, fit `TILE_BYTES`."""
         row = self.K * (s.width + 3 * self.G * shares) * self.dtype.itemsize
         fitting = max(1, min(MAX_POSITIONS, TILE_BYTES // row))
         return fitting - fitting % 64 if fitting > 64 else fitting
 
-    def image(self, n: int, s: Slice) -> Tensor:
+    def image(self, n: int, s: ChannelSlice) -> Tensor:
         """Return channels `s` of image n as (H, W, channels), in storage type; channels lie side by side."""
         if self.channels_last:
             return self.input[n, s.begin : s.end].permute(1, 2, 0)
@@ -98,7 +98,7 @@ class Problem:
         """Set the (X, Y) `target` to the transpose of the (Y, X) `source`; lines of both are contiguous, or made so."""
         transpose(self.native, source, target, self.threads)
 
-    def weight_rows(self, s: Slice, dtype: torch.dtype) -> Tensor:
+    def weight_rows(self, s: ChannelSlice, dtype: torch.dtype) -> Tensor:
         """Return the weights of slice `s` as (groups, O/groups, K*run), in the order of the columns."""
         O_per_group = self.O // self.groups
         first, last = s.begin // self.per_group, (s.end - 1) // self.per_group + 1
@@ -106,7 +106,7 @@ class Problem:
         w = self.weight[first * O_per_group : last * O_per_group, inside].permute(0, 2, 3, 1)
         return w.reshape(last - first, O_per_group, self.K * s.run).to(dtype).contiguous()
 
-    def packed_weight(self, s: Slice, panel: int) -> Tensor:
+    def packed_weight(self, s: ChannelSlice, panel: int) -> Tensor:
         """Return the weights of slice `s` as (groups, panels, K*run, panel), with zeros for outputs past the last."""
         groups, per = s.width // s.run, self.O // self.groups
         inside = slice(s.begin % self.per_group, s.begin % self.per_group + s.run)
@@ -116,11 +116,11 @@ class Problem:
         w = w.view(groups, -1, panel, s.run, self.K).permute(0, 1, 4, 3, 2)  # (groups, panels, K, run, panel)
         return w.reshape(groups, -1, self.K * s.run, panel).contiguous()
 
-    def depthwise_weight(self, s: Slice) -> Tensor:
+    def depthwise_weight(self, s: ChannelSlice) -> Tensor:
         """Return (K, channels) weights of a depthwise convolution, in arithmetic type."""
         return self.weight[s.begin : s.end].flatten(1).T.to(self.dtype).contiguous()
 
-    def outputs(self, s: Slice) -> slice:
+    def outputs(self, s: ChannelSlice) -> slice:
         """Return the output channels that slice `s` contributes to."""
         per = self.O // self.groups
         return slice(s.begin // self.per_group * per, ((s.end - 1) // self.per_group + 1) * per)
@@ -130,7 +130,7 @@ class Problem:
         return self.offset[n].flatten(1), None if self.mask is None else self.mask[n].flatten(1)
 
     def tile(
-        self, s: Slice, image: Tensor, first: int, last: int, offset: Tensor, mask: Tensor | None
+        self, s: ChannelSlice, image: Tensor, first: int, last: int, offset: Tensor, mask: Tensor | None
     ) -> tuple[Tile, Tensor, Tensor | None]:
         """Return the C struct of a tile, and offset and mask of its positions in arithmetic type."""
         o = offset[:, first:last].to(self.dtype)

@@ -18,8 +18,8 @@ from torch import Tensor
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops import _triton
 from pliant.ops._deform_conv2d.gpu_cells import Cells, cells_of
-from pliant.ops._deform_conv2d.gpu_plan import Chunk, Plan, Slice, plan_backward
-from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_plan import BackwardPlan, Chunk, GroupSlice, plan_backward
+from pliant.ops._deform_conv2d.gpu_problem import GpuConvolution
 from pliant.ops._deform_conv2d.gpu_products import add_products, products, rows_of
 from pliant.ops._deform_conv2d.gpu_tiles import GATHER_CHANNELS, GATHER_ROWS, power_of_two, sample_tile
 from pliant.ops._deform_conv2d.triton_backward import gather_gradient, sample_backward
@@ -28,7 +28,7 @@ from pliant.ops._deform_conv2d.triton_backward import gather_gradient, sample_ba
 class _Backward:
     """One backward pass: its results, and what a slice of a chunk adds to them."""
 
-    def __init__(self, problem: GpuProblem, grad: Tensor, needed: Sequence[bool], plan: Plan) -> None:
+    def __init__(self, problem: GpuConvolution, grad: Tensor, needed: Sequence[bool], plan: BackwardPlan) -> None:
         self.problem, self.grad, self.plan = problem, grad, plan
         self.needs_input, needs_offset, self.needs_weight, _, needs_mask = needed
         self.needs_maps = needs_offset or needs_mask
@@ -62,7 +62,7 @@ class _Backward:
         s = self.plan.slices[0]  # all are alike, and no chunk is longer than the first
         return p.weight.new_empty((self.plan.chunks[0].count, s.width // s.per_group, p.K * s.per_group))
 
-    def run_slice(self, s: Slice) -> None:
+    def run_slice(self, s: GroupSlice) -> None:
         """Do all that concerns the channels of one slice."""
         p = self.problem
         weight = self._weight_rows(s)
@@ -75,7 +75,7 @@ class _Backward:
             self._store_weight(s, grad_weight)
 
     def _run_chunk(
-        self, s: Slice, chunk: Chunk, weight: Tensor, grad_weight: Tensor | None, image: Tensor | None
+        self, s: GroupSlice, chunk: Chunk, weight: Tensor, grad_weight: Tensor | None, image: Tensor | None
     ) -> Tensor | None:
         """Do all that concerns a slice of one chunk; return the memory for the image's gradient, to be used again."""
         u = rows_of(self.grad, self._outputs(s), chunk.first, chunk.count)
@@ -95,17 +95,17 @@ class _Backward:
             image = self._gather(s, chunk, weight, grad_columns, image)
         return image
 
-    def _outputs(self, s: Slice) -> slice:
+    def _outputs(self, s: GroupSlice) -> slice:
         """Return the output channels of the weight groups that slice `s` is part of."""
         p = self.problem
         per = p.O // p.groups
         return slice(s.begin // p.per_group * per, ((s.begin + s.width - 1) // p.per_group + 1) * per)
 
-    def _inside(self, s: Slice) -> slice:
+    def _inside(self, s: GroupSlice) -> slice:
         begin = s.begin % self.problem.per_group
         return slice(begin, begin + s.per_group)
 
-    def _weight_rows(self, s: Slice) -> Tensor:
+    def _weight_rows(self, s: GroupSlice) -> Tensor:
         """Return the weights as (groups, O/groups, K*channels) of the slice; depthwise (K, channels)."""
         p = self.problem
         if p.is_depthwise:
@@ -113,7 +113,7 @@ class _Backward:
         rows = p.weight[self._outputs(s), self._inside(s)].permute(0, 2, 3, 1)  # (outputs, kh, kw, channels)
         return rows.reshape(s.width // s.per_group, p.O // p.groups, p.K * s.per_group)
 
-    def _store_weight(self, s: Slice, rows: Tensor) -> None:
+    def _store_weight(self, s: GroupSlice, rows: Tensor) -> None:
         p = self.problem
         assert self.weight is not None
         if p.is_depthwise:
@@ -122,7 +122,7 @@ class _Backward:
             gradient = rows.view(-1, p.kh, p.kw, s.per_group).permute(0, 3, 1, 2)
             self.weight[self._outputs(s), self._inside(s)] = gradient.to(p.dtype)
 
-    def _sample(self, s: Slice, chunk: Chunk, weight: Tensor, grad_columns: Tensor | None) -> Tensor | None:
+    def _sample(self, s: GroupSlice, chunk: Chunk, weight: Tensor, grad_columns: Tensor | None) -> Tensor | None:
         """Read a chunk's samples; return their columns, or the sums over tiles of them for a depthwise convolution."""
         p = self.problem
         if not (self.needs_maps or self.needs_weight or self.scattered is not None):
@@ -170,7 +170,9 @@ class _Backward:
         )
         return columns
 
-    def _gather(self, s: Slice, chunk: Chunk, weight: Tensor, grad_columns: Tensor, image: Tensor | None) -> Tensor:
+    def _gather(
+        self, s: GroupSlice, chunk: Chunk, weight: Tensor, grad_columns: Tensor, image: Tensor | None
+    ) -> Tensor:
         """Add up the image's gradient of a slice; return the memory for it, which the next chunk may use again."""
         p = self.problem
         assert self.input is not None
@@ -188,7 +190,7 @@ class _Backward:
         return image
 
     def _launch_gather(
-        self, s: Slice, chunk: Chunk, weight: Tensor, grad_columns: Tensor, image: Tensor, stride: int
+        self, s: GroupSlice, chunk: Chunk, weight: Tensor, grad_columns: Tensor, image: Tensor, stride: int
     ) -> None:
         p = self.problem
         group, groups = s.begin // (p.C // p.G), s.width // s.run
@@ -234,7 +236,7 @@ def deform_conv2d_triton_backward(
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset, weight, bias and mask of GPU tensors, empty where not needed."""
-    problem = GpuProblem(input, offset, weight, geometry, mask)
+    problem = GpuConvolution(input, offset, weight, geometry, mask)
     needs_bias = needed[3]
     found: tuple[Tensor | None, ...] = (None,) * 4
     if any((needed[0], needed[1], needed[2], needed[4])):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pliant.ops import _triton
 from pliant.ops._deform_conv2d.gpu_plan import Chunk
-from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_problem import GpuConvolution
 from pliant.ops._deform_conv2d.gpu_tiles import CELLS
 from pliant.ops._deform_conv2d.triton_backward import sample_cells
 
@@ -27,7 +27,7 @@ class Cells(NamedTuple):
     groups: int
 
 
-def cells_of(problem: GpuProblem, chunk: Chunk, group: int, groups: int) -> Cells:
+def cells_of(problem: GpuConvolution, chunk: Chunk, group: int, groups: int) -> Cells:
     """Return a chunk's samples in the order of their cells; of equal cells, in the order of the samples."""
     p = problem
     total = chunk.count * p.K * groups

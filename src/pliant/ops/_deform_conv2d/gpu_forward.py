@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops import _triton
-from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_problem import GpuConvolution
 from pliant.ops._deform_conv2d.gpu_tiles import ELEMENTWISE_CHANNELS, Layer, Tile, elementwise_tile, fused_tile
 from pliant.ops._deform_conv2d.triton_forward import elementwise_convolution, fused_convolution
 
@@ -27,7 +27,7 @@ def deform_conv2d_triton(
 
     `tile` replaces the table's choice.
     """
-    problem = GpuProblem(input, offset, weight, geometry, mask)
+    problem = GpuConvolution(input, offset, weight, geometry, mask)
     shape = (problem.N, problem.O, problem.Ho, problem.Wo)
     output = torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
     run = _elementwise if is_elementwise(problem) else _fused
@@ -35,17 +35,17 @@ def deform_conv2d_triton(
     return output
 
 
-def is_elementwise(problem: GpuProblem) -> bool:
+def is_elementwise(problem: GpuConvolution) -> bool:
     """Say whether groups have too few channels for a matrix product."""
     return problem.per_group <= ELEMENTWISE_CHANNELS < problem.C
 
 
-def layer_of(problem: GpuProblem) -> Layer:
+def layer_of(problem: GpuConvolution) -> Layer:
     """Return what the choice of a tile depends on."""
     return Layer(problem.dtype, problem.M, problem.groups, problem.O // problem.groups, problem.segment)
 
 
-def _fused(problem: GpuProblem, bias: Tensor | None, output: Tensor, tile: Tile | None) -> None:
+def _fused(problem: GpuConvolution, bias: Tensor | None, output: Tensor, tile: Tile | None) -> None:
     outputs = problem.O // problem.groups
     if tile is None:
         tile = fused_tile(_triton.architecture(problem.device), layer_of(problem))
@@ -64,7 +64,7 @@ def _fused(problem: GpuProblem, bias: Tensor | None, output: Tensor, tile: Tile 
     )
 
 
-def _elementwise(problem: GpuProblem, bias: Tensor | None, output: Tensor, tile: Tile | None) -> None:
+def _elementwise(problem: GpuConvolution, bias: Tensor | None, output: Tensor, tile: Tile | None) -> None:
     if tile is None:
         tile = elementwise_tile(problem.dtype, problem.O)
         tile = tile if _shares_cells(problem, tile) else elementwise_tile(problem.dtype, problem.O, shared=False)
@@ -73,7 +73,7 @@ def _elementwise(problem: GpuProblem, bias: Tensor | None, output: Tensor, tile:
     _launch(elementwise_convolution, problem, (weight, bias, output), tile, blocks, SHARED=_shares_cells(problem, tile))
 
 
-def _shares_cells(problem: GpuProblem, tile: Tile) -> bool:
+def _shares_cells(problem: GpuConvolution, tile: Tile) -> bool:
     """Say whether the output channels of each tile read through one offset group."""
     whole_groups = problem.C // problem.G % problem.per_group == 0
     return problem.G == 1 or (whole_groups and problem.O // problem.G % tile.outputs == 0)
@@ -81,7 +81,7 @@ def _shares_cells(problem: GpuProblem, tile: Tile) -> bool:
 
 def _launch(
     kernel: object,
-    problem: GpuProblem,
+    problem: GpuConvolution,
     tensors: tuple[Tensor, Tensor | None, Tensor],
     tile: Tile,
     blocks: int,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_problem import GpuConvolution
 
 WORKSPACE_BYTES = 64 << 20  # of all that the backward pass holds beyond its arguments and results
 SORTED_BYTES = 16 << 20  # of all samples' cells, up to which they are sorted once for all chunks
@@ -18,7 +18,7 @@ LEAST_POSITIONS = 64  # of a chunk
 
 
 @dataclass(frozen=True)
-class Slice:
+class GroupSlice:
     """Channels [begin, begin + width): whole weight groups or a part of one, and likewise of offset groups."""
 
     begin: int
@@ -38,17 +38,17 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BackwardPlan:
     """The cut of one backward pass."""
 
-    slices: list[Slice]
+    slices: list[GroupSlice]
     chunks: list[Chunk]
     scatter: bool  # the image's gradient is added up by atomics
     whole_images: bool  # no chunk ends inside an image
     sorts_once: bool  # all samples' cells fit into memory together
 
 
-def plan_backward(problem: GpuProblem, *, deterministic: bool) -> Plan:
+def plan_backward(problem: GpuConvolution, *, deterministic: bool) -> BackwardPlan:
     """Return the widest slices for which an image fits into the workspace, and chunks of as many images as fit.
 
     Where no slice of LEAST_WIDTH channels is thin enough, images are cut too.
@@ -71,7 +71,7 @@ def plan_backward(problem: GpuProblem, *, deterministic: bool) -> Plan:
     one_chunk = len(chunks) == 1 and width == problem.C
     image_bytes = problem.N * problem.H * problem.W * problem.C * problem.sum_dtype.itemsize
     samples = problem.M * problem.K * problem.G
-    return Plan(
+    return BackwardPlan(
         slices=[_slice(problem, begin, width) for begin in range(0, problem.C, width)],
         chunks=chunks,
         scatter=one_chunk and columns <= SCATTER_ELEMENTS and 2 * image_bytes <= WORKSPACE_BYTES and not deterministic,
@@ -80,18 +80,18 @@ def plan_backward(problem: GpuProblem, *, deterministic: bool) -> Plan:
     )
 
 
-def _slice(problem: GpuProblem, begin: int, width: int) -> Slice:
-    return Slice(begin, width, min(width, problem.per_group), min(width, problem.C // problem.G))
+def _slice(problem: GpuConvolution, begin: int, width: int) -> GroupSlice:
+    return GroupSlice(begin, width, min(width, problem.per_group), min(width, problem.C // problem.G))
 
 
-def _widths(problem: GpuProblem) -> list[int]:
+def _widths(problem: GpuConvolution) -> list[int]:
     """Return the widths of slices that keep or divide weight groups and offset groups, widest first."""
     divisors = [w for w in range(problem.C, 0, -1) if problem.C % w == 0]
     runs = (problem.per_group, problem.C // problem.G)
     return [w for w in divisors if all(w % run == 0 or run % w == 0 for run in runs)]
 
 
-def _cut_images(problem: GpuProblem, width: int) -> list[Chunk]:
+def _cut_images(problem: GpuConvolution, width: int) -> list[Chunk]:
     """Return chunks of a part of an image each."""
     P = problem.Ho * problem.Wo
     fixed = _bytes(problem, width, 0, 1)
@@ -100,12 +100,12 @@ def _cut_images(problem: GpuProblem, width: int) -> list[Chunk]:
     return [Chunk(n * P + first, min(count, P - first), n, 1) for n in range(problem.N) for first in range(0, P, count)]
 
 
-def _sample_bytes(problem: GpuProblem) -> int:
+def _sample_bytes(problem: GpuConvolution) -> int:
     """Return the bytes of a sample's cell, place and modulation, and of what sorting it takes."""
     return 36 + 3 * problem.sum_dtype.itemsize
 
 
-def _bytes(problem: GpuProblem, width: int, positions: int, images: int) -> int:
+def _bytes(problem: GpuConvolution, width: int, positions: int, images: int) -> int:
     """Return the bytes that a chunk takes beside arguments and results."""
     item, wide = problem.dtype.itemsize, problem.sum_dtype.itemsize
     s = _slice(problem, 0, width)

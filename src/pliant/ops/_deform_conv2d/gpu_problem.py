@@ -13,7 +13,7 @@ from pliant._geometry import ConvGeometry
 from pliant.ops import _triton
 
 
-class GpuProblem:
+class GpuConvolution:
     """The tensors of one call and what follows from their shapes.
 
     Letters: N images, C channels, O output channels, K taps, G offset groups, M = N*Ho*Wo positions.

@@ -13,7 +13,7 @@ from pliant._check import fail
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton
 from pliant.ops._deform_conv2d.gpu_forward import deform_conv2d_triton, is_elementwise, layer_of
-from pliant.ops._deform_conv2d.gpu_problem import GpuProblem
+from pliant.ops._deform_conv2d.gpu_problem import GpuConvolution
 from pliant.ops._deform_conv2d.gpu_tiles import ELEMENTWISE_CHANNELS, Tile, candidates, fused_tile, remember
 
 Timer = Callable[[Callable[[], object]], float]
@@ -45,7 +45,7 @@ def tune_deform_conv2d(
 
         timer = do_bench
     kind = _triton.architecture(input.device)
-    problem = GpuProblem(input, offset, weight, geometry, mask)
+    problem = GpuConvolution(input, offset, weight, geometry, mask)
     if is_elementwise(problem):
         rule = f"must have more than {ELEMENTWISE_CHANNELS} channels in a group, since others multiply without tiles"
         fail("weight", rule, f"{problem.per_group}", "leave such a layer as it is")

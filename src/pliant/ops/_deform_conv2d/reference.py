@@ -21,7 +21,7 @@ from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._checks import compute_dtype
 
 
-class Samples(NamedTuple):
+class PixelSamples(NamedTuple):
     """The four pixels around each sampling position, and the position inside their cell."""
 
     corners: tuple[Tensor, Tensor, Tensor, Tensor]  # x at (top, left), (top, right), (bottom, left), (bottom, right)
@@ -52,7 +52,7 @@ def sampling_positions(
     return base_y + tap_y + dy, base_x + tap_x + dx
 
 
-def sample(x: Tensor, y_pos: Tensor, x_pos: Tensor) -> Samples:
+def sample(x: Tensor, y_pos: Tensor, x_pos: Tensor) -> PixelSamples:
     """Read the corners around each position; x is (N, G, C/G, H, W), the positions (N, G, K, Ho, Wo)."""
     H, W = x.shape[3:]
     y_pos, x_pos = y_pos.flatten(2).unsqueeze(2), x_pos.flatten(2).unsqueeze(2)
@@ -69,7 +69,9 @@ def sample(x: Tensor, y_pos: Tensor, x_pos: Tensor) -> Samples:
             value = flat.gather(3, index.expand(-1, -1, x.shape[2], -1)).to(y_pos.dtype)
             exists = inside & (row >= 0) & (row < H) & (column >= 0) & (column < W)
             corners.append(torch.where(exists, value, value.new_zeros(())))  # (N, G, C/G, K*Ho*Wo)
-    return Samples((corners[0], corners[1], corners[2], corners[3]), y_pos - top, x_pos - left, inside, rows, columns)
+    return PixelSamples(
+        (corners[0], corners[1], corners[2], corners[3]), y_pos - top, x_pos - left, inside, rows, columns
+    )
 
 
 def deform_conv2d_reference(

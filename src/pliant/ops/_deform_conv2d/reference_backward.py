@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._checks import compute_dtype
-from pliant.ops._deform_conv2d.reference import Samples, sample, sampling_positions
+from pliant.ops._deform_conv2d.reference import PixelSamples, sample, sampling_positions
 
 
 def deform_conv2d_reference_backward(
@@ -60,14 +60,14 @@ def deform_conv2d_reference_backward(
     )
 
 
-def _slopes(samples: Samples) -> tuple[Tensor, Tensor]:
+def _slopes(samples: PixelSamples) -> tuple[Tensor, Tensor]:
     """Return dx(q)/dq_y and dx(q)/dq_x; zero outside, since the corners there are zero."""
     v1, v2, v3, v4 = samples.corners
     y, x = samples.fraction_y, samples.fraction_x
     return (1 - x) * (v3 - v1) + x * (v4 - v2), (1 - y) * (v2 - v1) + y * (v4 - v3)
 
 
-def _scatter(values: Tensor, samples: Samples, size: tuple[int, int]) -> Tensor:
+def _scatter(values: Tensor, samples: PixelSamples, size: tuple[int, int]) -> Tensor:
     """Add `values` (N, G, C/G, K*P) to the pixels they were read from, with the weights they were read with."""
     H, W = size
     result = values.new_zeros(*values.shape[:3], H * W)

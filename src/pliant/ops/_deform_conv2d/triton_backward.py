@@ -22,7 +22,6 @@ from pliant.ops._deform_conv2d.triton_sampling import (
 )
 
 CHUNK = ["first", "count", "group"]
-CELLS = ["total", "first", "image", "images", "group"]
 GATHER = ["total", "H", "W", "first_sample", "image", "first_image", "group"]
 
 

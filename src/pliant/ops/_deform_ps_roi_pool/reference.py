@@ -45,7 +45,7 @@ class PSPooling(NamedTuple):
         return cls((output_size[0], output_size[1]), channels, groups, (part_size[0], part_size[1]), *rest)
 
 
-class Samples(NamedTuple):
+class PSSamples(NamedTuple):
     """The samples of all bins, the number of those read, and the sizes of the boxes."""
 
     grid: Grid
@@ -113,7 +113,7 @@ def classes_of(offset: Tensor | None, mask: Tensor | None) -> int:
     return 1 if mask is None else mask.shape[1]
 
 
-def sample(input: Tensor, rois: Tensor, offset: Tensor | None, classes: int, pooling: PSPooling) -> Samples:
+def sample(input: Tensor, rois: Tensor, offset: Tensor | None, classes: int, pooling: PSPooling) -> PSSamples:
     """Return all samples of all bins."""
     (N, _, H, W), G, O = input.shape, pooling.group_size, pooling.output_channels
     dtype = compute_dtype(input)
@@ -132,7 +132,7 @@ def sample(input: Tensor, rois: Tensor, offset: Tensor | None, classes: int, poo
     plane = (plane * G + group_y.view(-1, 1)) * G + group_x  # (R, K, Ph, Pw)
     pixels = input.reshape(N, classes, O // classes, G, G, H, W).permute(0, 1, 3, 4, 5, 6, 2)
     grid = Grid(pixels.reshape(-1, O // classes), plane, W, H, _axis(y, exists, H), _axis(x, exists, W))
-    return Samples(grid, grid.inside().sum((-2, -1)).clamp(min=1).to(dtype), (h, w))
+    return PSSamples(grid, grid.inside().sum((-2, -1)).clamp(min=1).to(dtype), (h, w))
 
 
 def deform_ps_roi_pool_reference(

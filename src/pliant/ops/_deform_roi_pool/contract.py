@@ -18,7 +18,7 @@ from torch import Tensor
 from pliant._geometry import memory_format
 from pliant.ops import _backends
 from pliant.ops._boxes import check_image_index
-from pliant.ops._deform_roi_pool.bins import pool_backward_by, pool_by
+from pliant.ops._deform_roi_pool.kernel_calls import pool_backward_by, pool_by
 from pliant.ops._deform_roi_pool.reference import Pooling, deform_roi_pool_reference, samples_per_box
 from pliant.ops._deform_roi_pool.reference_backward import deform_roi_pool_reference_backward
 from pliant.ops._dispatch import as_their_arguments, only_needed, second_derivatives, vmap_by_element

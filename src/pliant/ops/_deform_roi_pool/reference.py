@@ -57,7 +57,7 @@ class Positions(NamedTuple):
     grid: Tensor  # (R, 1, 1): g
 
 
-class Samples(NamedTuple):
+class BoxSamples(NamedTuple):
     """The samples of all bins, what their sum is divided by, and how they lie along the axes."""
 
     grid: Grid
@@ -116,7 +116,7 @@ def _axis(positions: Positions, exists: Tensor, size: int) -> Axis:
     return locate(position, inside, size, right_hand=True)
 
 
-def sample(input: Tensor, rois: Tensor, offset: Tensor | None, pooling: Pooling) -> Samples:
+def sample(input: Tensor, rois: Tensor, offset: Tensor | None, pooling: Pooling) -> BoxSamples:
     """Return all samples of all bins."""
     N, C, H, W = input.shape
     dtype = compute_dtype(input)
@@ -125,7 +125,7 @@ def sample(input: Tensor, rois: Tensor, offset: Tensor | None, pooling: Pooling)
     image, exists = image_index(rois, N)
     pixels = input.movedim(1, -1).reshape(N * H * W, C)
     grid = Grid(pixels, image.view(-1, 1, 1), W, H, _axis(y, exists, H), _axis(x, exists, W))
-    return Samples(grid, (y.grid * x.grid).clamp(min=1), y, x)
+    return BoxSamples(grid, (y.grid * x.grid).clamp(min=1), y, x)
 
 
 def deform_roi_pool_reference(

@@ -29,7 +29,7 @@ UNIT = 64  # channels that the kernel sums over at once: kUnit of cpu_pool.h
 
 
 @dataclass(frozen=True)
-class Slice:
+class OutputSlice:
     """Output channels [begin, end)."""
 
     begin: int
@@ -41,7 +41,7 @@ class Slice:
         return self.end - self.begin
 
 
-class Problem:
+class CpuPooling:
     """One call's image and bins."""
 
     def __init__(self, input: Tensor, bins: Bins) -> None:
@@ -79,20 +79,20 @@ class Problem:
         for n in range(self.N):
             yield n, (image == n).nonzero().flatten()
 
-    def slices(self, *, copies: bool) -> list[Slice]:
+    def slices(self, *, copies: bool) -> list[OutputSlice]:
         """Return the slices of channels: one, unless the image or its gradient must be copied and is large."""
         limit = max(1, self.bins.outputs)
         if copies:
             limit = max(1, IMAGE_BYTES // max(1, self.H * self.W * self.cells * self.dtype.itemsize))
             limit -= limit % UNIT if limit > UNIT else 0
-        return [Slice(c, min(self.bins.outputs, c + limit)) for c in range(0, self.bins.outputs, limit)]
+        return [OutputSlice(c, min(self.bins.outputs, c + limit)) for c in range(0, self.bins.outputs, limit)]
 
-    def cell(self, maps: Tensor, n: int, s: Slice, cell: int) -> Tensor:
+    def cell(self, maps: Tensor, n: int, s: OutputSlice, cell: int) -> Tensor:
         """View channels `s` of one group of image n of (N, C, H, W) `maps`: (channels, H, W)."""
         maps_of_cells: Tensor = maps[n].unflatten(0, (self.bins.outputs, self.cells))
         return maps_of_cells[s.begin : s.end, cell]
 
-    def image(self, n: int, s: Slice) -> Tensor:
+    def image(self, n: int, s: OutputSlice) -> Tensor:
         """Return channels `s` of image n as (H*W, groups, channels), or the view of them that lies so."""
         if self.reads_in_place:
             return self.input[n, s.begin * self.cells :]
@@ -101,13 +101,13 @@ class Problem:
             transpose(self.native, self.cell(self.input, n, s, i).flatten(1), image[:, i], self.threads)
         return image
 
-    def pixel_stride(self, s: Slice, in_place: bool) -> int:
+    def pixel_stride(self, s: OutputSlice, in_place: bool) -> int:
         """Return the elements between neighbouring pixels of an image, or of its copy."""
         if self.reads_planes:
             return 1
         return self.C if in_place else self.cells * s.width
 
-    def describe(self, s: Slice, boxes: Tensor) -> Pooling:
+    def describe(self, s: OutputSlice, boxes: Tensor) -> Pooling:
         """Return the C struct of a call."""
         bins = self.bins
         return Pooling(
@@ -127,7 +127,7 @@ class Problem:
             threads=self.threads,
         )
 
-    def arguments(self, s: Slice, image: Tensor, boxes: Tensor) -> tuple[Any, ...]:
+    def arguments(self, s: OutputSlice, image: Tensor, boxes: Tensor) -> tuple[Any, ...]:
         """Return the arguments that both kernels begin with."""
         tensors = (self.sides, self.shift, self.mask)
         head = (self.describe(s, boxes), TYPES[image.dtype], image.data_ptr(), boxes.data_ptr())
@@ -136,7 +136,7 @@ class Problem:
 
 def pool(input: Tensor, bins: Bins) -> Tensor:
     """Return the mean of each bin, (R, outputs, Ph, Pw), contiguous and of input's type."""
-    problem = Problem(input, bins)
+    problem = CpuPooling(input, bins)
     output = torch.empty(bins.rois.shape[0], bins.outputs, *bins.size, dtype=input.dtype)
     for n, boxes in problem.boxes():
         for s in problem.slices(copies=not problem.reads_in_place) if boxes.numel() else ():
@@ -153,7 +153,7 @@ def _check(status: int) -> None:
 class _Backward:
     """The results of a backward pass, allocated where they are needed."""
 
-    def __init__(self, problem: Problem, needs_input: bool, needs_products: bool) -> None:
+    def __init__(self, problem: CpuPooling, needs_input: bool, needs_products: bool) -> None:
         self.problem, bins = problem, problem.bins
         self.input: Tensor | None = None
         self.products: Tensor | None = None
@@ -163,7 +163,7 @@ class _Backward:
             self.products = torch.zeros(bins.rois.shape[0], bins.classes, *bins.size, 5, dtype=problem.dtype)
         self.writes_in_place = problem.reads_in_place and problem.input.dtype == problem.dtype
 
-    def image(self, n: int, s: Slice) -> Tensor | None:
+    def image(self, n: int, s: OutputSlice) -> Tensor | None:
         """Return memory that is zero to add an image's gradient to."""
         if self.input is None:
             return None
@@ -177,7 +177,7 @@ class _Backward:
         )
         return reused_memory("grad_image", shape, self.problem.dtype).zero_()
 
-    def store_image(self, n: int, s: Slice, grad_image: Tensor | None) -> None:
+    def store_image(self, n: int, s: OutputSlice, grad_image: Tensor | None) -> None:
         """Write an image's gradient that was added up in memory of its own."""
         problem = self.problem
         if self.input is None or grad_image is None or self.writes_in_place:
@@ -199,7 +199,7 @@ class _Backward:
                 total += part
             self.products[boxes] += total.view(-1, *self.products.shape[1:])
 
-    def products_of(self, s: Slice, boxes: int) -> Tensor | None:
+    def products_of(self, s: OutputSlice, boxes: int) -> Tensor | None:
         """Return memory that is zero for the sums over the channels of a slice."""
         if self.products is None:
             return None
@@ -208,7 +208,7 @@ class _Backward:
         shape = (units, boxes, bins.classes, bins.size[0] * bins.size[1], 5)
         return reused_memory("products", shape, self.problem.dtype).zero_()
 
-    def boxes_at_once(self, s: Slice) -> int:
+    def boxes_at_once(self, s: OutputSlice) -> int:
         """Return for how many boxes the sums over the channels of a slice fit `PRODUCT_BYTES`."""
         one = self.products_of(s, 1)
         return self.problem.bins.rois.shape[0] if one is None else max(1, PRODUCT_BYTES // one.nbytes)
@@ -218,7 +218,7 @@ def pool_backward(
     grad: Tensor, input: Tensor, bins: Bins, *, needs_input: bool, needs_products: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradient of input, and the sums (R, K, Ph, Pw, 5) the other gradients consist of, where needed."""
-    problem = Problem(input, bins)
+    problem = CpuPooling(input, bins)
     grad = grad.to(input.dtype).contiguous()
     result = _Backward(problem, needs_input, needs_products)
     for n, boxes in problem.boxes():

@@ -27,7 +27,7 @@ BLOCK_CHANNELS = 128  # channels of a program, at most
 FIXED_BITS = 62  # of the sums of the deterministic gradient
 
 
-class Slice(NamedTuple):
+class ClassSlice(NamedTuple):
     """Channels [begin, end) of each of the classes [first_class, first_class + classes)."""
 
     first_class: int
@@ -36,7 +36,7 @@ class Slice(NamedTuple):
     end: int
 
 
-class Problem:
+class GpuPooling:
     """One call's image and bins, in memory as the kernels read them."""
 
     def __init__(self, input: Tensor, bins: Bins) -> None:
@@ -80,23 +80,23 @@ class Problem:
         """Return the grid of programs for so many channels of so many classes."""
         return self.R * self.bins.size[0] * self.bins.size[1], classes * -(-channels // self.block)
 
-    def slices(self, item_size: int) -> Iterator[Slice]:
+    def slices(self, item_size: int) -> Iterator[ClassSlice]:
         """Yield the slices of the image's gradient that fit the workspace: of one class's channels, or of classes."""
         classes = self.bins.classes
         one = max(1, self.N * self.cells * self.H * self.W * item_size)  # bytes of a channel
         fitting = max(16, WORKSPACE_BYTES // one)
         if classes == 1:
             for begin in range(0, self.C, fitting):
-                yield Slice(0, 1, begin, min(self.C, begin + fitting))
+                yield ClassSlice(0, 1, begin, min(self.C, begin + fitting))
             return
         step = max(1, fitting // self.per_class)
         for first in range(0, classes, step):
-            yield Slice(first, min(step, classes - first), 0, self.per_class)
+            yield ClassSlice(first, min(step, classes - first), 0, self.per_class)
 
 
 def pool(input: Tensor, bins: Bins) -> Tensor:
     """Return the mean of each bin, (R, outputs, Ph, Pw), contiguous and of input's type."""
-    p = Problem(input, bins)
+    p = GpuPooling(input, bins)
     output = torch.empty(p.R, p.C, *bins.size, dtype=input.dtype, device=input.device)
     arguments = (p.image(), p.planes, p.sides, p.shift, p.mask, output, p.H, p.W, p.R)
     _triton.launch(pool_bins, p.programs(p.per_class, bins.classes), input.device, *arguments, **p.constants())
@@ -107,12 +107,12 @@ def pool_backward(
     grad: Tensor, input: Tensor, bins: Bins, *, needs_input: bool, needs_products: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradient of input, and the sums (R, K, Ph, Pw, 5) the other gradients consist of, where needed."""
-    p, grad = Problem(input, bins), grad.contiguous()
+    p, grad = GpuPooling(input, bins), grad.contiguous()
     products = _products(p, grad) if needs_products else None
     return _gradient_of_image(p, grad) if needs_input else None, products
 
 
-def _products(p: Problem, grad: Tensor) -> Tensor:
+def _products(p: GpuPooling, grad: Tensor) -> Tensor:
     bins = p.bins
     products = torch.empty(p.R, bins.classes, *bins.size, 5, dtype=p.dtype, device=grad.device)
     arguments = (p.image(), p.planes, p.sides, p.shift, p.mask, grad, products, p.H, p.W, p.R)
@@ -120,7 +120,7 @@ def _products(p: Problem, grad: Tensor) -> Tensor:
     return products
 
 
-def _gradient_of_image(p: Problem, grad: Tensor) -> Tensor:
+def _gradient_of_image(p: GpuPooling, grad: Tensor) -> Tensor:
     deterministic = torch.are_deterministic_algorithms_enabled()
     dtype = torch.int64 if deterministic else p.dtype
     scale = _scale(p, grad) if deterministic else None
@@ -139,7 +139,7 @@ def _gradient_of_image(p: Problem, grad: Tensor) -> Tensor:
     return result
 
 
-def _scale(p: Problem, grad: Tensor) -> Tensor:
+def _scale(p: GpuPooling, grad: Tensor) -> Tensor:
     """Return the power of two in which sums are counted, such that no sum of all bins' gradients overflows.
 
     What is not finite in `grad` makes it 0 or NaN, and no pixel's gradient finite.
