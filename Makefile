@@ -58,7 +58,7 @@ bench: $(BENCH_INSTALLED) $(NATIVE) ## time the operators against plain convolut
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
 compile-matrix: $(if $(PYTHON),,$(INSTALLED)) ## compile every GPU kernel for every architecture and type; needs no GPU, takes minutes
-	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(or $(PYTHON),$(BIN)/python) -m gpu.full_matrix
+	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(or $(PYTHON),$(BIN)/python) -m helpers.gpu.full_matrix
 
 # A run without a GPU would skip all and look well.
 gpu: $(READY)

@@ -13,7 +13,20 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gpu.compile_matrix import CUT, DEPTHWISE, GROUPS, LARGE, PS, PS_FIXED, ROI, ROI_FIXED, SMALL, V1, Layer, Pooling
+from helpers.gpu.compile_matrix import (
+    CUT,
+    DEPTHWISE,
+    GROUPS,
+    LARGE,
+    PS,
+    PS_FIXED,
+    ROI,
+    ROI_FIXED,
+    SMALL,
+    V1,
+    Layer,
+    Pooling,
+)
 from pliant.ops import _triton
 from pliant.ops._deform_conv2d import gpu_plan
 
@@ -46,7 +59,7 @@ class Watch(TorchDispatchMode):
 
 
 def watched(work: Layer | Pooling, dtype: torch.dtype, *, deterministic: bool = False) -> Watch:
-    from gpu.compiled import convolve, pool, recorded
+    from helpers.gpu.compiled import convolve, pool, recorded
 
     torch.use_deterministic_algorithms(deterministic)
     try:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from gpu.budgets import faults
-from gpu.compile_matrix import ARCHITECTURES, BRANCHES, EVERY_KERNEL, NUMBERS, TESTED
-from gpu.processes import run_program
+from helpers.gpu.budgets import faults
+from helpers.gpu.compile_matrix import ARCHITECTURES, BRANCHES, EVERY_KERNEL, NUMBERS, TESTED
+from helpers.gpu.processes import run_program
 
 no_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 TOGETHER = {"sm_90": 0, "sm_80": 1, "sm_89": 1, "sm_100": 1, "gfx942": 0}  # a process costs seconds before it compiles

@@ -8,8 +8,8 @@ import importlib.util
 
 import pytest
 
-from gpu.interpreter_cases import MUTANTS, RUNS
-from gpu.processes import problems_of, run_program
+from helpers.gpu.interpreter_cases import MUTANTS, RUNS
+from helpers.gpu.processes import problems_of, run_program
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 import triton
 
-from gpu.budgets import faults
-from gpu.compile_matrix import ARCHITECTURES, FULL, Layer, Pooling
-from gpu.processes import run_program
+from helpers.gpu.budgets import faults
+from helpers.gpu.compile_matrix import ARCHITECTURES, FULL, Layer, Pooling
+from helpers.gpu.processes import run_program
 
 Row = dict[str, Any]
 INTRODUCTION = """# What the compiler makes of the GPU kernels
@@ -31,7 +31,7 @@ INTRODUCTION = """# What the compiler makes of the GPU kernels
 `make compile-matrix` wrote this with {versions}. No GPU is needed for it, and none was asked: nothing here is a time.
 Each cell holds registers / spilled registers / shared memory in KiB / tensor-core instructions. On NVIDIA those are
 HGMMA, HMMA, DMMA and UTC\\*MMA, and spills are counted as stores to local memory; on AMD they are MFMA, and spilled
-vector registers. `tests/gpu/budgets.py` says what must hold, of loads and atomics too; {verdict}.
+vector registers. `tests/helpers/gpu/budgets.py` says what must hold, of loads and atomics too; {verdict}.
 An empty cell was not compiled: of the narrower tiles and the branches, not every type is.
 
 """

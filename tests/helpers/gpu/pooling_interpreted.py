@@ -3,7 +3,7 @@
 
 As interpreted.py does for the convolution; it prints a line of JSON for each check.
 
-    TRITON_INTERPRET=1 python -m gpu.pooling_interpreted values     (or: mutants)
+    TRITON_INTERPRET=1 python -m helpers.gpu.pooling_interpreted values     (or: mutants)
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from unittest import mock
 
 import torch
 
-from gpu.pooling_cases import MUTANTS, RUNS, Mutant, PoolRun
-from gpu.quick_interpreter import patch_once
+from helpers.gpu.pooling_cases import MUTANTS, RUNS, Mutant, PoolRun
+from helpers.gpu.quick_interpreter import patch_once
 from helpers.roi_checks import check_forward_backward, run
 from pliant.ops._deform_ps_roi_pool import kernel_calls as ps
 from pliant.ops._deform_roi_pool import kernel_calls as plain

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Done(NamedTuple):
@@ -22,12 +22,12 @@ class Done(NamedTuple):
 
 
 def run_program(module: str, *arguments: str, interpreted: bool, seconds: int = 900) -> Done:
-    """Run `python -m gpu.MODULE`, with Triton's interpreter or without."""
+    """Run `python -m helpers.gpu.MODULE`, with Triton's interpreter or without."""
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
     environment = os.environ | paths | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
     if not interpreted:
         del environment["TRITON_INTERPRET"]
-    command = [sys.executable, "-m", f"gpu.{module}", *arguments]
+    command = [sys.executable, "-m", f"helpers.gpu.{module}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return Done(rows, done.returncode, done.stderr[-3000:])

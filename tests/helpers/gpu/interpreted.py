@@ -4,7 +4,7 @@
 `TRITON_INTERPRET=1` must be set before Triton is imported, and a kernel that reads where it must not kills the process;
 hence a process of its own. It prints a line of JSON for each check: what was checked, and how it failed or "".
 
-    TRITON_INTERPRET=1 python -m gpu.interpreted values     (or: mutants, dispatcher)
+    TRITON_INTERPRET=1 python -m helpers.gpu.interpreted values     (or: mutants, dispatcher)
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-from gpu.interpreter_cases import DEPTHWISE, MUTANTS, ODD, RUNS, SLICED, V2, Mutant, Run
-from gpu.mutated import mutated_kernels
-from gpu.quick_interpreter import patch_once
 from helpers.canary import guarded_memory
 from helpers.checks import DIFFERENTIABLE, check_forward_backward
 from helpers.checks import run as run_all
+from helpers.gpu.interpreter_cases import DEPTHWISE, MUTANTS, ODD, RUNS, SLICED, V2, Mutant, Run
+from helpers.gpu.mutated import mutated_kernels
+from helpers.gpu.quick_interpreter import patch_once
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton, deform_conv2d
 from pliant.ops._deform_conv2d import gpu_backward, gpu_forward, gpu_plan, gpu_tiles, gpu_tune

@@ -5,7 +5,7 @@ The host code runs on tensors without data, on a CUDA device that is not there. 
 `warmup`, which specialises and compiles as a launch would, for the target that a stand-in driver names. What comes out
 is read from the machine code: registers, spills, shared memory, tensor-core instructions, wide loads.
 
-    python -m gpu.compiled [--full] sm_80 sm_90
+    python -m helpers.gpu.compiled [--full] sm_80 sm_90
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import MockTensor
 
-from gpu.compile_matrix import FULL, TESTED, Layer, Pooling
+from helpers.gpu.compile_matrix import FULL, TESTED, Layer, Pooling
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton
 from pliant.ops._deform_conv2d import gpu_plan

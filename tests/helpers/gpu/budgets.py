@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu.compile_matrix import BRANCHES
+from helpers.gpu.compile_matrix import BRANCHES
 
 SHARED_KILOBYTES = {"sm_80": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "gfx942": 64}  # a program may have
 POOLING = ("pool_bins", "sum_products", "scatter_gradient")
