@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 from pliant.data import read_image
-from pliant.data.masks import coco_segmentation, encode_masks
+from pliant.data.detection.masks import coco_segmentation, encode_masks
 
 CLASSES = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")
 FILES = ("animal_data_version_3.gz", "animal_label_version_3.gz")

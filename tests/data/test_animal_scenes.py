@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from pliant.data import open_dataset, open_segmentation
+from pliant.data import open_detection, open_segmentation
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -59,7 +59,7 @@ def test_both_layouts_hold_the_same_animals(
     make(maker, monkeypatch, "--silhouettes", wheel, "--out", tmp_path / "a", *options)
     seen = 0
     for split, count in (("train", 6), ("val", 3)):
-        instances = open_dataset(tmp_path / "a", split, masks=True, strict=True)
+        instances = open_detection(tmp_path / "a", split, masks=True, strict=True)
         labels = open_segmentation(tmp_path / "a", split, strict=True)
         assert len(instances) == len(labels) == count
         assert instances.class_names == ["cow", "bird", "zebra"]

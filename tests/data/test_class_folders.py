@@ -11,7 +11,7 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from pliant._check import PliantError
-from pliant.data import Category, Problem, class_folders, classification_transforms, open_class_folders, read_image
+from pliant.data import Category, Problem, classification_transforms, open_classification, read_image
 from pliant.data.images import read_header
 
 from .conftest import cut, save_noise
@@ -30,7 +30,7 @@ def trees(tmp_path: Path) -> Path:
 
 
 def test_classes_and_images_are_numbered_as_imagefolder_does(trees: Path) -> None:
-    dataset = open_class_folders(trees)
+    dataset = open_classification(trees)
     theirs = ImageFolder(str(trees / "train"))
     assert dataset.class_names == theirs.classes == ["Oak", "ash", "yew"]
     assert [(str(dataset.image_info(i).path), int(dataset.labels[i])) for i in range(len(dataset))] == theirs.samples
@@ -42,18 +42,18 @@ def test_classes_and_images_are_numbered_as_imagefolder_does(trees: Path) -> Non
 
 def test_labels_follow_the_classes_of_a_trained_model(trees: Path) -> None:
     known = [Category(0, "yew"), Category(1, "elm"), Category(2, "ash")]
-    dataset = open_class_folders(trees, categories=known)
+    dataset = open_classification(trees, categories=known)
     assert dataset.labels.tolist() == [2, 0, 0, 0, 0]
     assert dataset.report.names(Problem.UNTRAINED_CLASS) == ["Oak"]
     with pytest.raises(PliantError, match="must have classes of the model, 'elm'; got 'Oak', 'ash', 'yew'"):
-        open_class_folders(trees, categories=[Category(0, "elm")])
+        open_classification(trees, categories=[Category(0, "elm")])
 
 
 def test_broken_images_are_found_when_they_are_read_and_empty_classes_at_once(trees: Path) -> None:
     (trees / "train" / "birch").mkdir()
     (trees / "train" / "yew" / "i.jpg").write_bytes(b"no image")
     cut(trees / "train" / "Oak" / "i.jpg")
-    dataset = open_class_folders(trees)
+    dataset = open_classification(trees)
     assert dataset.class_names == ["Oak", "ash", "birch", "yew"]
     assert dataset.report.names(Problem.EMPTY_CLASS) == ["birch"]
     assert dataset.report.count(Problem.BROKEN_PIXELS) == 0
@@ -61,7 +61,7 @@ def test_broken_images_are_found_when_they_are_read_and_empty_classes_at_once(tr
     assert dataset[3][1]["image_id"].item() == 5
     assert dataset.report.names(Problem.BROKEN_PIXELS) == ["Oak/i.jpg", "yew/i.jpg"]
     with pytest.raises(PliantError, match="must have no problems where strict=True; got 1 classes without an image"):
-        open_class_folders(trees, strict=True)
+        open_classification(trees, strict=True)
 
 
 def test_of_many_images_some_twenty_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,12 +69,12 @@ def test_of_many_images_some_twenty_are_opened(tmp_path: Path, monkeypatch: pyte
     for number in range(1, 90):
         (tmp_path / "train" / "ash" / f"{number:03d}.jpg").write_bytes(b"version https://git-lfs")
     with pytest.raises(PliantError, match="half of its images in order; got 22 broken of 23 opened; image: must be"):
-        open_class_folders(tmp_path)
+        open_classification(tmp_path)
     for number in range(1, 90):
         os.link(tmp_path / "train" / "ash" / "000.jpg", tmp_path / "train" / "ash" / f"a{number}.jpg")
     opened: list[Path] = []
-    monkeypatch.setattr(class_folders, "read_header", lambda path: opened.append(path) or read_header(path))
-    dataset = open_class_folders(tmp_path)
+    monkeypatch.setattr("pliant.data.classification.open.read_header", lambda path: opened.append(path) or read_header(path))
+    dataset = open_classification(tmp_path)
     assert len(dataset) == 179
     assert 20 <= len(opened) <= 25
     info = dataset.image_info(-1)
@@ -86,16 +86,16 @@ def test_links_to_folders_elsewhere_are_not_followed(trees: Path, tmp_path_facto
     save_noise(elsewhere / "a.jpg")
     (trees / "train" / "yew" / "loop").symlink_to(trees / "train", target_is_directory=True)
     (trees / "train" / "ash" / "elsewhere").symlink_to(elsewhere, target_is_directory=True)
-    assert len(open_class_folders(trees)) == 7
+    assert len(open_classification(trees)) == 7
 
 
 def test_other_folders_and_splits_are_refused_by_what_was_looked_for(trees: Path, tmp_path: Path) -> None:
     with pytest.raises(PliantError, match=r"split: must be one of those in .*: 'train'; got 'val'"):
-        open_class_folders(trees, "val")
+        open_classification(trees, "val")
     with pytest.raises(PliantError, match=r"folder for each class; got .*looked for val/CLASS/IMAGE\.jpg"):
-        open_class_folders(trees / "train" / "ash", "val")
+        open_classification(trees / "train" / "ash", "val")
     with pytest.raises(PliantError, match="data: must be a folder"):
-        open_class_folders(tmp_path / "absent")
+        open_classification(tmp_path / "absent")
 
 
 def test_training_crops_show_the_image_and_keep_the_target() -> None:

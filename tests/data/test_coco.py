@@ -13,7 +13,7 @@ import torch
 from torchvision.tv_tensors import BoundingBoxes
 
 from pliant._check import PliantError
-from pliant.data import Category, Problem, open_dataset
+from pliant.data import Category, Problem, open_detection
 
 from .conftest import HEIGHT, WIDTH, save_noise
 
@@ -32,7 +32,7 @@ def test_labels_follow_the_ids_and_boxes_become_corners(make_coco: Make) -> None
             },
         ]
     )
-    dataset = open_dataset(root, "train")
+    dataset = open_detection(root, "train")
     image, target = dataset[0]
     assert (image.shape, image.dtype) == ((3, HEIGHT, WIDTH), torch.uint8)
     assert isinstance(target["boxes"], BoundingBoxes)
@@ -50,7 +50,7 @@ def test_labels_follow_the_ids_and_boxes_become_corners(make_coco: Make) -> None
 
 
 def test_an_image_without_boxes_has_empty_tensors_of_the_right_shape(make_coco: Make) -> None:
-    target = open_dataset(make_coco(), "train")[1][1]
+    target = open_detection(make_coco(), "train")[1][1]
     assert {name: tuple(value.shape) for name, value in target.items()} == {
         "boxes": (0, 4), "labels": (0,), "image_id": (), "area": (0,), "iscrowd": (0,)
     }  # fmt: skip
@@ -58,7 +58,7 @@ def test_an_image_without_boxes_has_empty_tensors_of_the_right_shape(make_coco: 
 
 def test_the_ground_truth_has_the_ids_of_the_source(make_coco: Make) -> None:
     root = make_coco([{"bbox": [3, 4, 20, 10], "category_id": 9, "id": 123, "area": 77.5, "image_id": 30}])
-    truth = open_dataset(root, "train").coco_ground_truth()
+    truth = open_detection(root, "train").coco_ground_truth()
     assert truth["annotations"] == [
         {"id": 123, "image_id": 30, "category_id": 9, "bbox": [3, 4, 20, 10], "area": 77.5, "iscrowd": 0}
     ]
@@ -84,14 +84,14 @@ def test_the_ground_truth_has_the_ids_of_the_source(make_coco: Make) -> None:
     ],
 )
 def test_a_bad_box_is_left_out_by_name(make_coco: Make, change: dict[str, Any], problem: Problem, place: str) -> None:
-    dataset = open_dataset(make_coco([change, {"bbox": [1, 2, 30, 9]}]), "train")
+    dataset = open_detection(make_coco([change, {"bbox": [1, 2, 30, 9]}]), "train")
     assert dataset.report.summary() == [f"1 {problem.text}: left out ({place})"]
     assert dataset[0][1]["boxes"].tolist() == [[1, 2, 31, 11]]
     assert [row["id"] for row in dataset.coco_ground_truth()["annotations"]] == [2]
 
 
 def test_a_box_beyond_the_border_is_cut_there_and_counted(make_coco: Make) -> None:
-    dataset = open_dataset(make_coco([{"bbox": [-4, 30, 20, 13]}, {"bbox": [50, 0, 10.005, 5]}]), "train")
+    dataset = open_detection(make_coco([{"bbox": [-4, 30, 20, 13]}, {"bbox": [50, 0, 10.005, 5]}]), "train")
     assert dataset[0][1]["boxes"].tolist() == [[0, 30, 16, 40], [50, 0, 60, 5]]
     assert dataset.report.names(Problem.CLIPPED_BOX) == ["1.jpg, annotation 1: 4 pixels beyond"]
 
@@ -99,7 +99,7 @@ def test_a_box_beyond_the_border_is_cut_there_and_counted(make_coco: Make) -> No
 def test_missing_images_are_left_out_by_name(make_coco: Make) -> None:
     root = make_coco([{"bbox": [1, 2, 3, 4], "image_id": 40}])
     (root / "train2017" / "2.jpg").unlink()
-    dataset = open_dataset(root, "train")
+    dataset = open_detection(root, "train")
     assert dataset.report.summary() == ["1 images that are not there: left out (2.jpg)"]
     assert [dataset.image_info(i).id for i in range(len(dataset))] == [10, 30, 40]
     assert dataset[2][1]["boxes"].tolist() == [[1, 2, 4, 6]]
@@ -109,16 +109,16 @@ def test_half_of_the_images_must_be_in_order(make_coco: Make) -> None:
     folder = make_coco([], 5) / "train2017"
     for name in ("1.jpg", "3.jpg"):
         (folder / name).unlink()
-    assert len(open_dataset(folder.parent, "train")) == 3
+    assert len(open_detection(folder.parent, "train")) == 3
     (folder / "4.jpg").unlink()
     with pytest.raises(PliantError, match=r"'train': must have at least half of its images in order; got 2 of 5; 3 im"):
-        open_dataset(folder.parent, "train")
+        open_detection(folder.parent, "train")
 
 
 def test_an_image_of_another_size_than_stated_is_left_out_by_name(make_coco: Make) -> None:
     root = make_coco()
     save_noise(root / "train2017" / "3.jpg", (WIDTH, HEIGHT + 1))
-    report = open_dataset(root, "train").report
+    report = open_detection(root, "train").report
     assert report.names(Problem.WRONG_SIZE) == [
         f"3.jpg: has {WIDTH}x{HEIGHT + 1}, its annotation says {WIDTH}x{HEIGHT}"
     ]
@@ -148,7 +148,7 @@ def test_an_image_of_another_size_than_stated_is_left_out_by_name(make_coco: Mak
 )  # fmt: skip
 def test_a_broken_file_is_refused_in_one_line(make_coco: Make, parts: dict[str, Any], message: str) -> None:
     with pytest.raises(PliantError, match=message) as raised:
-        open_dataset(make_coco(**parts), "train")
+        open_detection(make_coco(**parts), "train")
     assert "\n" not in str(raised.value)
 
 
@@ -157,7 +157,7 @@ def test_a_file_that_is_no_coco_json_is_refused(make_coco: Make, text: str) -> N
     root = make_coco()
     (root / "annotations" / "instances_train2017.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(PliantError, match=r"instances_train2017\.json: must be"):
-        open_dataset(root, "train")
+        open_detection(root, "train")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_the_usual_places_are_found(make_coco: Make, tmp_path: Path, json_place:
     for image in sorted((tmp_path / "train2017").iterdir()):
         (tmp_path / images_place).mkdir(parents=True, exist_ok=True)
         image.rename(tmp_path / images_place / image.name)
-    dataset = open_dataset(tmp_path, "val")
+    dataset = open_detection(tmp_path, "val")
     assert dataset.report.summary() == ["no problems"]
     assert dataset.image_info(3).path == tmp_path / images_place / "4.jpg"
 
@@ -188,28 +188,28 @@ def test_two_years_of_a_split_are_told_apart(make_coco: Make) -> None:
     text = (folder / "instances_train2017.json").read_text()
     (folder / "instances_train2014.json").write_text(text)
     with pytest.raises(PliantError, match="split: must name one split; got 'train' for train2014, train2017"):
-        open_dataset(folder.parent, "train")
-    assert len(open_dataset(folder.parent, "train2017")) == 4
+        open_detection(folder.parent, "train")
+    assert len(open_detection(folder.parent, "train2017")) == 4
 
 
 def test_images_that_are_nowhere_are_refused_with_the_places(make_coco: Make) -> None:
     root = make_coco()
     (root / "train2017").rename(root / "pictures")
     with pytest.raises(PliantError, match=r"none of 1\.jpg, 2\.jpg, 3\.jpg in train2017, train, images/train2017"):
-        open_dataset(root, "train")
+        open_detection(root, "train")
 
 
 def test_labels_follow_a_trained_model_by_name(make_coco: Make) -> None:
     boxes = [{"bbox": [1, 2, 3, 4], "category_id": 9}, {"bbox": [1, 2, 30, 4], "category_id": 5}]
     known = [Category(1, "elm"), Category(2, "oak")]
-    dataset = open_dataset(make_coco(boxes), "train", categories=known)
+    dataset = open_detection(make_coco(boxes), "train", categories=known)
     assert dataset[0][1]["labels"].tolist() == [2]
     assert dataset.report.summary() == [
         "1 boxes of a category that the model does not know: left out (1.jpg, annotation 2: 'ash')"
     ]
     assert dataset.coco_ground_truth()["annotations"][0]["category_id"] == 2
     with pytest.raises(PliantError, match="must have boxes of the categories of the model, 'elm'; got 'ash', 'oak'"):
-        open_dataset(dataset.root, "train", categories=known[:1])
+        open_detection(dataset.root, "train", categories=known[:1])
 
 
 def test_categories_of_one_name_keep_their_ids(make_coco: Make) -> None:
@@ -217,7 +217,7 @@ def test_categories_of_one_name_keep_their_ids(make_coco: Make) -> None:
     root = make_coco(
         [{"bbox": [1, 2, 3, 4], "category_id": 4}, {"bbox": [5, 6, 7, 8], "category_id": 0}], categories=twins
     )
-    assert open_dataset(root, "train")[0][1]["labels"].tolist() == [2, 1]
+    assert open_detection(root, "train")[0][1]["labels"].tolist() == [2, 1]
 
 
 def test_strict_makes_any_problem_an_error(make_coco: Make) -> None:
@@ -225,11 +225,11 @@ def test_strict_makes_any_problem_an_error(make_coco: Make) -> None:
     with pytest.raises(
         PliantError, match=r"where strict=True; got 1 boxes without area: left out \(1.jpg, annotation 1"
     ):
-        open_dataset(root, "train", strict=True)
+        open_detection(root, "train", strict=True)
 
 
 def test_the_report_goes_into_json(make_coco: Make) -> None:
-    report = open_dataset(make_coco([{"bbox": [1, 2, 0, 4]}, {"bbox": [1, 2, 3, 4]}]), "train").report
+    report = open_detection(make_coco([{"bbox": [1, 2, 0, 4]}, {"bbox": [1, 2, 3, 4]}]), "train").report
     assert json.loads(json.dumps(report.as_dict())) == {
         "images": 4, "boxes": 1, "crowd_boxes": 0, "empty_images": 3,
         "problems": [{"kind": "empty_box", "count": 1, "what": "boxes without area", "action": "left out",

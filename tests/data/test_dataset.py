@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pliant.data import Problem, UnreadableImageError, collate, open_dataset, read_image
+from pliant.data import Problem, UnreadableImageError, collate, open_detection, read_image
 from pliant.data.image_dataset import PixelCache
 
 from .conftest import HEIGHT, WIDTH, cut
@@ -31,7 +31,7 @@ def with_broken(make_coco: Make) -> Path:
 def test_a_broken_image_is_replaced_by_the_next_one_named_once_and_counted(
     with_broken: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dataset = open_dataset(with_broken, "train")
+    dataset = open_detection(with_broken, "train")
     assert dataset.report.count() == 0
     with caplog.at_level(logging.WARNING):
         seen = [[dataset[i][1]["image_id"].item() for i in range(4)] for _ in range(2)]
@@ -46,7 +46,7 @@ def test_a_broken_image_is_replaced_by_the_next_one_named_once_and_counted(
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_what_workers_find_broken_is_known_to_the_process_that_reports(with_broken: Path, start: str) -> None:
-    dataset = open_dataset(with_broken, "train")
+    dataset = open_detection(with_broken, "train")
     loader = DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=collate, multiprocessing_context=start)
     ids = [target["image_id"].item() for _, targets in loader for target in targets]
     assert ids == [10, 30, 30, 10]
@@ -55,7 +55,7 @@ def test_what_workers_find_broken_is_known_to_the_process_that_reports(with_brok
 
 def test_decoding_at_the_start_leaves_broken_images_out(with_broken: Path) -> None:
     calls: list[tuple[int, int]] = []
-    dataset = open_dataset(with_broken, "train", verify="pixels", progress=lambda *call: calls.append(call))
+    dataset = open_detection(with_broken, "train", verify="pixels", progress=lambda *call: calls.append(call))
     assert [dataset.image_info(i).id for i in range(len(dataset))] == [10, 30]
     assert dataset.report.count(Problem.UNREADABLE_IMAGE) == dataset.report.count() == 2
     assert [image["id"] for image in dataset.coco_ground_truth()["images"]] == [10, 30]
@@ -63,14 +63,14 @@ def test_decoding_at_the_start_leaves_broken_images_out(with_broken: Path) -> No
 
 
 def test_strict_refuses_a_broken_image_when_it_is_read(with_broken: Path) -> None:
-    dataset = open_dataset(with_broken, "train", strict=True)
+    dataset = open_detection(with_broken, "train", strict=True)
     with pytest.raises(UnreadableImageError, match=r"2\.jpg; it is broken: .*truncated"):
         dataset[1]
 
 
 def test_no_readable_image_at_all_is_an_error(make_coco: Make) -> None:
     root = make_coco()
-    dataset = open_dataset(root, "train")
+    dataset = open_detection(root, "train")
     for path in (root / "train2017").iterdir():
         cut(path)
     with pytest.raises(UnreadableImageError, match="must have an image that can be read; got none"):
@@ -78,7 +78,7 @@ def test_no_readable_image_at_all_is_an_error(make_coco: Make) -> None:
 
 
 def test_indices_are_those_of_a_sequence(make_coco: Make) -> None:
-    dataset = open_dataset(make_coco(BOXES), "train")
+    dataset = open_detection(make_coco(BOXES), "train")
     assert dataset[-1][1]["image_id"].item() == 40
     with pytest.raises(IndexError, match="index: must be from -4 to 3; got 4"):
         dataset[4]
@@ -88,7 +88,7 @@ def test_indices_are_those_of_a_sequence(make_coco: Make) -> None:
 def test_the_cache_keeps_to_its_budget_and_spares_decoding(make_coco: Make) -> None:
     size = 3 * WIDTH * HEIGHT
     root = make_coco(BOXES)
-    dataset = open_dataset(root, "train", cache_bytes=2 * size + 1)
+    dataset = open_detection(root, "train", cache_bytes=2 * size + 1)
     before = [dataset[i][0].clone() for i in range(4)]
     for i in (1, 2):
         assert torch.equal(before[i - 1], read_image(root / "train2017" / f"{i}.jpg"))
@@ -102,7 +102,7 @@ def test_the_cache_keeps_to_its_budget_and_spares_decoding(make_coco: Make) -> N
 
 
 def test_a_transform_that_writes_into_its_input_does_not_reach_the_data(make_coco: Make) -> None:
-    dataset = open_dataset(make_coco(BOXES), "train")
+    dataset = open_detection(make_coco(BOXES), "train")
     clean = dataset[0][0].clone(), dataset[0][1]["labels"].clone()
 
     def spoil(image: torch.Tensor, target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pliant.data import Problem, UnreadableImageError, open_dataset, read_image
+from pliant.data import Problem, UnreadableImageError, open_detection, read_image
 from pliant.data.images import HugeImageError, read_header
 
 from .conftest import HEIGHT, WIDTH, cut, save_noise
@@ -98,7 +98,7 @@ def test_the_stated_size_says_whether_boxes_were_drawn_upright(
     entry = {"id": 1, "file_name": "1.jpg", "width": stated[0], "height": stated[1]}
     root = make_coco(images=[entry])
     save_noise(root / "train2017" / "1.jpg", exif=exif)
-    dataset = open_dataset(root, "train")
+    dataset = open_detection(root, "train")
     assert tuple(dataset[0][0].shape) == (3, stated[1], stated[0])
     assert dataset.report.count(Problem.TURNED_IMAGE) == dataset.report.count() == problems
 
@@ -165,7 +165,7 @@ def test_bombs_and_broken_headers_are_left_out_when_the_data_are_opened(make_coc
     folder = make_coco() / "train2017"
     (folder / "2.jpg").write_bytes(png_that_claims(20_000, 20_000))
     cut(folder / "3.jpg", 0.01)
-    report = open_dataset(folder.parent, "train").report
+    report = open_detection(folder.parent, "train").report
     assert report.images == 2
     assert [name.split(":")[0] for name in report.names(Problem.HUGE_IMAGE)] == ["2.jpg"]
     assert [name.split(":")[0] for name in report.names(Problem.UNREADABLE_IMAGE)] == ["3.jpg"]

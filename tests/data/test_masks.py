@@ -16,8 +16,8 @@ from PIL import Image
 from pycocotools import mask as pycocotools
 
 from pliant._check import PliantError
-from pliant.data import Problem, collate, open_dataset, train_transforms
-from pliant.data.masks import (
+from pliant.data import Problem, collate, detection_transforms, open_detection
+from pliant.data.detection.masks import (
     BadMaskError,
     coco_segmentation,
     decode_masks,
@@ -25,7 +25,8 @@ from pliant.data.masks import (
     encode_segmentation,
     mask_area,
 )
-from pliant.data.transforms import RandomCrop, rotate90
+from pliant.data.detection.transforms import RandomCrop
+from pliant.data.transforms import rotate90
 
 from .conftest import HEIGHT, WIDTH, voc_object, voc_xml
 
@@ -116,7 +117,7 @@ def test_coco_masks_stand_in_the_rows_of_their_boxes(make_coco: Callable[..., Pa
             {"bbox": [1, 1, 3, 3], "segmentation": [[1, 2]]},
         ]
     )
-    dataset = open_dataset(root, "train", masks=True)
+    dataset = open_detection(root, "train", masks=True)
     _, target = dataset[0]
     expected = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.uint8)
     expected[0, 4:14, 5:25] = 1
@@ -126,22 +127,22 @@ def test_coco_masks_stand_in_the_rows_of_their_boxes(make_coco: Callable[..., Pa
     assert dataset.report.names(Problem.MISSING_MASK) == ["1.jpg, annotation 2"]
     assert dataset.report.names(Problem.INVALID_MASK) == ["1.jpg, annotation 4: a polygon of 2 numbers"]
     assert tuple(dataset[1][1]["masks"].shape) == (0, HEIGHT, WIDTH)
-    assert "masks" not in open_dataset(root, "train")[0][1]
+    assert "masks" not in open_detection(root, "train")[0][1]
     found = [pycocotools.decode(entry["segmentation"]) for entry in dataset.coco_ground_truth()["annotations"]]
     assert np.array_equal(np.stack(found), expected.numpy())
 
 
 def test_data_without_masks_are_refused_where_masks_are_asked_for(make_coco: Callable[..., Path]) -> None:
     with pytest.raises(PliantError, match="must have masks, polygons or run lengths in COCO json or VOC's"):
-        open_dataset(make_coco([BOX]), "train", masks=True)
+        open_detection(make_coco([BOX]), "train", masks=True)
 
 
 def test_masks_that_would_fill_the_memory_are_left_out(
     make_coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pliant.data.checks._MAX_MASK_PIXELS", 2 * WIDTH * HEIGHT)
+    monkeypatch.setattr("pliant.data.detection.boxes._MAX_MASK_PIXELS", 2 * WIDTH * HEIGHT)
     many = {**BOX, "segmentation": POLYGON, "image_id": 20}
-    dataset = open_dataset(make_coco([{**BOX, "segmentation": POLYGON}, many, many, many]), "train", masks=True)
+    dataset = open_detection(make_coco([{**BOX, "segmentation": POLYGON}, many, many, many]), "train", masks=True)
     assert len(dataset) == 3
     assert dataset.report.names(Problem.HUGE_MASKS) == [f"2.jpg: 3 masks of {WIDTH}x{HEIGHT}"]
 
@@ -163,7 +164,7 @@ def test_voc_numbers_objects_in_the_order_of_the_xml(make_voc: Callable[..., Pat
     values = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     values[4:14, 5:25], values[20:30, 30:40], values[14, 5:25] = 1, 2, 255
     write_object_map(root, "a", values)
-    dataset = open_dataset(root, "train", masks=True)
+    dataset = open_detection(root, "train", masks=True)
     _, target = dataset[0]
     assert torch.equal(target["masks"], torch.from_numpy(np.stack([values == 1, values == 2])).to(torch.uint8))
     assert target["labels"].tolist() == [2, 1] and target["area"].tolist() == [200.0, 100.0]
@@ -182,7 +183,7 @@ class TestTransforms:
             {"bbox": [40, 30, 20, 10], "segmentation": corner},
             {**BOX, "segmentation": {"size": [HEIGHT, WIDTH], "counts": [WIDTH * HEIGHT]}, "iscrowd": 1},
         ]
-        return open_dataset(make_coco(annotations), "train", masks=True)[0]
+        return open_detection(make_coco(annotations), "train", masks=True)[0]
 
     def test_turn(self, sample: tuple[torch.Tensor, dict[str, Any]]) -> None:
         image, target = sample
@@ -197,7 +198,7 @@ class TestTransforms:
         image, target = sample
         # A window from (36, 12): of the first box nothing, of the second 20 of 20 columns and 6 of 10 rows.
         places = iter([12, 36])
-        monkeypatch.setattr("pliant.data.transforms.randint", lambda stop: next(places))
+        monkeypatch.setattr("pliant.data.detection.transforms.randint", lambda stop: next(places))
         cropped, kept = RandomCrop(24)(image, target)
         assert torch.equal(cropped, image[:, 12:36, 36:60])
         assert torch.equal(kept["masks"], target["masks"][1:2, 12:36, 36:60])
@@ -208,13 +209,13 @@ class TestTransforms:
         self, sample: tuple[torch.Tensor, dict[str, Any]]
     ) -> None:
         image, target = sample
-        _, flipped = train_transforms(flip=1.0, vertical_flip=1.0, photometric=True)(image, target)
+        _, flipped = detection_transforms(flip=1.0, vertical_flip=1.0, photometric=True)(image, target)
         assert torch.equal(flipped["masks"], target["masks"][:2].flip(1, 2))
         assert flipped["labels"].tolist() == target["labels"][:2].tolist()
 
     def test_every_row_of_a_target_speaks_of_one_object(self, sample: tuple[torch.Tensor, dict[str, Any]]) -> None:
         """After any chain of transforms each mask is as large as the image and lies in its box."""
-        transform = train_transforms(crop=30, flip=0.5, vertical_flip=0.5, rotate90=True, min_visible=0.2)
+        transform = detection_transforms(crop=30, flip=0.5, vertical_flip=0.5, rotate90=True, min_visible=0.2)
         seen = 0
         for seed in range(40):
             torch.manual_seed(seed)

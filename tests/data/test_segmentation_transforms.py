@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.tv_tensors import Image, Mask
 
 from pliant.data import segmentation_transforms
-from pliant.data.segmentation_transforms import RandomScale, resize_labels
+from pliant.data.segmentation.transforms import RandomScale, resize_labels
 
 MEAN = (124, 116, 104)
 

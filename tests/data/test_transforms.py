@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, Image
 
-from pliant.data import collate, eval_transforms, train_transforms
-from pliant.data.transforms import RandomCrop, Target, rotate90, visible_fraction
+from pliant.data import collate, detection_transforms, eval_transforms
+from pliant.data.detection.transforms import RandomCrop, visible_fraction
+from pliant.data.transforms import Target, rotate90
 
 CORNERS = [[4, 3, 9, 5], [20, 10, 23, 18], [0, 0, 2, 19], [28, 1, 31, 4]]
 
@@ -51,7 +52,7 @@ def test_quarter_turns_keep_boxes_on_their_objects(turns: int) -> None:
 
 
 def test_all_that_moves_boxes_together() -> None:
-    transform = train_transforms(crop=15, flip=0.5, vertical_flip=0.5, rotate90=True)
+    transform = detection_transforms(crop=15, flip=0.5, vertical_flip=0.5, rotate90=True)
     seen = set()
     for seed in range(60):
         torch.manual_seed(seed)
@@ -102,7 +103,7 @@ def test_an_image_smaller_than_the_crop_is_kept_whole_on_that_axis() -> None:
 
 
 def test_crowds_are_not_trained_on() -> None:
-    _, target = train_transforms(flip=0)(*painted(crowd=(0, 1, 0, 0)))
+    _, target = detection_transforms(flip=0)(*painted(crowd=(0, 1, 0, 0)))
     assert target["labels"].tolist() == [1, 3, 4]
     assert target["boxes"].tolist() == [CORNERS[i] for i in (0, 2, 3)]
     assert target["iscrowd"].tolist() == [0, 0, 0]
@@ -112,13 +113,13 @@ def test_crowds_are_not_trained_on() -> None:
 
 def test_no_boxes_pass_through_every_transform() -> None:
     image, target = painted(crowd=(1, 1, 1, 1))
-    image, target = train_transforms(crop=10, vertical_flip=1, rotate90=True, photometric=True)(image, target)
+    image, target = detection_transforms(crop=10, vertical_flip=1, rotate90=True, photometric=True)(image, target)
     assert tuple(target["boxes"].shape) == (0, 4)
     assert (image.min() >= 0) & (image.max() <= 1)
 
 
 def test_the_seed_decides_and_photometric_changes_pixels_alone() -> None:
-    transform = pickle.loads(pickle.dumps(train_transforms(photometric=True, flip=0)))
+    transform = pickle.loads(pickle.dumps(detection_transforms(photometric=True, flip=0)))
     results = []
     for _ in range(2):
         torch.manual_seed(3)
@@ -140,7 +141,7 @@ def test_the_seed_decides_and_photometric_changes_pixels_alone() -> None:
 )
 def test_options_outside_their_range_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        train_transforms(**options)  # type: ignore[arg-type]
+        detection_transforms(**options)  # type: ignore[arg-type]
 
 
 def test_a_batch_is_two_lists() -> None:

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from pliant.data import open_dataset
+from pliant.data import open_detection
 from pliant.demo import run as run_module
 from pliant.demo.fetch import TEST_PHOTO, TRAIN_PHOTO, WEIGHTS
 from pliant.demo.run import run_demo
@@ -58,7 +58,7 @@ def test_boxes_are_cut_moved_and_dropped_by_hand() -> None:
 
 def test_tiles_cover_the_training_photograph_alone(photos: Path, tmp_path: Path) -> None:
     folder = write_trees(photos, tmp_path / "trees")
-    dataset = open_dataset(folder, "train")
+    dataset = open_detection(folder, "train")
     assert len(dataset) == 4  # 640-pixel tiles of 900 x 760
     sizes = {(dataset.image_info(k).width, dataset.image_info(k).height) for k in range(4)}
     assert sizes == {(640, 640)}
@@ -66,7 +66,7 @@ def test_tiles_cover_the_training_photograph_alone(photos: Path, tmp_path: Path)
     left, top, right, bottom = (int(v) for v in target["boxes"][0].tolist())
     inside = image[:, top:bottom, left:right].float().mean()
     assert inside > image.float().mean() + 80, "the boxes lie on the bright squares"
-    test = open_dataset(folder, "test")
+    test = open_detection(folder, "test")
     assert [(test.image_info(k).width, test.image_info(k).height) for k in range(len(test))] == [(500, 420)]
 
 

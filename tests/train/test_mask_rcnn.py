@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from helpers.shapes import HEIGHT, WIDTH
 from pliant._check import PliantError
 from pliant.cli import main
-from pliant.data.masks import decode_masks
+from pliant.data.detection.masks import decode_masks
 from pliant.detection import MultiScaleDeformRoIPool
 from pliant.train import TrainConfig
 from pliant.train.model import build_model, load_run

@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
-from pliant.data.class_folders import ClassificationDataset, open_class_folders
-from pliant.data.classification_transforms import classification_transforms
-from pliant.data.dataset import DetectionDataset
+from pliant.data.classification.dataset import ClassificationDataset
+from pliant.data.classification.open import open_classification
+from pliant.data.classification.transforms import classification_transforms
+from pliant.data.detection.dataset import DetectionDataset
+from pliant.data.detection.open import open_detection
+from pliant.data.detection.transforms import detection_transforms
 from pliant.data.image_dataset import ImageDataset
 from pliant.data.images import UnreadableImageError, read_image
 from pliant.data.label_maps import IGNORE, read_label_map, write_label_map
-from pliant.data.open import open_dataset
 from pliant.data.published import published_categories
 from pliant.data.records import Category, ImageInfo
 from pliant.data.report import DataReport, Problem
-from pliant.data.segmentation import SegmentationDataset, open_segmentation
-from pliant.data.segmentation_transforms import segmentation_transforms
-from pliant.data.transforms import Transform, collate, eval_transforms, train_transforms
+from pliant.data.segmentation.dataset import SegmentationDataset
+from pliant.data.segmentation.open import open_segmentation
+from pliant.data.segmentation.transforms import segmentation_transforms
+from pliant.data.transforms import Transform, collate, eval_transforms
 
 __all__ = [
     "Category",
@@ -31,14 +34,14 @@ __all__ = [
     "UnreadableImageError",
     "classification_transforms",
     "collate",
+    "detection_transforms",
     "eval_transforms",
-    "open_class_folders",
-    "open_dataset",
+    "open_classification",
+    "open_detection",
     "open_segmentation",
     "published_categories",
     "read_image",
     "read_label_map",
     "segmentation_transforms",
-    "train_transforms",
     "write_label_map",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pliant._check import fail
-from pliant.data.coco import load_json
+from pliant.data.files import load_json
 from pliant.data.records import Category
 
 # Label 0 is the background; the rest as the development kit numbers them.

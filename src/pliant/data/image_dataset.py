@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.tv_tensors import Image
 
-from pliant.data.checks import CheckedImage
+from pliant.data.image_checks import CheckedImage
 from pliant.data.images import UnreadableImageError, read_image
 from pliant.data.records import Category, ImageInfo
 from pliant.data.report import DataReport, Problem

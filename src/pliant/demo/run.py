@@ -17,7 +17,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant._check import fail
 from pliant.analysis import draw_boxes, draw_curves, draw_sampling, record_offsets, sampled_points
-from pliant.data import DetectionDataset, open_dataset
+from pliant.data import DetectionDataset, open_detection
 from pliant.demo.fetch import WEIGHTS, fetch
 from pliant.demo.trees import write_trees
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections, save_results
@@ -61,13 +61,13 @@ def run_demo(out: Path, *, cache: Path | None = None, steps: int, seed: int = 0)
     out.mkdir(parents=True, exist_ok=True)
     photos = fetch(cache if cache is not None else out / "cache")
     data = write_trees(photos, photos / "trees")
-    site = open_dataset(data, "test")
+    site = open_detection(data, "test")
     outcomes = {}
     for name, deform in ARMS.items():
         console.print(f"[bold]{name}[/bold]: {steps} steps" + (f", deformable {deform}" if deform else ""))
         config = demo_config(data, photos / WEIGHTS, steps=steps, seed=seed, deform=deform)
         outcomes[name] = _train_and_test(config, out / "runs" / name, site)
-    _write(outcomes, out, site, open_dataset(photos, "test")[0][0])
+    _write(outcomes, out, site, open_detection(photos, "test")[0][0])
     console.print((out / "coco.txt").read_text(encoding="utf-8"), highlight=False, markup=False)
     console.print(f"pictures and tables: {out}")
     return outcomes

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pliant.data import open_dataset
+from pliant.data import open_detection
 from pliant.evaluation import tiles
 
 TILE = 640
@@ -29,9 +29,9 @@ def write_trees(photos: Path, out: Path) -> Path:
 
     No tile of the test photograph is trained on, and none of the training photograph is tested on.
     """
-    image, target = open_dataset(photos, "train")[0]
+    image, target = open_detection(photos, "train")[0]
     _write_split(out, "train", image, target["boxes"], tiles(image.shape[1], image.shape[2], TILE, OVERLAP))
-    image, target = open_dataset(photos, "test")[0]
+    image, target = open_detection(photos, "test")[0]
     _write_split(out, "test", image, target["boxes"], [(0, 0, image.shape[2], image.shape[1])])
     return out
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pliant._check import fail, require_package
-from pliant.data.masks import BadMaskError, encode_segmentation
+from pliant.data.detection.masks import BadMaskError, encode_segmentation
 from pliant.evaluation.ratios import UNDEFINED, shown
 from pliant.evaluation.results import check_results
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pliant._check import fail
 from pliant.data import Category
-from pliant.data.coco import load_json
-from pliant.data.masks import coco_segmentation, encode_masks
+from pliant.data.detection.masks import coco_segmentation, encode_masks
+from pliant.data.files import load_json
 
 # A thousandth of a pixel; scores keep more digits, since equal scores are ranked in the order of the file.
 _BOX_DECIMALS = 3

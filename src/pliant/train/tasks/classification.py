@@ -17,7 +17,7 @@ from pliant.data import (
     ClassificationDataset,
     classification_transforms,
     eval_transforms,
-    open_class_folders,
+    open_classification,
 )
 from pliant.evaluation import ClassificationMetrics, classification_metrics, rank_of_truth
 from pliant.train.config import TrainConfig
@@ -38,7 +38,7 @@ class Classification(Task):
     ) -> ClassificationDataset:
         """Open a split of images in a folder for each class; see `Task.open_data`."""
         if not training:
-            return open_class_folders(config.data, split, categories=known, transforms=eval_transforms())
+            return open_classification(config.data, split, categories=known, transforms=eval_transforms())
         if len(config.crop_area) != 2:
             fail("crop_area", "must be two shares", config.crop_area, "give e.g. 0.08 1")
         transforms = classification_transforms(
@@ -50,7 +50,7 @@ class Classification(Task):
             rotate90=config.rotate90,
             photometric=config.photometric,
         )
-        return open_class_folders(config.data, split, categories=known, transforms=transforms)
+        return open_classification(config.data, split, categories=known, transforms=transforms)
 
     def contents(self, dataset: Any) -> str:
         """Return `60 images of 10 classes`."""

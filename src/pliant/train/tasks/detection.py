@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pliant.analysis import draw_boxes
-from pliant.data import Category, DetectionDataset, eval_transforms, open_dataset, train_transforms
+from pliant.data import Category, DetectionDataset, detection_transforms, eval_transforms, open_detection
 from pliant.detection import MimicOptions, add_mimicking, set_thresholds, thresholds
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections
 from pliant.train.config import TrainConfig
@@ -42,17 +42,17 @@ class Detection(Task):
     ) -> DetectionDataset:
         """Open a split in COCO or Pascal VOC layout; see `Task.open_data`."""
         if not training:
-            return open_dataset(
+            return open_detection(
                 config.data, split, categories=known, transforms=eval_transforms(), masks=self.masks, verify="pixels"
             )
-        transforms = train_transforms(
+        transforms = detection_transforms(
             crop=config.crop,
             flip=config.flip,
             vertical_flip=config.vertical_flip,
             rotate90=config.rotate90,
             photometric=config.photometric,
         )
-        return open_dataset(config.data, split, categories=known, transforms=transforms, masks=self.masks)
+        return open_detection(config.data, split, categories=known, transforms=transforms, masks=self.masks)
 
     def contents(self, dataset: Any) -> str:
         """Return `7 images, 14 boxes`."""

@@ -14,15 +14,7 @@ from torchvision.tv_tensors import Image, Mask, wrap
 
 from pliant._check import fail
 from pliant.data.label_maps import IGNORE
-from pliant.data.transforms import (
-    Chain,
-    RandomRotate90,
-    Target,
-    ToFloat,
-    Transform,
-    check_angle,
-    check_probabilities,
-)
+from pliant.data.transforms import Target, Transform, check_angle, composed, last_steps
 
 # What is outside the image gets the mean of ImageNet, which normalisation makes zero, and no label.
 _MEAN = (124, 116, 104)
@@ -45,13 +37,6 @@ class RandomScale:
         labels = resize_labels(target["labels_map"], (height, width))
         resized = F.resize(image, [height, width], antialias=True)
         return resized, {**target, "labels_map": wrap(labels, like=target["labels_map"])}
-
-
-class _PlainLabels:
-    """Hand on the label map as a plain tensor."""
-
-    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
-        return image, {**target, "labels_map": target["labels_map"].as_subclass(Tensor).contiguous()}
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -99,7 +84,7 @@ def segmentation_transforms(
         >>> tuple(image.shape), tuple(target["labels_map"].shape)
         ((3, 24, 32), (24, 32))
     """
-    check_probabilities(flip=flip, vertical_flip=vertical_flip)
+    last = last_steps(flip=flip, vertical_flip=vertical_flip, rotate90=rotate90, photometric=photometric)
     check_angle(rotate)
     if crop is not None and min(crop) < 1:
         fail("crop", "must be a height and a width in pixels", crop, "use 768 1024 for instance")
@@ -107,8 +92,4 @@ def segmentation_transforms(
     steps: list[Any] = [RandomScale(*scale)] if scale is not None else []
     steps += [v2.RandomRotation(rotate, interpolation=bilinear, fill=_FILL)] if rotate else []
     steps += [v2.RandomCrop(crop, pad_if_needed=True, fill=_FILL)] if crop is not None else []
-    steps += [v2.RandomHorizontalFlip(flip)] if flip else []
-    steps += [v2.RandomVerticalFlip(vertical_flip)] if vertical_flip else []
-    steps += [RandomRotate90()] if rotate90 else []
-    steps += [v2.RandomPhotometricDistort(p=0.5)] if photometric else []
-    return Chain([*steps, _PlainLabels(), ToFloat()])
+    return composed([*steps, *last])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`open_dataset`: recognise the layout of a folder, read one split, and check it."""
+"""`open_detection`: recognise the layout of a folder, read one split, and check it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import NoReturn
 
 from pliant._check import fail
-from pliant.data.checks import Progress, Verify, check_source, refuse_unusable
-from pliant.data.coco import coco_splits, match_split, read_coco
-from pliant.data.dataset import DetectionDataset
+from pliant.data.detection.boxes import check_source
+from pliant.data.detection.coco import coco_splits, match_split, read_coco
+from pliant.data.detection.dataset import DetectionDataset
+from pliant.data.detection.voc import find_voc, read_voc
+from pliant.data.image_checks import Progress, Verify, refuse_unusable
 from pliant.data.records import Category, Source
 from pliant.data.refusals import check_folder, refuse_layout, refuse_split
 from pliant.data.report import DataReport
 from pliant.data.transforms import Transform
-from pliant.data.voc import find_voc, read_voc
 
 
-def open_dataset(
+def open_detection(
     root: Path | str,
     split: str = "train",
     *,
@@ -41,7 +42,7 @@ def open_dataset(
         root: the folder.
         split: the part to read, "train" for instance.
         categories: those of a trained model, which labels then follow, by name; None takes them from the data.
-        transforms: applied to image and target, see `train_transforms` and `eval_transforms`.
+        transforms: applied to image and target, see `detection_transforms` and `eval_transforms`.
         masks: read the objects' masks too, polygons and run lengths of COCO json or VOC's `SegmentationObject`, for
             the images listed in `ImageSets/Segmentation`; a box without a mask is left out.
         strict: make any problem an error.
@@ -64,7 +65,7 @@ def open_dataset(
         ...     '{"images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],'
         ...     ' "annotations": [{"id": 1, "image_id": 7, "category_id": 5, "bbox": [2, 3, 10, 20]}],'
         ...     ' "categories": [{"id": 5, "name": "tree"}]}')
-        >>> dataset = open_dataset(root, "train")
+        >>> dataset = open_detection(root, "train")
         >>> image, target = dataset[0]
         >>> tuple(image.shape), target["boxes"].tolist(), target["labels"].tolist(), dataset.report.summary()
         ((3, 30, 40), [[2.0, 3.0, 12.0, 23.0]], [1], ['no problems'])

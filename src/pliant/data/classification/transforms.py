@@ -8,7 +8,7 @@ from typing import Any
 from torchvision.transforms import v2
 
 from pliant._check import fail
-from pliant.data.transforms import Chain, RandomRotate90, ToFloat, Transform, check_angle, check_probabilities
+from pliant.data.transforms import Transform, check_angle, composed, last_steps
 
 
 def classification_transforms(
@@ -51,13 +51,9 @@ def classification_transforms(
             limit = f" up to {most:g}" if most == 1 else ""
             fix = "leave it out for the usual ones"
             fail(name, f"must be two rising positive numbers{limit}", (low, high), fix)
-    check_probabilities(flip=flip, vertical_flip=vertical_flip)
+    last = last_steps(flip=flip, vertical_flip=vertical_flip, rotate90=rotate90, photometric=photometric)
     check_angle(rotate)
     bilinear = v2.InterpolationMode.BILINEAR
     steps: list[Any] = [v2.RandomRotation(rotate, interpolation=bilinear)] if rotate else []
     steps += [v2.RandomResizedCrop(size, scale=scale, ratio=ratio, antialias=True)]
-    steps += [v2.RandomHorizontalFlip(flip)] if flip else []
-    steps += [v2.RandomVerticalFlip(vertical_flip)] if vertical_flip else []
-    steps += [RandomRotate90()] if rotate90 else []
-    steps += [v2.RandomPhotometricDistort(p=0.5)] if photometric else []
-    return Chain([*steps, ToFloat()])
+    return composed([*steps, *last])

@@ -10,12 +10,13 @@ from typing import NoReturn
 
 from pliant._check import fail
 from pliant.data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_IDS, VOC_CLASSES, read_class_names
+from pliant.data.files import check_stem, files_by_stem, lines_of
 from pliant.data.images import EXTENSIONS
 from pliant.data.label_maps import SUFFIXES
 from pliant.data.records import Category
 from pliant.data.refusals import refuse_layout, refuse_split
 from pliant.data.report import DataReport, Problem
-from pliant.data.voc import check_stem, files_by_stem, lines_of
+from pliant.data.voc_folders import find_voc_home
 
 # SegmentationClassAug is where the further 9,118 label maps that train VOC 2012 (SBD) are commonly put.
 _VOC_LABELS = ("SegmentationClass", "SegmentationClassAug")
@@ -64,14 +65,9 @@ def read_labels(root: Path, split: str, report: DataReport) -> LabelSource:
 
 
 def _find_voc(root: Path) -> LabelLayout | None:
-    nested = sorted(root.glob("VOC[0-9]*")) + sorted(root.glob("VOCdevkit/VOC[0-9]*"))
-    homes = [home for home in (root, *nested) if (home / "ImageSets" / "Segmentation").is_dir()]
-    if len(homes) > 1:
-        names = ", ".join(str(home.relative_to(root)) for home in homes)
-        fail(str(root), "must hold one VOC folder", names, "give the path of one of them")
-    if not homes:
+    home = find_voc_home(root, "Segmentation")
+    if home is None:
         return None
-    home = homes[0]
     lists = {path.stem: path for path in sorted((home / "ImageSets" / "Segmentation").glob("*.txt"))}
     return LabelLayout(tuple(lists), lambda split, report: _read_voc(root, home, split, lists[split], report))
 

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
-from pliant._check import PliantError, fail
+from pliant._check import fail
+from pliant.data.files import brief, check_inside, is_id, load_json, refuse_entry, stated_size
 from pliant.data.records import Category, Source, SourceBox, SourceImage
 from pliant.data.report import DataReport, Problem
 
@@ -50,14 +50,6 @@ def read_coco(root: Path, split: str, name: str, file: Path, report: DataReport,
     return source
 
 
-def load_json(file: Path) -> Any:
-    """Read a json file, or raise a `PliantError` that says where it is broken."""
-    try:
-        return json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise PliantError(f"{file}: must be a json file; got text that is none; {error}") from error
-
-
 def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
     content = load_json(file)
     for key in ("images", "annotations", "categories"):
@@ -65,22 +57,9 @@ def _load(file: Path) -> dict[str, list[dict[str, Any]]]:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             rule = f"must be COCO json, an object with a list of objects '{key}'"
             fix = "give the file of instances"
-            fail(str(file), rule, _brief(entries if isinstance(content, dict) else content), fix)
+            fail(str(file), rule, brief(entries if isinstance(content, dict) else content), fix)
     assert isinstance(content, dict)
     return content
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _refuse(place: str, rule: str, got: object) -> NoReturn:
-    fail(place, rule, _brief(got), "correct the json file")
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _unique(entries: list[dict[str, Any]], place: str) -> list[dict[str, Any]]:
@@ -88,11 +67,11 @@ def _unique(entries: list[dict[str, Any]], place: str) -> list[dict[str, Any]]:
     seen: set[int] = set()
     for i, entry in enumerate(entries):
         number = entry.get("id")
-        if not _is_id(number):
-            _refuse(f"{place}[{i}]", "must have an integer 'id'", entry)
+        if not is_id(number):
+            refuse_entry(f"{place}[{i}]", "must have an integer 'id'", entry)
         assert isinstance(number, int)
         if number in seen:
-            _refuse(f"{place}[{i}]", "must have an id of its own", f"id {number} a second time")
+            refuse_entry(f"{place}[{i}]", "must have an id of its own", f"id {number} a second time")
         seen.add(number)
     return entries
 
@@ -101,20 +80,10 @@ def _categories(entries: list[dict[str, Any]], file: Path) -> list[Category]:
     place = f"{file}: categories"
     for i, entry in enumerate(_unique(entries, place)):
         if not isinstance(entry.get("name"), str):
-            _refuse(f"{place}[{i}]", "must have a 'name'", entry)
+            refuse_entry(f"{place}[{i}]", "must have a 'name'", entry)
     if not entries:
-        _refuse(place, "must not be empty", entries)
+        refuse_entry(place, "must not be empty", entries)
     return [Category(entry["id"], entry["name"]) for entry in entries]
-
-
-def check_inside(name: object, place: str) -> str:
-    """Return `name` if it is a relative path that stays in its folder, on any system; refuse it otherwise."""
-    if not isinstance(name, str) or not name:
-        _refuse(place, "must have a 'file_name'", name)
-    windows, posix = PureWindowsPath(name), PurePosixPath(name)
-    if windows.drive or windows.root or posix.is_absolute() or ".." in windows.parts or "\0" in name:
-        _refuse(place, "must name a file inside the folder of images", repr(name))
-    return name
 
 
 def _images(entries: Sequence[dict[str, Any]], folder: Path, file: Path) -> list[SourceImage]:
@@ -124,14 +93,6 @@ def _images(entries: Sequence[dict[str, Any]], folder: Path, file: Path) -> list
         size = stated_size(entry.get("width"), entry.get("height"))
         images.append(SourceImage(entry["id"], name, folder / name, size))
     return images
-
-
-def stated_size(width: object, height: object) -> tuple[int, int] | None:
-    """Return (width, height) if both are positive integers; many tools write 0 where they did not look."""
-    if _is_id(width) and _is_id(height):
-        assert isinstance(width, int) and isinstance(height, int)
-        return (width, height) if width > 0 and height > 0 else None
-    return None
 
 
 def _image_folder(root: Path, split: str, name: str, file: Path, entries: Sequence[dict[str, Any]]) -> Path:
@@ -155,14 +116,14 @@ def _add_boxes(source: Source, entries: Sequence[dict[str, Any]], report: DataRe
     source.boxes = {image.id: [] for image in source.images}
     for entry in entries:
         image_id, where = entry.get("image_id"), f"annotation {entry['id']}"
-        if not _is_id(image_id) or image_id not in source.boxes:
+        if not is_id(image_id) or image_id not in source.boxes:
             report.add(Problem.UNKNOWN_IMAGE, f"{where} of image {image_id!r}")
             continue
         category, area = entry.get("category_id"), entry.get("area")
         source.boxes[image_id].append(
             SourceBox(
                 id=entry["id"],
-                category_id=category if _is_id(category) else None,
+                category_id=category if is_id(category) else None,
                 corners=_corners(entry.get("bbox")),
                 area=float(area) if isinstance(area, int | float) else None,
                 crowd=bool(entry.get("iscrowd", 0)),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pliant.data.detection.masks import coco_segmentation, encode_masks
 from pliant.data.images import UnreadableImageError
 from pliant.data.label_maps import read_label_map
-from pliant.data.masks import coco_segmentation, encode_masks
 from pliant.data.records import Source, SourceBox
 from pliant.data.report import DataReport, Problem
 

@@ -12,11 +12,12 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from pliant._check import PliantError, fail
-from pliant.data.coco import stated_size
+from pliant.data.detection.voc_masks import add_object_masks
+from pliant.data.files import check_stem, files_by_stem, lines_of, stated_size
 from pliant.data.images import EXTENSIONS
 from pliant.data.records import Category, Source, SourceBox, SourceImage
 from pliant.data.report import DataReport, Problem
-from pliant.data.voc_masks import add_object_masks
+from pliant.data.voc_folders import find_voc_home
 
 # The largest annotation of VOC 2012 is 20 kB; a megabyte holds some 2,000 boxes.
 _MAX_XML_BYTES = 64 * 2**20
@@ -52,15 +53,11 @@ def find_voc(root: Path, split: str, lists: str = "Main") -> VocLayout | None:
 
     `lists` is the folder of ImageSets that says which images are in a split: Main, or Segmentation for masks.
     """
-    nested = sorted(root.glob("VOC[0-9]*")) + sorted(root.glob("VOCdevkit/VOC[0-9]*"))
-    homes = [home for home in (root, *nested) if (home / "ImageSets" / lists).is_dir()]
-    if len(homes) > 1:
-        names = ", ".join(str(home.relative_to(root)) for home in homes)
-        fail(str(root), "must hold one VOC folder", names, "give the path of one of them")
-    if not homes and (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir():
+    home = find_voc_home(root, lists)
+    if home is None and (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir():
         fix = f"list the images of each split, one name a line, as in ImageSets/{lists}/{split}.txt"
         fail(str(root), "must say which images are in a split", f"no folder ImageSets/{lists}", fix)
-    return _with_image_sets(homes[0], lists) if homes else _beside_images(root, split)
+    return _with_image_sets(home, lists) if home else _beside_images(root, split)
 
 
 def _with_image_sets(home: Path, folder: str) -> VocLayout:
@@ -71,12 +68,6 @@ def _with_image_sets(home: Path, folder: str) -> VocLayout:
     splits = {name: lines for name, lines in lists.items() if not _is_per_class(lines)}
     annotations = home / "Annotations"
     return VocLayout(annotations, home / "JPEGImages", splits, sorted(annotations.glob("*.xml")))
-
-
-def lines_of(path: Path) -> list[str]:
-    """Return the lines of a list of images, without blanks."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _is_per_class(lines: list[str]) -> bool:
@@ -128,12 +119,6 @@ def _read_annotations(layout: VocLayout, split: str, report: DataReport) -> dict
     return annotations
 
 
-def check_stem(stem: str, split: str) -> None:
-    """Refuse a listed name that could lead out of its folder."""
-    if "/" in stem or "\\" in stem or "\0" in stem:
-        fail(f"split {split!r}", "must list names without a folder", repr(stem), "correct it")
-
-
 def _all_names(layout: VocLayout, known: set[Path]) -> set[str]:
     """Return the names in the xml of other splits; what is broken there is reported when that split is opened."""
     names: set[str] = set()
@@ -144,15 +129,6 @@ def _all_names(layout: VocLayout, known: set[Path]) -> set[str]:
             except PliantError:
                 continue
     return names
-
-
-def files_by_stem(folder: Path) -> dict[str, list[str]]:
-    """Return the images in `folder`: their names without suffix, each with the file names that have it."""
-    files: dict[str, list[str]] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else ():
-        if path.suffix.lower() in EXTENSIONS:
-            files.setdefault(path.stem, []).append(path.name)
-    return files
 
 
 def _fill(

@@ -11,23 +11,24 @@ import torch
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 
-from pliant.data.checks import BoxTable, CheckedImage
+from pliant.data.detection.boxes import BoxTable
+from pliant.data.detection.masks import coco_segmentation, decode_masks
+from pliant.data.image_checks import CheckedImage
 from pliant.data.image_dataset import CheckedDataset
-from pliant.data.masks import coco_segmentation, decode_masks
 from pliant.data.records import Category
 from pliant.data.report import DataReport
 from pliant.data.transforms import Transform
 
 
 class DetectionDataset(CheckedDataset):
-    """Images with boxes, for torchvision's detectors; made by `open_dataset`.
+    """Images with boxes, for torchvision's detectors; made by `open_detection`.
 
     `dataset[i]` is an image, uint8 RGB (3, H, W), and its target:
 
     - `boxes` (L, 4) float32 `BoundingBoxes`, corners x1, y1, x2, y2 in pixels, 0-based and half-open, so that a box
       around the whole image is (0, 0, W, H);
     - `labels` (L,) int64, 1..C in the order of `categories`;
-    - `masks` (L, H, W) uint8 `Mask`, 1 in the object, where `open_dataset` was asked for masks;
+    - `masks` (L, H, W) uint8 `Mask`, 1 in the object, where `open_detection` was asked for masks;
     - `image_id` scalar int64; `area` (L,) float32, square pixels; `iscrowd` (L,) uint8, 1 for COCO's crowds and VOC's
       difficult objects.
 

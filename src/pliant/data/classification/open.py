@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`open_class_folders` and `ClassificationDataset`: images in a folder for each class, as ImageNet's are."""
+"""`open_classification`: list the classes and the images of one split."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from pliant._check import fail
-from pliant.data.checks import refuse_unusable
-from pliant.data.image_dataset import ImageDataset, ImageFile
+from pliant.data.classification.dataset import ClassificationDataset
+from pliant.data.image_checks import refuse_unusable
 from pliant.data.images import EXTENSIONS, UnreadableImageError, read_header
-from pliant.data.records import Category, ImageInfo, Source
+from pliant.data.records import Category, Source
 from pliant.data.refusals import check_folder, refuse_layout, refuse_split
 from pliant.data.report import DataReport, Problem
-from pliant.data.transforms import Target, Transform
+from pliant.data.transforms import Transform
 
 _SHOWN = 8  # classes that are named in an error
 
@@ -24,50 +22,7 @@ _SHOWN = 8  # classes that are named in an error
 _PROBES = 20
 
 
-class ClassificationDataset(ImageDataset):
-    """Images with one class each; made by `open_class_folders`.
-
-    `dataset[i]` is an image, uint8 RGB (3, H, W), and its target: `label`, scalar int64 from 0 to C-1 in the order of
-    `categories`, and `image_id`, scalar int64, the place of the image from 1. No image is opened before it is asked
-    for; `ImageDataset` says what happens to those that are found broken then.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        categories: Sequence[Category],
-        names: Sequence[str],
-        labels: Sequence[int],
-        report: DataReport,
-        *,
-        transforms: Transform | None = None,
-        strict: bool = False,
-        cache_bytes: int = 0,
-    ) -> None:
-        super().__init__(
-            root, split, categories, len(names), report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
-        )
-        self._names = names  # below the split's folder; a million of them, so not as paths
-        self.labels = torch.tensor(labels, dtype=torch.int64)  # (N,)
-
-    def image_info(self, index: int) -> ImageInfo:
-        """Return the file and the size of image `index`, which is opened for that.
-
-        Raises:
-            UnreadableImageError: it is broken.
-        """
-        file, index = self._file(index), range(len(self))[index]
-        return ImageInfo(index + 1, file.name, file.path, *read_header(file.path).upright_size)
-
-    def _file(self, index: int) -> ImageFile:
-        return ImageFile(self._names[index], self.root / self.split / self._names[index])
-
-    def _target(self, index: int) -> Target:
-        return {"label": self.labels[index].clone(), "image_id": torch.tensor(index + 1)}
-
-
-def open_class_folders(
+def open_classification(
     root: Path | str,
     split: str = "train",
     *,
@@ -101,7 +56,7 @@ def open_class_folders(
         >>> for name in ("oak", "ash"):
         ...     (root / "train" / name).mkdir(parents=True)
         ...     Image.new("RGB", (4, 3)).save(root / "train" / name / "1.png")
-        >>> dataset = open_class_folders(root)
+        >>> dataset = open_classification(root)
         >>> dataset.class_names, dataset[1][1]["label"].item()
         (['ash', 'oak'], 1)
     """

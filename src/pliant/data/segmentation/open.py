@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`open_segmentation` and `SegmentationDataset`: images with a label for each pixel."""
+"""`open_segmentation`: recognise the layout of a folder, read one split, and check it."""
 
 from __future__ import annotations
 
@@ -8,84 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torchvision.tv_tensors import Mask
 
 from pliant._check import fail
-from pliant.data.checks import CheckedImage, Progress, Verify, checked_image, refuse_unusable
-from pliant.data.image_dataset import CheckedDataset
+from pliant.data.image_checks import CheckedImage, Progress, Verify, checked_image, refuse_unusable
 from pliant.data.images import UnreadableImageError
-from pliant.data.label_layouts import LabelledImage, LabelSource, read_labels
 from pliant.data.label_maps import IGNORE, LabelTable, read_label_map, read_label_size
 from pliant.data.records import Category, Source, SourceImage
 from pliant.data.refusals import check_folder
 from pliant.data.report import DataReport, Problem
-from pliant.data.transforms import Target, Transform
+from pliant.data.segmentation.dataset import SegmentationDataset
+from pliant.data.segmentation.layouts import LabelledImage, LabelSource, read_labels
+from pliant.data.transforms import Transform
 
 # How many label maps are looked into when a split is opened, to see whether they hold the classes that they should.
 _PROBES = 20
-
-
-class SegmentationDataset(CheckedDataset):
-    """Images with a label for each pixel; made by `open_segmentation`.
-
-    `dataset[i]` is an image, uint8 RGB (3, H, W), and its target:
-
-    - `labels_map` (H, W) uint8 `Mask`: 0..C-1 in the order of `categories`, 255 where nothing is to be learned;
-    - `image_id` scalar int64.
-
-    `ImageDataset` says what happens to images that are found broken only when they are decoded; a broken label map
-    counts as a broken image.
-    """
-
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        categories: Sequence[Category],
-        images: Sequence[CheckedImage],
-        labels: Sequence[Path],
-        table: LabelTable,
-        report: DataReport,
-        *,
-        transforms: Transform | None = None,
-        strict: bool = False,
-        cache_bytes: int = 0,
-    ) -> None:
-        super().__init__(
-            root, split, categories, images, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
-        )
-        self._labels = list(labels)
-        self._table = table
-        self._odd: Tensor = torch.zeros(len(labels), dtype=torch.uint8)
-        self._odd.share_memory_()
-
-    @property
-    def report(self) -> DataReport:
-        """What was found wrong with the data until now, in this process and in its workers."""
-        report = super().report
-        for index in self._odd.nonzero().flatten().tolist():
-            report.add(Problem.UNKNOWN_LABELS, self._labels[index].name)
-        return report
-
-    def labels_map(self, index: int) -> Tensor:
-        """Return the labels (H, W) uint8 of image `index` without reading the image.
-
-        Raises:
-            UnreadableImageError: the label map is broken.
-        """
-        labels, unknown = self._table(read_label_map(self._labels[index]))
-        if unknown:
-            self._odd[index] = 1
-        return labels
-
-    def _target(self, index: int) -> Target:
-        info = self.image_info(index)
-        labels = self.labels_map(index)
-        if labels.shape != (info.height, info.width):
-            # Both sizes were read from the headers before; one of the files was replaced since.
-            raise UnreadableImageError(f"{self._labels[index]}: {tuple(labels.shape)} is not the size of the image")
-        return {"labels_map": Mask(labels), "image_id": torch.tensor(info.id)}
 
 
 def open_segmentation(
