@@ -73,7 +73,9 @@ def test_of_many_images_some_twenty_are_opened(tmp_path: Path, monkeypatch: pyte
     for number in range(1, 90):
         os.link(tmp_path / "train" / "ash" / "000.jpg", tmp_path / "train" / "ash" / f"a{number}.jpg")
     opened: list[Path] = []
-    monkeypatch.setattr("pliant.data.classification.open.read_header", lambda path: opened.append(path) or read_header(path))
+    monkeypatch.setattr(
+        "pliant.data.classification.open.read_header", lambda path: opened.append(path) or read_header(path)
+    )
     dataset = open_classification(tmp_path)
     assert len(dataset) == 179
     assert 20 <= len(opened) <= 25
