@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,9 +91,15 @@ def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """Return the tree of a source, which several rules read."""
+    return ast.parse(source)
+
+
 def import_faults(module: str, source: str, *, is_package: bool = False) -> list[str]:
     """Return what the imports of `module`, a dotted name such as `pliant.nn.deform_conv`, do against DESIGN.md."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     names = list(imported(tree, module if is_package else module.rpartition(".")[0]))
     faults = []
     for line, name in names:
@@ -135,7 +143,7 @@ def line_faults(name: str, source: str) -> list[str]:
 def function_faults(name: str, source: str) -> list[str]:
     """Return the public functions and classes without a docstring, and the functions which are too long."""
     faults = []
-    tree = ast.parse(source)
+    tree = parsed(source)
     if not ast.get_docstring(tree):
         faults.append(f"{name} has no module docstring")
     for node in ast.walk(tree):
@@ -181,20 +189,27 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_imports_follow_design(path: Path) -> None:
-    source = path.read_text(encoding="utf-8")
-    assert "\n".join(import_faults(dotted(path), source, is_package=path.name == "__init__.py")) == ""
+def text_of(path: Path) -> str:
+    """Return what a file holds."""
+    return path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", ALL, ids=name_of)
-def test_every_file_keeps_the_rules(path: Path) -> None:
-    assert "\n".join(line_faults(name_of(path), path.read_text(encoding="utf-8"))) == ""
+# Each rule is one test, which lists what all files do against it.
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name_of)
-def test_functions_are_short_and_documented(path: Path) -> None:
-    assert "\n".join(function_faults(name_of(path), path.read_text(encoding="utf-8"))) == ""
+def test_imports_follow_design() -> None:
+    assert len(PYTHON) > 100
+    found = [import_faults(dotted(path), text_of(path), is_package=path.name == "__init__.py") for path in PYTHON]
+    assert "\n".join(itertools.chain.from_iterable(found)) == ""
+
+
+def test_every_file_keeps_the_rules() -> None:
+    assert len(ALL) > len(PYTHON) + len(NATIVE) > 100
+    assert "\n".join(fault for path in ALL for fault in line_faults(name_of(path), text_of(path))) == ""
+
+
+def test_functions_are_short_and_documented() -> None:
+    assert "\n".join(fault for path in PYTHON for fault in function_faults(name_of(path), text_of(path))) == ""
 
 
 def test_layers_point_downwards_and_name_what_exists() -> None:
