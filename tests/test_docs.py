@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documentation shows runs: README's Python, every example in a docstring, every link, every command."""
+"""What the documentation shows holds: examples in docstrings, links, commands, targets of make."""
 
 from __future__ import annotations
 
@@ -16,21 +16,14 @@ import pytest
 import torch
 
 import pliant
+from helpers.pages import PAGES, ROOT, blocks, page_name
 from pliant.cli import build_parser
 from pliant.cli.options import given_options
 from pliant.train import TrainConfig
 from pliant.train.config import GROUPS, overridden
 from pliant.train.recipes import recipe
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """Return the fenced blocks of one language."""
-    return [body for kind, body in FENCE.findall(page.read_text(encoding="utf-8")) if kind == language]
 
 
 def anchor(heading: str) -> str:
@@ -61,25 +54,6 @@ def modules_with_examples() -> Iterator[str]:
     for path in sorted(source.rglob("*.py")):
         if ">>>" in path.read_text(encoding="utf-8"):
             yield ".".join(path.relative_to(source.parent).with_suffix("").parts).removesuffix(".__init__")
-
-
-README_PYTHON = blocks(ROOT / "README.md", "python")
-
-
-def test_readme_has_python() -> None:
-    assert len(README_PYTHON) >= 2
-
-
-@pytest.mark.parametrize("code", README_PYTHON, ids=[f"block {i}" for i in range(len(README_PYTHON))])
-def test_readme_python_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(0)
-    scope: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), scope)
-    if "plan(" in code:
-        assert capsys.readouterr().out.count("layer2") >= 4
-    else:
-        assert isinstance(y := scope["y"], torch.Tensor)
-        assert y.shape == (2, 8, 20, 24)
 
 
 @pytest.mark.parametrize("name", list(modules_with_examples()))
@@ -125,9 +99,9 @@ def test_layers_have_examples() -> None:
     assert all(">>>" in (layer.__doc__ or "") for layer in layers)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[p.relative_to(ROOT).as_posix() for p in PAGES])
-def test_links_resolve(page: Path) -> None:
-    assert broken_links(page) == []
+def test_links_resolve() -> None:
+    broken = {page_name(page): broken_links(page) for page in PAGES}
+    assert {page: links for page, links in broken.items() if links} == {}
 
 
 def test_broken_links_are_found(tmp_path: Path) -> None:
@@ -154,21 +128,6 @@ def test_commands_of_the_pages_would_run() -> None:
             # What is refused later: values out of range, and options that have nothing to do with the model.
             given = {"data": "of the page", **given_options(arguments, *GROUPS)}
             TrainConfig.from_dict(overridden(settings, given))
-
-
-PYTHON = [
-    (page, code)
-    for page in PAGES
-    # data.md reads a folder of its reader's; the others have tests of their own, of what they print or return.
-    if page.name not in ("README.md", "data.md", "mask_rcnn.md", "roi_pooling.md", "surgery.md")
-    for code in blocks(page, "python")
-]
-
-
-@pytest.mark.parametrize(("page", "code"), PYTHON, ids=[page.name for page, _ in PYTHON])
-def test_python_of_the_pages_runs(page: Path, code: str) -> None:
-    torch.manual_seed(0)
-    exec(compile(code, page.name, "exec"), {})
 
 
 def test_make_targets_of_the_pages_exist() -> None:

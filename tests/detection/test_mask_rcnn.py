@@ -24,6 +24,15 @@ def test_names_and_shapes_are_torchvisions() -> None:
     assert {name.split(".levels.")[0] for name in added} == {"roi_heads.box_roi_pool", "roi_heads.mask_roi_pool"}
 
 
+def test_both_pools_of_mask_rcnn_have_branches_of_their_own() -> None:
+    model = mask_rcnn(3, "resnet18", strides=(16, 32), fpn_channels=4, head_channels=4, roi_pool="deform")
+    counts = [
+        sum(p.numel() for p in pool.parameters())
+        for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool)
+    ]
+    assert counts == [4 * 49 * 98 + 98, 4 * 196 * 392 + 392]
+
+
 def test_a_mask_is_learned_through_modulated_pooling() -> None:
     """A bright ring, which covers half of its box: a mask of all of the box would be no better than chance."""
     torch.manual_seed(0)

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -282,14 +280,6 @@ def test_a_few_steps_of_training_bring_the_features_together() -> None:
     assert history[0]["loss_mimic_classifier"] == pytest.approx(0.1 * math.log(4), rel=0.4)
     for key in ("loss_mimic", "loss_mimic_classifier"):
         assert history[-1][key] < 0.5 * history[0][key], key
-
-
-def test_the_page_runs() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "mimicking.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    scope: dict[str, Any] = {}
-    exec(compile(code, "docs/mimicking.md", "exec"), scope)
-    assert not hasattr(scope["model"], "mimic")
 
 
 @pytest.mark.parametrize(
