@@ -192,8 +192,8 @@ void test_forward(PoolProblem<Type>& p, const std::string& what) {
   const S untouched = Storage<Type>::encode(-7.5);
   Buffer<S> output(p.total * p.s.outputs * p.bins);
   for (int64_t i = 0; i < output.size; ++i) output[i] = untouched;
-  check(pliant_pool(&p.pooling, Type, p.image.data(), p.index.data(), p.sides.data(), p.shift_pointer(),
-                    p.mask_pointer(), output.data()) == 0,
+  check(kernels->pool(&p.pooling, Type, p.image.data(), p.index.data(), p.sides.data(), p.shift_pointer(),
+                      p.mask_pointer(), output.data()) == 0,
         what + " status");
   std::vector<bool> written(output.size);
   std::vector<double> sums;
@@ -226,9 +226,9 @@ void test_backward(PoolProblem<Type>& p, bool wants_image, bool wants_products, 
   Buffer<T> products(units * boxes * p.s.classes * p.bins * 5);
   Random random{5};
   for (int64_t i = 0; i < grad.size; ++i) grad[i] = Storage<Type>::encode(random(1));
-  check(pliant_pool_backward(&p.pooling, Type, p.image.data(), p.index.data(), p.sides.data(), p.shift_pointer(),
-                             p.mask_pointer(), grad.data(), wants_image ? grad_image.data() : nullptr, stride,
-                             wants_products ? products.data() : nullptr) == 0,
+  check(kernels->pool_backward(&p.pooling, Type, p.image.data(), p.index.data(), p.sides.data(), p.shift_pointer(),
+                               p.mask_pointer(), grad.data(), wants_image ? grad_image.data() : nullptr, stride,
+                               wants_products ? products.data() : nullptr) == 0,
         what + " status");
   std::vector<double> image(p.pixels.size(), 0.25), sums(boxes * p.s.classes * p.bins * 5), of_channels;
   p.for_bins([&](int64_t b, int64_t box, int64_t bin, int64_t first, int64_t last) {

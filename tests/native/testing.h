@@ -13,6 +13,7 @@
 #include "_native/abi.h"
 
 inline int failures = 0;
+inline const pliant_kernels* kernels = nullptr;  // of the instruction set under test
 
 inline void check(bool good, const std::string& what) {
   if (good) return;

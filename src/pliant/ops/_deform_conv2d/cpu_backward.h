@@ -113,6 +113,26 @@ void sample_columns_backward(const Backward<T, S>& pass, T* columns) {
   });
 }
 
+// Each task adds the slices for a block of positions, in the order of the slices whatever the number of threads.
+template <class T>
+void reduce(const T* partial, int64_t slices, int64_t count, int64_t samples, T* grad_offset, T* grad_mask,
+            int64_t threads) {
+  constexpr int64_t block = 64;
+  parallel_for((count + block - 1) / block, threads, [&](int64_t task, int64_t) {
+    const int64_t end = smaller(count, (task + 1) * block);
+    for (int64_t s = 0; s < samples; ++s) {
+      for (int64_t p = task * block; p < end; ++p) {
+        T total[3] = {0, 0, 0};
+        for (int64_t slice = 0; slice < slices; ++slice)
+          for (int i = 0; i < 3; ++i) total[i] += partial[((slice * count + p) * samples + s) * 3 + i];
+        grad_offset[2 * s * count + p] += total[0];
+        grad_offset[(2 * s + 1) * count + p] += total[1];
+        if (grad_mask) grad_mask[s * count + p] += total[2];
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace PLIANT_ISA
 }  // namespace pliant

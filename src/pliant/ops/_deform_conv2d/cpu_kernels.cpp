@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loops of deformable convolution behind untyped pointers. Compiled once for each instruction set.
-#include "cpu_kernels.h"
+#include "../_native/cpu_kernels.h"
 
 #include "../_native/types.h"
 #include "cpu_conv.h"
@@ -8,11 +8,10 @@
 
 namespace pliant {
 namespace PLIANT_ISA {
-namespace {
 
-int conv(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
-         const void* weight, int64_t outputs, const void* bias, void* output, const int64_t* output_stride,
-         int accumulate) {
+int deform_conv(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
+                const void* weight, int64_t outputs, const void* bias, void* output, const int64_t* output_stride,
+                int accumulate) {
   int result = 0;
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
@@ -24,10 +23,10 @@ int conv(const pliant_tile* tile, int image_type, const void* image, const void*
   return result;
 }
 
-int64_t panel(int image_type) { return image_type == PLIANT_FLOAT64 ? kPanel<double> : kPanel<float>; }
+int64_t deform_conv_panel(int image_type) { return image_type == PLIANT_FLOAT64 ? kPanel<double> : kPanel<float>; }
 
-void sample(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
-            void* columns) {
+void deform_sample(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
+                   void* columns) {
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
@@ -35,9 +34,9 @@ void sample(const pliant_tile* tile, int image_type, const void* image, const vo
   });
 }
 
-void sample_backward(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
-                     void* columns, void* grad_image, int64_t grad_pixel_stride, void* partial, int64_t slices,
-                     int64_t offset_groups) {
+void deform_sample_backward(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                            const void* mask, void* columns, void* grad_image, int64_t grad_pixel_stride, void* partial,
+                            int64_t slices, int64_t offset_groups) {
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
@@ -48,8 +47,8 @@ void sample_backward(const pliant_tile* tile, int image_type, const void* image,
   });
 }
 
-void depthwise_any(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
-                   const void* weight, const void* bias, void* output, int64_t output_stride) {
+void deform_depthwise(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
+                      const void* weight, const void* bias, void* output, int64_t output_stride) {
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
@@ -58,10 +57,10 @@ void depthwise_any(const pliant_tile* tile, int image_type, const void* image, c
   });
 }
 
-void depthwise_backward_any(const pliant_tile* tile, int image_type, const void* image, const void* offset,
-                            const void* mask, const void* weight, const void* grad, void* grad_image,
-                            int64_t grad_pixel_stride, void* grad_weight, void* partial, int64_t slices,
-                            int64_t offset_groups) {
+void deform_depthwise_backward(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                               const void* mask, const void* weight, const void* grad, void* grad_image,
+                               int64_t grad_pixel_stride, void* grad_weight, void* partial, int64_t slices,
+                               int64_t offset_groups) {
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
@@ -72,9 +71,13 @@ void depthwise_backward_any(const pliant_tile* tile, int image_type, const void*
   });
 }
 
-}  // namespace
-
-const DeformKernels kernels = {conv, panel, sample, sample_backward, depthwise_any, depthwise_backward_any};
+void deform_reduce(const void* partial, int is_double, int64_t slices, int64_t count, int64_t samples,
+                   void* grad_offset, void* grad_mask, int64_t threads) {
+  with_types(is_double ? PLIANT_FLOAT64 : PLIANT_FLOAT32, [&](auto types) {
+    using T = typename decltype(types)::T;
+    reduce(as<T>(partial), slices, count, samples, as<T>(grad_offset), as<T>(grad_mask), threads);
+  });
+}
 
 }  // namespace PLIANT_ISA
 }  // namespace pliant

@@ -34,7 +34,7 @@ def deform_conv2d_cpu(
 
 def _convolve(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, output: Tensor) -> None:
     image_type = TYPES[output.dtype]
-    weight, outputs = problem.packed_weight(s, problem.native.pliant_deform_conv_panel(image_type)), problem.outputs(s)
+    weight, outputs = problem.packed_weight(s, problem.native.deform_conv_panel(image_type)), problem.outputs(s)
     accumulate = s.begin % problem.per_group > 0
     b = None if bias is None or accumulate else bias[outputs].to(problem.dtype).contiguous()
     stride = Pair(problem.O, 1) if problem.channels_last else Pair(1, problem.Ho * problem.Wo)
@@ -43,7 +43,7 @@ def _convolve(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, out
         offset, mask = problem.maps(n)
         for first, last in problem.tiles(MAX_FUSED_POSITIONS):
             tile, o, m = problem.tile(s, image, first, last, offset, mask)
-            status = problem.native.pliant_deform_conv(
+            status = problem.native.deform_conv(
                 tile,
                 image_type,
                 image.data_ptr(),
@@ -71,7 +71,7 @@ def _depthwise(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, ou
             target = positions(output, n, slice(s.begin, s.end))[first:last]
             result = target if in_place else torch.empty(last - first, s.width, dtype=problem.dtype)
             tile, o, m = problem.tile(s, image, first, last, offset, mask)
-            problem.native.pliant_deform_depthwise(
+            problem.native.deform_depthwise(
                 tile,
                 TYPES[image.dtype],
                 image.data_ptr(),

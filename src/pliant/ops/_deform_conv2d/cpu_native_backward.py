@@ -93,7 +93,7 @@ def _sample(
     problem: CpuConvolution, described: tuple[Tile, Tensor, Tensor | None], image: Tensor, columns: Tensor
 ) -> None:
     tile, offset, mask = described
-    problem.native.pliant_deform_sample(
+    problem.native.deform_sample(
         tile,
         TYPES[image.dtype],
         image.data_ptr(),
@@ -156,12 +156,12 @@ def _spread(
     stride = grad_image.stride(1) if problem.W > 1 or grad_image.is_contiguous() else problem.C
     head = (tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask))
     if depthwise is None:
-        problem.native.pliant_deform_sample_backward(
+        problem.native.deform_sample_backward(
             *head, columns.data_ptr(), grad_image.data_ptr(), stride, partial.data_ptr(), shares, problem.G
         )
     else:
         weight, grad_weight = (t.data_ptr() for t in depthwise)
-        problem.native.pliant_deform_depthwise_backward(
+        problem.native.deform_depthwise_backward(
             *head, weight, columns.data_ptr(), grad_image.data_ptr(), stride, grad_weight, partial.data_ptr(), shares,
             problem.G,
         )  # fmt: skip
@@ -169,7 +169,7 @@ def _spread(
         return
     grad_offset = torch.zeros(2 * samples, tile.count, dtype=problem.dtype)
     grad_mask = None if mask is None else torch.zeros(samples, tile.count, dtype=problem.dtype)
-    problem.native.pliant_deform_reduce(
+    problem.native.deform_reduce(
         partial.data_ptr(),
         int(problem.dtype == torch.float64),
         shares,

@@ -56,7 +56,7 @@ class CpuConvolution:
         self.channels_last = memory_format(input) == torch.channels_last
         library = load()
         assert library is not None, "registered only where the library is loaded"
-        self.native: Any = library.functions
+        self.native: Any = library.kernels
 
     def slices(self, *, copies: bool) -> list[ChannelSlice]:
         """Return the slices of channels: one, unless the image or its gradient must be copied and is large."""

@@ -11,11 +11,14 @@
 #define PLIANT_API __attribute__((visibility("default")))
 #endif
 
-#define PLIANT_ABI_VERSION 3
+#define PLIANT_ABI_VERSION 4
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+// Exported are the functions marked PLIANT_API. All others are types of functions, of which there is one for each
+// instruction set; `pliant_kernels`, at the end, has their addresses.
 
 // What the numbers behind a pointer are. Half types are storage only: arithmetic is float.
 enum pliant_type { PLIANT_FLOAT32 = 0, PLIANT_FLOAT64 = 1, PLIANT_BFLOAT16 = 2, PLIANT_FLOAT16 = 3 };
@@ -39,20 +42,14 @@ typedef struct pliant_tile {
 
 PLIANT_API int64_t pliant_abi_version(void);
 
-// The instruction set that was chosen for this processor: "avx512", "avx2", "baseline".
-PLIANT_API const char* pliant_instruction_set(void);
-
-// Choose one of the sets above by name, for tests; returns 0, or -1 where the processor cannot run it.
-PLIANT_API int pliant_use_instruction_set(const char* name);
-
 // Hand over the parallel region of the OpenMP runtime that the process already has (GOMP_parallel's signature).
 // Without one, everything runs on the calling thread.
 typedef void (*pliant_parallel_region)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
 PLIANT_API void pliant_set_parallel_region(pliant_parallel_region region);
 
 // destination(c, r) = source(r, c) for a matrix of items of 2, 4 or 8 bytes; strides in items between lines.
-PLIANT_API void pliant_transpose(const void* source, int64_t rows, int64_t columns, int64_t source_stride,
-                                 void* destination, int64_t destination_stride, int64_t item_size, int64_t threads);
+typedef void pliant_transpose(const void* source, int64_t rows, int64_t columns, int64_t source_stride,
+                              void* destination, int64_t destination_stride, int64_t item_size, int64_t threads);
 
 // In what follows `offset` and `mask` point at the tile's first position, in arithmetic type, channel 0 of all groups;
 // `mask` may be null. Columns are (count, channels / run, K, run).
@@ -62,39 +59,38 @@ PLIANT_API void pliant_transpose(const void* source, int64_t rows, int64_t colum
 // (channels / run, panels, K * run, panel) where panels of `pliant_deform_conv_panel` outputs, padded with zeros, make
 // up the `outputs` of each weight group. `output` is of the image's type, with `output_stride` elements between
 // positions and between output channels. Returns 0, or -1 where there is no memory for the blocks.
-PLIANT_API int pliant_deform_conv(const pliant_tile* tile, int image_type, const void* image, const void* offset,
-                                  const void* mask, const void* weight, int64_t outputs, const void* bias, void* output,
-                                  const int64_t* output_stride, int accumulate);
-PLIANT_API int64_t pliant_deform_conv_panel(int image_type);
+typedef int pliant_deform_conv(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                               const void* mask, const void* weight, int64_t outputs, const void* bias, void* output,
+                               const int64_t* output_stride, int accumulate);
+typedef int64_t pliant_deform_conv_panel(int image_type);
 
 // columns = x(p + p_k + dp_k) * dm_k, in arithmetic type.
-PLIANT_API void pliant_deform_sample(const pliant_tile* tile, int image_type, const void* image, const void* offset,
-                                     const void* mask, void* columns);
+typedef void pliant_deform_sample(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                                  const void* mask, void* columns);
 
 // Given the gradient of the columns, in arithmetic type: adds to `grad_image` (arithmetic type, pixels
 // `grad_pixel_stride` apart), replaces the columns' gradient by the columns themselves, and writes to
 // `partial` (slices, count, G, K, 3) each channel slice's share of the gradients of (dy, dx, mask).
-PLIANT_API void pliant_deform_sample_backward(const pliant_tile* tile, int image_type, const void* image,
-                                              const void* offset, const void* mask, void* columns, void* grad_image,
-                                              int64_t grad_pixel_stride, void* partial, int64_t slices,
-                                              int64_t offset_groups);
+typedef void pliant_deform_sample_backward(const pliant_tile* tile, int image_type, const void* image,
+                                           const void* offset, const void* mask, void* columns, void* grad_image,
+                                           int64_t grad_pixel_stride, void* partial, int64_t slices,
+                                           int64_t offset_groups);
 
 // Depthwise convolution without columns: output (count, channels), positions `output_stride` apart, arithmetic type;
 // weight (K, channels) and bias (channels, or null) in arithmetic type.
-PLIANT_API void pliant_deform_depthwise(const pliant_tile* tile, int image_type, const void* image, const void* offset,
-                                        const void* mask, const void* weight, const void* bias, void* output,
-                                        int64_t output_stride);
+typedef void pliant_deform_depthwise(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                                     const void* mask, const void* weight, const void* bias, void* output,
+                                     int64_t output_stride);
 
 // Its backward: `grad` (count, channels) contiguous; adds to grad_image and grad_weight (K, channels).
-PLIANT_API void pliant_deform_depthwise_backward(const pliant_tile* tile, int image_type, const void* image,
-                                                 const void* offset, const void* mask, const void* weight,
-                                                 const void* grad, void* grad_image, int64_t grad_pixel_stride,
-                                                 void* grad_weight, void* partial, int64_t slices,
-                                                 int64_t offset_groups);
+typedef void pliant_deform_depthwise_backward(const pliant_tile* tile, int image_type, const void* image,
+                                              const void* offset, const void* mask, const void* weight,
+                                              const void* grad, void* grad_image, int64_t grad_pixel_stride,
+                                              void* grad_weight, void* partial, int64_t slices, int64_t offset_groups);
 
 // Adds the slices of `partial` in order to grad_offset (2*G*K, count) and grad_mask (G*K, count; may be null).
-PLIANT_API void pliant_deform_reduce(const void* partial, int is_double, int64_t slices, int64_t count, int64_t samples,
-                                     void* grad_offset, void* grad_mask, int64_t threads);
+typedef void pliant_deform_reduce(const void* partial, int is_double, int64_t slices, int64_t count, int64_t samples,
+                                  void* grad_offset, void* grad_mask, int64_t threads);
 
 // --- poolings of boxes: the mean of a grid of bilinear samples in each bin of a box, a bin moved by a shift ----------
 
@@ -133,16 +129,35 @@ typedef struct pliant_pooling {
 //   output (R, outputs, bins)             of the image's type, as is `grad`
 // A sample that is not finite counts as one far outside the image. Both functions return 0, or -1 where there is no
 // memory to work in.
-PLIANT_API int pliant_pool(const pliant_pooling* pooling, int image_type, const void* image, const int64_t* index,
-                           const void* sides, const void* shift, const void* mask, void* output);
+typedef int pliant_pool(const pliant_pooling* pooling, int image_type, const void* image, const int64_t* index,
+                        const void* sides, const void* shift, const void* mask, void* output);
 
 // Adds to `grad_image` (arithmetic type, pixels `grad_pixel_stride` apart, else as the image; may be null) and
 // writes to `products` (units, boxes, classes, bins, 5; may be null), for units of 64 channels of a class, the sums
 // over their channels of the gradients of the mask, of the shift (vertical, horizontal), and of the size (vertical,
 // horizontal) with starts and shifts held. Entries of bins that have no sample are left as they are.
-PLIANT_API int pliant_pool_backward(const pliant_pooling* pooling, int image_type, const void* image,
-                                    const int64_t* index, const void* sides, const void* shift, const void* mask,
-                                    const void* grad, void* grad_image, int64_t grad_pixel_stride, void* products);
+typedef int pliant_pool_backward(const pliant_pooling* pooling, int image_type, const void* image, const int64_t* index,
+                                 const void* sides, const void* shift, const void* mask, const void* grad,
+                                 void* grad_image, int64_t grad_pixel_stride, void* products);
+
+// The functions above, compiled for one instruction set.
+typedef struct pliant_kernels {
+  const char* instruction_set;  // "avx512", "avx2", "baseline"
+  pliant_transpose* transpose;
+  pliant_deform_conv* deform_conv;
+  pliant_deform_conv_panel* deform_conv_panel;
+  pliant_deform_sample* deform_sample;
+  pliant_deform_sample_backward* deform_sample_backward;
+  pliant_deform_depthwise* deform_depthwise;
+  pliant_deform_depthwise_backward* deform_depthwise_backward;
+  pliant_deform_reduce* deform_reduce;
+  pliant_pool* pool;
+  pliant_pool_backward* pool_backward;
+} pliant_kernels;
+
+// The kernels for the instruction set of that name, or for the best that this processor can run where `name` is null;
+// null where the library has none of that name or the processor cannot run it.
+PLIANT_API const pliant_kernels* pliant_kernels_for(const char* name);
 
 #ifdef __cplusplus
 }

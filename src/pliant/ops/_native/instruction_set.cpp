@@ -1,60 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "instruction_set.h"
-
-#include <atomic>
+// Which copies of the kernels this processor can run.
 #include <cstring>
 
 #include "abi.h"
 
 namespace pliant {
+
+namespace baseline {
+extern const pliant_kernels kernels;
+}
+#if defined(PLIANT_HAS_avx2)
+namespace avx2 {
+extern const pliant_kernels kernels;
+}
+#endif
+#if defined(PLIANT_HAS_avx512)
+namespace avx512 {
+extern const pliant_kernels kernels;
+}
+#endif
+
 namespace {
 
-constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
-
-bool can_run(InstructionSet set) {
-  switch (set) {
-#if defined(PLIANT_HAS_avx512)
-    case InstructionSet::avx512:
-      return can_run(InstructionSet::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-#endif
+// From the best to the one that runs everywhere, null after it.
+const pliant_kernels* const* runnable() {
+  static const pliant_kernels* found[4] = {};
+  int count = 0;
 #if defined(PLIANT_HAS_avx2)
-    case InstructionSet::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+#if defined(PLIANT_HAS_avx512)
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    found[count++] = &avx512::kernels;
 #endif
-    default:
-      return set == InstructionSet::baseline;
-  }
-}
-
-InstructionSet best() {
-  if (can_run(InstructionSet::avx512)) return InstructionSet::avx512;
-  if (can_run(InstructionSet::avx2)) return InstructionSet::avx2;
-  return InstructionSet::baseline;
-}
-
-std::atomic<InstructionSet>& chosen() {
-  static std::atomic<InstructionSet> set{best()};
-  return set;
+  if (avx2) found[count++] = &avx2::kernels;
+#endif
+  found[count] = &baseline::kernels;
+  return found;
 }
 
 }  // namespace
-
-InstructionSet instruction_set() { return chosen(); }
-
 }  // namespace pliant
 
-const char* pliant_instruction_set() { return pliant::kNames[static_cast<int>(pliant::instruction_set())]; }
-
-int pliant_use_instruction_set(const char* name) {
-  for (int i = 0; i < 3; ++i) {
-    const auto set = static_cast<pliant::InstructionSet>(i);
-    if (std::strcmp(name, pliant::kNames[i]) == 0 && pliant::can_run(set)) {
-      pliant::chosen() = set;
-      return 0;
-    }
-  }
-  return -1;
+const pliant_kernels* pliant_kernels_for(const char* name) {
+  static const pliant_kernels* const* const all = pliant::runnable();
+  for (auto kernels = all; *kernels; ++kernels)
+    if (name == nullptr || std::strcmp(name, (*kernels)->instruction_set) == 0) return *kernels;
+  return nullptr;
 }
 
 int64_t pliant_abi_version() { return PLIANT_ABI_VERSION; }

@@ -8,10 +8,11 @@ import functools
 import sys
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_void_p
 from pathlib import Path
+from typing import Any
 
 import torch
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 PATH = Path(__file__).with_name(f"libpliant_cpu.{_SUFFIX}")
 
@@ -67,49 +68,69 @@ TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3
 
 _TILE = POINTER(Tile)
 _POOLING = POINTER(Pooling)
-_SIGNATURES: dict[str, tuple[object, list[object]]] = {
+_function = ctypes.CFUNCTYPE
+
+
+class Kernels(ctypes.Structure):
+    """`pliant_kernels` of abi.h: the functions that are compiled for one instruction set."""
+
+    _fields_ = (
+        ("instruction_set", c_char_p),
+        ("transpose", _function(None, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int64, c_int64)),
+        (
+            "deform_conv",
+            _function(c_int, _TILE, c_int, *[c_void_p] * 4, c_int64, c_void_p, c_void_p, POINTER(Pair), c_int),
+        ),
+        ("deform_conv_panel", _function(c_int64, c_int)),
+        ("deform_sample", _function(None, _TILE, c_int, *[c_void_p] * 4)),
+        (
+            "deform_sample_backward",
+            _function(None, _TILE, c_int, *[c_void_p] * 5, c_int64, c_void_p, c_int64, c_int64),
+        ),
+        ("deform_depthwise", _function(None, _TILE, c_int, *[c_void_p] * 6, c_int64)),
+        (
+            "deform_depthwise_backward",
+            _function(None, _TILE, c_int, *[c_void_p] * 6, c_int64, c_void_p, c_void_p, c_int64, c_int64),
+        ),
+        ("deform_reduce", _function(None, c_void_p, c_int, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64)),
+        ("pool", _function(c_int, _POOLING, c_int, *[c_void_p] * 6)),
+        ("pool_backward", _function(c_int, _POOLING, c_int, *[c_void_p] * 7, c_int64, c_void_p)),
+    )
+
+
+_EXPORTED: dict[str, tuple[object, list[object]]] = {
     "pliant_abi_version": (c_int64, []),
-    "pliant_instruction_set": (c_char_p, []),
-    "pliant_use_instruction_set": (c_int, [c_char_p]),
     "pliant_set_parallel_region": (None, [c_void_p]),
-    "pliant_transpose": (None, [c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int64, c_int64]),
-    "pliant_deform_conv_panel": (c_int64, [c_int]),
-    "pliant_deform_conv": (c_int, [_TILE, c_int, *[c_void_p] * 4, c_int64, c_void_p, c_void_p, POINTER(Pair), c_int]),
-    "pliant_deform_sample": (None, [_TILE, c_int, *[c_void_p] * 4]),
-    "pliant_deform_sample_backward": (None, [_TILE, c_int, *[c_void_p] * 5, c_int64, c_void_p, c_int64, c_int64]),
-    "pliant_deform_depthwise": (None, [_TILE, c_int, *[c_void_p] * 6, c_int64]),
-    "pliant_deform_depthwise_backward": (
-        None,
-        [_TILE, c_int, *[c_void_p] * 6, c_int64, c_void_p, c_void_p, c_int64, c_int64],
-    ),
-    "pliant_deform_reduce": (None, [c_void_p, c_int, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64]),
-    "pliant_pool": (c_int, [_POOLING, c_int, *[c_void_p] * 6]),
-    "pliant_pool_backward": (c_int, [_POOLING, c_int, *[c_void_p] * 7, c_int64, c_void_p]),
+    "pliant_kernels_for": (POINTER(Kernels), [c_char_p]),
 }
 
 
 class NativeLibrary:
-    """The loaded library: its C functions under `functions`, and what it runs on."""
+    """The loaded library: the functions of the instruction set in use under `kernels`, and what it runs on."""
 
     def __init__(self, path: Path) -> None:
-        self.functions = ctypes.CDLL(str(path))
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(self.functions, name)
+        self._exported = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _EXPORTED.items():
+            function = getattr(self._exported, name)
             function.restype, function.argtypes = result, arguments
-        found = self.functions.pliant_abi_version()
+        found = self._exported.pliant_abi_version()
         if found != ABI_VERSION:
             raise OSError(f"{path.name} has interface {found}, this pliant needs {ABI_VERSION}")
         region = _parallel_region()
         self.has_threads = region is not None
-        self.functions.pliant_set_parallel_region(region)
+        self._exported.pliant_set_parallel_region(region)
+        self.kernels: Any = self._exported.pliant_kernels_for(None).contents
 
     def use_instruction_set(self, name: str) -> bool:
         """Switch all kernels to one instruction set, for tests; false where the processor cannot run it."""
-        return bool(self.functions.pliant_use_instruction_set(name.encode()) == 0)
+        kernels = self._exported.pliant_kernels_for(name.encode())
+        if kernels:
+            self.kernels = kernels.contents
+        return bool(kernels)
 
     def instruction_set(self) -> str:
         """Return "avx512", "avx2" or "baseline"."""
-        return str(self.functions.pliant_instruction_set().decode())
+        return str(self.kernels.instruction_set.decode())
 
     def describe(self) -> str:
         """Return one line for people: instruction set and threads."""

@@ -38,7 +38,7 @@ def transpose(native: Any, source: Tensor, target: Tensor, threads: int) -> None
         return
     source = source if source.stride(1) == 1 else source.contiguous()
     lines = (source.data_ptr(), *source.shape, source.stride(0), target.data_ptr(), target.stride(0))
-    native.pliant_transpose(*lines, source.itemsize, threads)
+    native.transpose(*lines, source.itemsize, threads)
 
 
 def pointer(tensor: Tensor | None) -> int | None:

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The loops of the poolings behind untyped pointers. Compiled once for each instruction set.
-#include "cpu_kernels.h"
+#include "../_native/cpu_kernels.h"
 
 #include "../_native/types.h"
 #include "cpu_pool_backward.h"
 
 namespace pliant {
 namespace PLIANT_ISA {
-namespace {
 
 int pool(const pliant_pooling* pooling, int image_type, const void* image, const int64_t* index, const void* sides,
          const void* shift, const void* mask, void* output) {
@@ -35,10 +34,6 @@ int pool_backward(const pliant_pooling* pooling, int image_type, const void* ima
   });
   return result;
 }
-
-}  // namespace
-
-const PoolingKernels pooling_kernels = {pool, pool_backward};
 
 }  // namespace PLIANT_ISA
 }  // namespace pliant

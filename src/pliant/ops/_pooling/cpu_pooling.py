@@ -54,7 +54,7 @@ class CpuPooling:
         self.channels_last = memory_format(input) == torch.channels_last
         library = load()
         assert library is not None, "registered only where the library is loaded"
-        self.native: Any = library.functions
+        self.native: Any = library.kernels
         self.sides, self.shift, self.mask = (
             None if t is None else t.to(self.dtype).contiguous() for t in (bins.sides, bins.shift, bins.mask)
         )
@@ -141,7 +141,7 @@ def pool(input: Tensor, bins: Bins) -> Tensor:
     for n, boxes in problem.boxes():
         for s in problem.slices(copies=not problem.reads_in_place) if boxes.numel() else ():
             image = problem.image(n, s)
-            _check(problem.native.pliant_pool(*problem.arguments(s, image, boxes), output.data_ptr()))
+            _check(problem.native.pool(*problem.arguments(s, image, boxes), output.data_ptr()))
     return output
 
 
@@ -233,7 +233,7 @@ def pool_backward(
                 products = result.products_of(s, some.shape[0])
                 arguments = problem.arguments(s, image, some)
                 results = (grad.data_ptr(), pointer(grad_image), stride, pointer(products))
-                _check(problem.native.pliant_pool_backward(*arguments, *results))
+                _check(problem.native.pool_backward(*arguments, *results))
                 if products is not None:
                     result.add_products(some, products)
             result.store_image(n, s, grad_image)
