@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.states import model_of, randomised
 from pliant.backbones.original_resnet import original_resnet
 from pliant.checkpoints import fit
 from pliant.checkpoints.detectron2 import convert_detectron2
 from pliant.detection import faster_rcnn
-
-from .states import model_of, randomised
 
 pytestmark = pytest.mark.filterwarnings("ignore:mask_scale=")
 

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.states import listed, model_of, randomised, renamed
 from pliant._check import PliantError
 from pliant.checkpoints import fit
 from pliant.checkpoints.mmdetection import convert_mmdetection
 from pliant.detection import mask_rcnn
-
-from .states import listed, model_of, randomised, renamed
 
 pytestmark = pytest.mark.filterwarnings("ignore:mask_scale=")
 

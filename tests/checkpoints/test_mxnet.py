@@ -12,13 +12,12 @@ from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 
+from helpers.states import model_of
 from pliant._check import PliantError
 from pliant.checkpoints import fit
 from pliant.checkpoints.convert import recognise
 from pliant.checkpoints.mxnet_systems import convert_mxnet
 from pliant.detection.proposals import ProposalHead, map_anchors
-
-from .states import model_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:mask_scale=")
 

@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from helpers.states import model_of, randomised, renamed
 from pliant._check import PliantError
 from pliant.checkpoints import fit
 from pliant.checkpoints.dcnv2_layers import convert_dcnv2_layers
@@ -16,8 +17,6 @@ from pliant.checkpoints.torchvision_detection import convert_torchvision
 from pliant.nn import DeformConv2d, DeformRoIPool
 from pliant.train import TrainConfig
 from pliant.train.model import build_model
-
-from .states import model_of, randomised, renamed
 
 OLD_NAMES = {
     r"rpn\.head\.conv\.0\.0\.(.*)": r"rpn.head.conv.\1",

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
+from helpers.one_step import IMAGES, one_step
 from pliant._check import PliantError
 from pliant.nn import DeformConv2d
 from pliant.surgery import param_groups
 from pliant.train import TrainConfig
-from pliant.train.batches import Part, epoch_steps, own_parts
+from pliant.train.batches import Part
 from pliant.train.checkpoint import load_checkpoint
 from pliant.train.engine import train_one_epoch
 from pliant.train.progress import read_metrics
@@ -33,7 +34,7 @@ RUN = """
 import json, sys
 from pathlib import Path
 import torch
-from train.test_processes import one_step
+from helpers.one_step import one_step
 from pliant.train import TrainConfig
 from pliant.train.run import train
 
@@ -42,36 +43,6 @@ settings, out = json.loads(sys.argv[1]), Path(sys.argv[2])
 train(TrainConfig.from_dict(settings), out)
 one_step(batches=2, out=out)
 """
-
-
-class MeanSquare(nn.Module):
-    """A model whose loss is a mean over the images of its batch, and draws nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
-
-    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {"loss_square": torch.stack([(self.weight * image).sum() ** 2 for image in images]).mean()}
-
-
-IMAGES = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 1.0], [0.5, 1.0, 4.0]])
-
-
-def one_step(batches: int, out: Path) -> None:
-    """Take one step of SGD on three images, in batches of two, and keep the weights and the loss."""
-    accelerator = Accelerator(cpu=True)
-    model = MeanSquare()
-    model, optimizer = accelerator.prepare(model, SGD(model.parameters(), lr=1.0))
-    (step,) = epoch_steps(3, 2, batches, seed=0, epoch=0)
-    parts = own_parts(step, accelerator.process_index, accelerator.num_processes, seeded=False)
-    read = [(part, ([IMAGES[index] for index, _ in part.keys], [])) for part in parts]
-    seen: list[dict[str, float]] = []
-    schedule = LambdaLR(optimizer, lambda step: 1.0)
-    train_one_epoch(model, [read], optimizer, schedule, accelerator, grad_clip=0, on_step=lambda x: not seen.append(x))
-    if accelerator.is_main_process:
-        weight = accelerator.unwrap_model(model).weight.tolist()
-        (out / "step.json").write_text(json.dumps({"weight": weight, **seen[0]}), encoding="utf-8")
 
 
 def check_step(out: Path) -> None:

@@ -15,7 +15,7 @@ from pliant.checkpoints import Conversion
 from pliant.train import TrainConfig
 from pliant.train.model import build_model
 
-NAMES = Path(__file__).parent / "names"
+NAMES = Path(__file__).resolve().parents[1] / "checkpoints" / "names"
 
 
 def listed(file: str) -> dict[str, Tensor]:
