@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pliant._geometry import ConvGeometry
-from pliant.analysis import cell_centre, nearest_cell, record_offsets, sampled_points, sampling_positions
+from pliant.analysis import cell_centre, nearest_cell, record_offsets, sampling_points, sampling_positions
 from pliant.nn import DeformConv2d
 
 GEOMETRY = ConvGeometry(stride=(2, 3), padding=(1, 2), dilation=(4, 5))
@@ -94,11 +94,11 @@ def test_stacked_layers_sample_the_product_of_their_taps() -> None:
     with torch.no_grad():
         network.second.conv_offset.bias.copy_(torch.tensor([0.0, 3.0]).repeat(9))  # dx = 3 cells for every tap
     first, second = record_offsets(network, torch.rand(1, 3, 24, 40))
-    one = sampled_points([second], (10.0, 16.0))
+    one = sampling_points([second], (10.0, 16.0))
     # Cell (2, 8) of 4 x 2 pixels: rows 0, 2, 4 -> 1.5, 9.5, 17.5; columns 7 + 3 .. 9 + 3 -> 20.5, 22.5, 24.5.
     assert one[:, 0].unique().tolist() == [1.5, 9.5, 17.5]
     assert one[:, 1].unique().tolist() == [20.5, 22.5, 24.5]
-    both = sampled_points([second, first], (10.0, 16.0))
+    both = sampling_points([second, first], (10.0, 16.0))
     # Nine samples of `second`, each followed into 2 groups of 3 taps of `first` in rows 2r-1 .. 2r+1 of 2-pixel cells.
     assert both.shape == (9 * 6, 3)
     assert both[:, 0].unique().tolist() == [-1.5, 0.5, 2.5, 6.5, 8.5, 10.5, 14.5, 16.5, 18.5]
@@ -110,14 +110,14 @@ def test_samples_outside_the_lower_map_are_dropped() -> None:
     with torch.no_grad():
         network.second.conv_offset.bias.copy_(torch.tensor([0.0, 100.0]).repeat(9))
     first, second = record_offsets(network, torch.rand(1, 3, 24, 40))
-    assert len(sampled_points([second], (10.0, 16.0))) == 9
-    assert len(sampled_points([second, first], (10.0, 16.0))) == 0
+    assert len(sampling_points([second], (10.0, 16.0))) == 9
+    assert len(sampling_points([second, first], (10.0, 16.0))) == 0
 
 
 def test_a_point_outside_the_image_is_refused() -> None:
     fields = record_offsets(Network(), torch.rand(1, 3, 24, 40))
     with pytest.raises(ValueError, match=r"point: must lie on the layer's map of \(6, 20\) cells; got \(24.0, 3.0\)"):
-        sampled_points(fields[-1:], (24.0, 3.0))
+        sampling_points(fields[-1:], (24.0, 3.0))
 
 
 def test_a_network_without_deformable_layers_is_refused() -> None:

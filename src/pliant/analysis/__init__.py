@@ -1,20 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where deformable layers sample: recorded, measured and drawn."""
+"""Looks inside deformable networks: what they sample, how far they see, what they rest on; measured and drawn."""
 
 from __future__ import annotations
 
-from pliant.analysis.bins import RegionBins, record_bins
+from pliant.analysis.compose import sampling_footprint, sampling_points
+from pliant.analysis.dilation import DilationBySize, DilationRow, effective_dilation
 from pliant.analysis.draw import draw_boxes, draw_curves, draw_sampling
 from pliant.analysis.draw_labels import draw_labels, draw_ranking, label_colours
 from pliant.analysis.draw_regions import draw_bins, draw_instances
 from pliant.analysis.flops import FlopCount, count_flops, register_flop_formulas
+from pliant.analysis.gradients import BinGradients, LocationGradients, effective_locations, receptive_field
+from pliant.analysis.health import HealthMeter, OffsetHealth, offset_health
 from pliant.analysis.measure import LayerOffsets, OffsetWatch
+from pliant.analysis.nodes import MapNode, Node, RegionNode, node_responses
 from pliant.analysis.record import OffsetField, cell_centre, nearest_cell, record_offsets, sampling_positions
-from pliant.analysis.trace import sampled_points
+from pliant.analysis.regions import RegionBins, record_bins
+from pliant.analysis.saliency import SaliencyRegion, saliency_region
 
 __all__ = [
+    "sampling_points",
+    "sampling_footprint",
+    "receptive_field",
+    "effective_locations",
+    "saliency_region",
+    "effective_dilation",
+    "offset_health",
+    "MapNode",
+    "RegionNode",
+    "Node",
+    "node_responses",
+    "LocationGradients",
+    "BinGradients",
+    "SaliencyRegion",
+    "DilationBySize",
+    "DilationRow",
+    "OffsetHealth",
+    "HealthMeter",
+    "OffsetField",
+    "record_offsets",
+    "sampling_positions",
+    "cell_centre",
+    "nearest_cell",
     "RegionBins",
     "record_bins",
+    "LayerOffsets",
+    "OffsetWatch",
     "draw_boxes",
     "draw_curves",
     "draw_sampling",
@@ -26,12 +56,4 @@ __all__ = [
     "FlopCount",
     "count_flops",
     "register_flop_formulas",
-    "LayerOffsets",
-    "OffsetWatch",
-    "OffsetField",
-    "cell_centre",
-    "nearest_cell",
-    "record_offsets",
-    "sampling_positions",
-    "sampled_points",
 ]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pliant._geometry import ConvGeometry
-from pliant.analysis.bins import PoolHook, call_arguments, region_shifts, shifted_bins
 from pliant.analysis.record import Hook, sampling_positions, share_outside, split_branch
+from pliant.analysis.regions import PoolHook, call_arguments, region_shifts, shifted_bins
 from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool
 
 # A sample has run away when it is farther from its place than most maps are wide; a bin, when it is farther than two of

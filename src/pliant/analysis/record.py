@@ -7,38 +7,73 @@ centre of cell `i` at image coordinate `(i + 0.5) * s - 0.5`. Positions and offs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pliant._check import fail
-from pliant._geometry import ConvGeometry, Pair
+from pliant._check import fail, suggest
+from pliant._geometry import ConvGeometry, Pair, pair
 from pliant.nn import DeformConv2d
+
+_SAMPLING = (DeformConv2d, nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 @dataclass(frozen=True)
 class OffsetField:
-    """Where one call of one deformable layer sampled.
+    """Where one call of one layer sampled.
 
     N images, G offset groups, K taps (row-major), Ho x Wo output cells.
 
     Attributes:
         layer: name of the layer in the network.
-        offsets: (N, G, K, Ho, Wo, 2) learned offsets (dy, dx) in cells of the layer's input.
-        positions: (N, G, K, Ho, Wo, 2) sampling positions (y, x) in pixels of the network's input image.
+        offsets: (N, G, K, Ho, Wo, 2) learned offsets (dy, dx) in cells of the layer's input; zeros of a plain layer.
+        cells: (N, G, K, Ho, Wo, 2) sampling positions (y, x) in cells of the layer's input.
         mask: (N, G, K, Ho, Wo) modulation of each sample, ones where the layer has none.
+        kernel_size: (kh, kw), K = kh * kw.
+        input_size: height and width of the layer's input in cells.
+        input_stride: image pixels (vertical, horizontal) per cell of the layer's input.
         output_stride: image pixels (vertical, horizontal) per output cell.
-        outside: share (0..1) of the samples whose centre is outside the layer's input map.
+        mask_limit: the upper bound of the modulation, or None for a layer that has none.
     """
 
     layer: str
     offsets: Tensor
-    positions: Tensor
+    cells: Tensor
     mask: Tensor
+    kernel_size: tuple[int, int]
+    input_size: tuple[int, int]
+    input_stride: tuple[float, float]
     output_stride: tuple[float, float]
-    outside: float
+    mask_limit: float | None = None
+
+    @property
+    def positions(self) -> Tensor:
+        """The sampling positions (N, G, K, Ho, Wo, 2) as (y, x) in pixels of the network's input image."""
+        return cell_centre(self.cells, self.input_stride)
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the layer's output in cells."""
+        return self.cells.shape[3], self.cells.shape[4]
+
+    @property
+    def outside(self) -> float:
+        """The share (0..1) of the samples whose centre is outside the layer's input map."""
+        return share_outside(self.cells, self.input_size)
+
+    def plain(self) -> OffsetField:
+        """Return the field of a plain convolution with the same grid: no offsets, no modulation, one group."""
+        return dataclasses.replace(
+            self,
+            offsets=torch.zeros_like(self.offsets[:, :1]),
+            cells=(self.cells - self.offsets)[:, :1],
+            mask=torch.ones_like(self.mask[:, :1]),
+            mask_limit=None,
+        )
 
 
 def sampling_positions(offset: Tensor, kernel_size: Pair, geometry: ConvGeometry) -> Tensor:
@@ -95,18 +130,20 @@ def nearest_cell(point: Tensor, stride: tuple[float, float]) -> Tensor:
     return ((point + 0.5) / scale).floor().long()
 
 
-def record_offsets(network: nn.Module, images: Tensor) -> list[OffsetField]:
-    """Run `network` on `images` without gradients and return a field for each call of a deformable layer, in order.
+def record_offsets(network: nn.Module, images: Tensor, *, layers: Sequence[str] | None = None) -> list[OffsetField]:
+    """Run `network` on `images` without gradients and return a field for each call of the layers, in order.
 
     Args:
-        network: any module with `pliant.nn.DeformConv2d` layers that takes `images`; a detector's `backbone`.
+        network: any module that takes `images`, such as a detector's `backbone`.
         images: (N, 3, H, W), as the network takes them: the detector's resized and padded batch.
+        layers: names of the layers to record: deformable or plain convolutions, or pooling over windows. None: all
+            deformable convolutions.
 
     Returns:
-        One field for each call, its tensors on the CPU.
+        One field for each call, its tensors on the CPU. The hooks are gone afterwards, also when the network raises.
 
     Raises:
-        ValueError: the network has no deformable layer.
+        ValueError: the network has no deformable layer, or none of that name that samples a grid.
 
     Example:
         >>> from pliant.nn import DeformConv2d
@@ -115,11 +152,14 @@ def record_offsets(network: nn.Module, images: Tensor) -> list[OffsetField]:
         >>> field.layer, tuple(field.positions.shape), field.output_stride
         ('1', (1, 1, 9, 4, 6, 2), (2.0, 2.0))
     """
+    chosen = deformable_layers(network) if layers is None else [(n, sampling_layer(network, n)) for n in layers]
     fields: list[OffsetField] = []
     image_size = (images.shape[-2], images.shape[-1])
     handles = [
-        layer.conv_offset.register_forward_hook(_recorder(name, layer, image_size, fields))
-        for name, layer in deformable_layers(network)
+        (layer.conv_offset if isinstance(layer, DeformConv2d) else layer).register_forward_hook(
+            _recorder(name, layer, image_size, fields)
+        )
+        for name, layer in chosen
     ]
     try:
         with torch.no_grad():
@@ -130,13 +170,31 @@ def record_offsets(network: nn.Module, images: Tensor) -> list[OffsetField]:
     return fields
 
 
-def deformable_layers(network: nn.Module) -> list[tuple[str, DeformConv2d]]:
-    """Return the deformable convolutions of `network` with their names; ValueError if there is none."""
+def deformable_layers(network: nn.Module, *, required: bool = True) -> list[tuple[str, DeformConv2d]]:
+    """Return the deformable convolutions of `network` with their names; ValueError if it must have one and has none."""
     layers = [(name, module) for name, module in network.named_modules() if isinstance(module, DeformConv2d)]
-    if not layers:
+    if required and not layers:
         fix = "convert some with pliant.convert(model, 'c3-c5')"
         fail("network", "must have deformable layers (pliant.nn.DeformConv2d)", type(network).__name__, fix)
     return layers
+
+
+def sampling_layer(network: nn.Module, name: str, kinds: tuple[type[nn.Module], ...] = _SAMPLING) -> nn.Module:
+    """Return the layer `name`, which must be of one of the kinds, all of which sample a grid of their input."""
+    modules: dict[str, nn.Module] = dict(network.named_modules())
+    if name not in modules:
+        known = [n for n, module in modules.items() if isinstance(module, kinds)]
+        fail(
+            "layers",
+            "must name layers of the network",
+            repr(name),
+            f"see network.named_modules().{suggest(name, known)}",
+        )
+    if not isinstance(modules[name], kinds):
+        names = ", ".join(kind.__name__ for kind in kinds)
+        got = f"{name!r}, which is {type(modules[name]).__name__}"
+        fail("layers", f"must be one of {names}", got, "name the layer inside it")
+    return modules[name]
 
 
 def split_branch(layer: DeformConv2d, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,24 +215,41 @@ def share_outside(positions: Tensor, size: tuple[int, int]) -> float:
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
-def _recorder(name: str, layer: DeformConv2d, image_size: tuple[int, int], fields: list[OffsetField]) -> Hook:
-    geometry = ConvGeometry(layer.stride, layer.padding, layer.dilation)
+def _recorder(name: str, layer: nn.Module, image_size: Pair, fields: list[OffsetField]) -> Hook:
+    kernel, geometry = _grid(layer)
 
-    def hook(module: nn.Module, args: tuple[Tensor, ...], raw: Tensor) -> None:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         map_size = (args[0].shape[-2], args[0].shape[-1])
         stride = (image_size[0] / map_size[0], image_size[1] / map_size[1])
-        offset, mask = split_branch(layer, raw)
-        cells = sampling_positions(offset, layer.kernel_size, geometry)
+        if isinstance(layer, DeformConv2d):
+            offset, mask = split_branch(layer, output)
+        else:
+            taps = kernel[0] * kernel[1]
+            offset = output.new_zeros(len(output), 2 * taps, *output.shape[-2:], dtype=torch.float32)
+            mask = torch.ones_like(offset[:, :taps])
+        cells = sampling_positions(offset, kernel, geometry)
         shape = cells.shape[:-1]
-        offsets = offset.reshape(*shape[:3], 2, *shape[3:]).movedim(3, -1)
         field = OffsetField(
             layer=name,
-            offsets=offsets.cpu(),
-            positions=cell_centre(cells, stride).cpu(),
+            offsets=offset.reshape(*shape[:3], 2, *shape[3:]).movedim(3, -1).cpu(),
+            cells=cells.cpu(),
             mask=mask.reshape(shape).cpu(),
+            kernel_size=kernel,
+            input_size=map_size,
+            input_stride=stride,
             output_stride=(stride[0] * geometry.stride[0], stride[1] * geometry.stride[1]),
-            outside=share_outside(cells, map_size),
+            mask_limit=layer.mask_scale if isinstance(layer, DeformConv2d) and layer.modulated else None,
         )
         fields.append(field)
 
     return hook
+
+
+def _grid(layer: nn.Module) -> tuple[Pair, ConvGeometry]:
+    """Kernel size and geometry of a convolution or a pooling over windows; pads by name are worked out."""
+    kernel, stride = (pair(name, getattr(layer, name), minimum=1) for name in ("kernel_size", "stride"))
+    dilation = pair("dilation", getattr(layer, "dilation", 1), minimum=1)
+    padding: Any = getattr(layer, "padding", 0)
+    if padding == "same":
+        padding = [d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
+    return kernel, ConvGeometry(stride, pair("padding", 0 if padding == "valid" else padding, minimum=0), dilation)

@@ -28,7 +28,7 @@ def add(commands: Commands[Parser]) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     require_package("torchvision", "train", "pliant explain")
-    from pliant.analysis import draw_sampling, record_offsets, sampled_points
+    from pliant.analysis import draw_sampling, record_offsets, sampling_points
     from pliant.data import read_image
     from pliant.train.model import load_run
     from pliant.train.tasks import task_of
@@ -45,7 +45,7 @@ def _run(arguments: argparse.Namespace) -> int:
     chosen = fields[max(0, top - arguments.stack + 1) : top + 1][::-1]
     scale = (features.size[0] / image.shape[1], features.size[1] / image.shape[2])
     x, y = arguments.at
-    points = sampled_points(chosen, ((y + 0.5) * scale[0] - 0.5, (x + 0.5) * scale[1] - 0.5))
+    points = sampling_points(chosen, ((y + 0.5) * scale[0] - 0.5, (x + 0.5) * scale[1] - 0.5))
     points[:, :2] = (points[:, :2] + 0.5) / points.new_tensor(scale) - 0.5
     title = " < ".join(field.layer for field in chosen)
     draw_sampling(image, points, (y, x), arguments.out, margin=arguments.margin, title=title)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import time
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant._check import fail
-from pliant.analysis import draw_boxes, draw_curves, draw_sampling, record_offsets, sampled_points
+from pliant.analysis import draw_boxes, draw_curves, draw_sampling, record_offsets, sampling_points
 from pliant.data import DetectionDataset, open_detection
 from pliant.demo.fetch import WEIGHTS, fetch
 from pliant.demo.trees import write_trees
@@ -176,8 +175,7 @@ def _draw_sampling(outcome: Outcome, image: Tensor, photo: Tensor, path: Path) -
     if not inside.any():
         fail("demo", "must find one tree at least", "none", "train for more --steps")
     x, y = centres[inside][0].tolist()
-    points = sampled_points([field], (y, x))
-    plain = dataclasses.replace(field, positions=field.positions - field.offsets * torch.tensor(field.output_stride))
-    regular = sampled_points([plain], (y, x))[:, :2]
+    points = sampling_points([field], (y, x))
+    regular = sampling_points([field.plain()], (y, x))[:, :2]
     title = f"{field.layer} at a predicted tree (size of a point: its modulation)"
     draw_sampling(photo, points, (y, x), path, regular=regular, margin=MARGIN, title=title)

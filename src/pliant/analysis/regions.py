@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pliant._check import fail
 from pliant.nn import DeformPSRoIPool, DeformRoIPool
+from pliant.ops._boxes import as_rois
 from pliant.ops._deform_ps_roi_pool.reference import round_half_away, scaled_index
 
 _LAYERS = (DeformPSRoIPool, DeformRoIPool)
@@ -110,9 +111,9 @@ def region_shifts(
     """
     if isinstance(layer, DeformRoIPool):
         offset, weights = layer.offset_and_mask(*args)
-        return _joined(args[1]).float(), layer.gamma * offset[:, None].float(), weights
+        return as_rois(args[1], args[0]).float(), layer.gamma * offset[:, None].float(), weights
     _, features, boxes = args
-    regions = _joined(boxes).float()
+    regions = as_rois(boxes, features).float()
     offset = layer.offset(features, boxes).unflatten(1, (-1, 2))  # (R, Q, 2, part, part)
     parts = scaled_index(layer.output_size, layer.part_size, offset.device)
     corners = round_half_away(regions[:, 1:]) + regions.new_tensor([0, 0, 1, 1])  # the last pixel belongs to the region
@@ -138,10 +139,3 @@ def shifted_bins(regions: Tensor, shift: Tensor) -> Tensor:
     left = x1 + width * (j / columns + shift[:, :, 0])  # (R, Q, Ph, Pw)
     top = y1 + height * (i / rows + shift[:, :, 1])
     return torch.stack([left, top, left + width / columns, top + height / rows], dim=-1)
-
-
-def _joined(boxes: Tensor | list[Tensor]) -> Tensor:
-    """Boxes as (R, 5), the image's index before the corners."""
-    if isinstance(boxes, Tensor):
-        return boxes
-    return torch.cat([torch.cat([torch.full_like(b[:, :1], i), b], dim=1) for i, b in enumerate(boxes)])
