@@ -44,10 +44,13 @@ def test_a_broken_image_is_replaced_by_the_next_one_named_once_and_counted(
     ]
 
 
-@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_what_workers_find_broken_is_known_to_the_process_that_reports(with_broken: Path, start: str) -> None:
+# A spawned process imports PyTorch anew, which takes seconds.
+@pytest.mark.parametrize(("start", "workers"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.slow)])
+def test_what_workers_find_broken_is_known_to_the_process_that_reports(
+    with_broken: Path, start: str, workers: int
+) -> None:
     dataset = open_detection(with_broken, "train")
-    loader = DataLoader(dataset, batch_size=2, num_workers=2, collate_fn=collate, multiprocessing_context=start)
+    loader = DataLoader(dataset, batch_size=2, num_workers=workers, collate_fn=collate, multiprocessing_context=start)
     ids = [target["image_id"].item() for _, targets in loader for target in targets]
     assert ids == [10, 30, 30, 10]
     assert dataset.report.names(Problem.BROKEN_PIXELS) == ["2.jpg", "4.jpg"]
