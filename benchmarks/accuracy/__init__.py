@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What deformable layers gain and cost in accuracy: resumable studies whose rows are committed in `benchmarks/results`."""
+"""What deformable layers gain and cost in accuracy: studies that go on where they were stopped, and what they found."""

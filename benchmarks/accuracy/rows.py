@@ -7,7 +7,7 @@ at any moment and goes on where it was. A run is known by its `key`, the setting
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -86,7 +86,7 @@ def run_missing(
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 key, started = running.pop(future)
-                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
                 wall = round(time.monotonic() - started, 1)
                 row = {"key": key, **future.result(), "wall_seconds": wall, "ended": now, "commit": commit}
                 append_row(path, {**row, "machine": {**machine(), "threads": 1, "runs_at_a_time": jobs}})

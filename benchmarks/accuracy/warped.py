@@ -7,8 +7,8 @@ convolutions. `DIR` holds what these two commands get, in any subset that the ru
     pip download --no-deps animal-mnist==0.4
     apt-get download dataset-fashion-mnist        # Debian; version 0.0~git20200523.55506a9-1
 
-Both are checked by sha256. Runs that `benchmarks/results/accuracy/warped.jsonl` holds are left out, so the study goes on
-wherever it was stopped.
+Both are checked by sha256. Runs that `benchmarks/results/accuracy/warped.jsonl` holds are left out, so the study goes
+on wherever it was stopped.
 """
 
 from __future__ import annotations

@@ -98,6 +98,6 @@ def test_another_wheel_than_the_expected_one_is_refused(
 
 def test_packages_are_pinned_by_hash_and_stay_inside_the_cache() -> None:
     files = [file for package in PACKAGES for file in package.files]
-    assert len(files) == 5
+    assert len(files) == 7
     assert all(len(item.sha256) == 64 for item in (*PACKAGES, *files))
     assert not any(".." in file.target or file.target.startswith("/") for file in files)

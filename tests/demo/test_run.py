@@ -11,10 +11,13 @@ import torch
 import torchvision
 from PIL import Image
 
+from helpers.silhouettes import silhouette_files
 from pliant.data import open_detection
 from pliant.demo import run as run_module
-from pliant.demo.fetch import TEST_PHOTO, TRAIN_PHOTO, WEIGHTS
+from pliant.demo.animals import Arm, curves, table
+from pliant.demo.fetch import SILHOUETTES, TEST_PHOTO, TRAIN_PHOTO, WEIGHTS
 from pliant.demo.run import run_demo
+from pliant.demo.shapes import Curve
 from pliant.demo.trees import boxes_within, even_colours, write_trees
 
 BOX = "<object><name>Tree</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
@@ -39,12 +42,15 @@ def _photo(folder: Path, name: str, width: int, height: int) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """The two photographs and random starting weights."""
+    """The two photographs, made-up silhouettes and random starting weights."""
     folder = tmp_path / "cache"
     _photo(folder, TRAIN_PHOTO, 900, 760)
     _photo(folder, TEST_PHOTO, 500, 420)
     for split, name in (("train", TRAIN_PHOTO), ("test", TEST_PHOTO)):
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(name + "\n", encoding="utf-8")
+    (folder / SILHOUETTES).mkdir()
+    for name, content in silhouette_files().items():
+        (folder / SILHOUETTES / name).write_bytes(content)
     torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), folder / WEIGHTS)
     return folder
 
@@ -84,17 +90,32 @@ def test_the_demo_writes_what_it_promises(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run_module, "fetch", lambda cache: cache)
-    outcomes = run_demo(tmp_path / "out", cache=photos, steps=2, seed=1)
+    outcome = run_demo(tmp_path / "out", cache=photos, steps=2, epochs=2, seed=1)
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
-        "coco.txt", "coco.json", "loss.png", "trees.png", "sampling.png", "runs"
+        "coco.txt", "coco.json", "loss.png", "trees.png", "sampling.png", "animals.txt", "animals.png", "runs"
     }  # fmt: skip
-    values = json.loads((out / "coco.json").read_text(encoding="utf-8"))
-    assert set(values) == {"deformable", "plain"}
-    assert values["plain"]["ap50"] == pytest.approx(outcomes["plain"].metrics.ap50)
-    text = capsys.readouterr().out
-    assert "AP50 on the other site:" in text
-    assert (out / "coco.txt").read_text(encoding="utf-8").count("Average Precision") == 12
-    configs = [json.loads((out / "runs" / arm / "config.json").read_text(encoding="utf-8")) for arm in values]
-    different = {key for key in configs[0] if configs[0][key] != configs[1][key]}
-    assert different == {"deform"}, "the two detectors differ in nothing else"
+    assert json.loads((out / "coco.json").read_text(encoding="utf-8"))["ap50"] == pytest.approx(outcome.metrics.ap50)
+    assert (out / "coco.txt").read_text(encoding="utf-8").count("Average Precision") == 6
+    config = json.loads((out / "runs" / "trees" / "config.json").read_text(encoding="utf-8"))
+    assert config["deform"] == r"fpn\.layer_blocks"
+    said = capsys.readouterr().out
+    assert "plain, 49,409 parameters" in said and "deformable, 48,944 parameters" in said
+    opened = [Path(line.split(":")[0].strip()) for line in said.splitlines()[-3:]]
+    assert len(set(opened)) == 3 and all(path.is_file() for path in opened), "it ends by naming three files to open"
+
+
+def _arm(warp: str, kind: str, last: float) -> Arm:
+    return Arm(warp, kind, {"plain": 1234, "deformable": 987}[kind], Curve([0.5, last], [2.0, 1.0], [3.0, 7.4]))
+
+
+def test_the_table_of_animals_by_hand() -> None:
+    values = {("upright", "plain"): 0.9, ("upright", "deformable"): 0.891}
+    values |= {("any angle, size and shear", "plain"): 0.7, ("any angle, size and shear", "deformable"): 0.8}
+    arms = [_arm(*place, last) for place, last in values.items()]
+    lines = [line.split("  ") for line in table(arms).splitlines()]
+    cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
+    assert cells[0][1:] == ["plain, 1,234 parameters", "deformable, 987 parameters"]
+    assert cells[1] == ["upright", "0.900 (7 s of CPU)", "0.891 (7 s of CPU)"]
+    assert cells[2][1:] == ["0.700 (7 s of CPU)", "0.800 (7 s of CPU)"]
+    assert curves(arms)["upright"] == {"plain": [0.5, 0.9], "deformable": [0.5, 0.891]}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pliant.analysis.charts import draw_panels
 from pliant.analysis.compose import sampling_footprint, sampling_points
 from pliant.analysis.dilation import DilationBySize, DilationRow, effective_dilation
 from pliant.analysis.draw import draw_boxes, draw_curves, draw_sampling
@@ -47,6 +48,7 @@ __all__ = [
     "OffsetWatch",
     "draw_boxes",
     "draw_curves",
+    "draw_panels",
     "draw_sampling",
     "draw_labels",
     "draw_ranking",

