@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.animal_scenes import CLASSES, SPLITS, Settings, placed, read_silhouettes
+from benchmarks.animal_scenes import Settings, placed
+from pliant.demo.silhouettes import CLASSES, SPLITS, read_silhouettes
 
 
 def main() -> None:
