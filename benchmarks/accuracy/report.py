@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables and the figure of the study of warped shapes, from its committed rows: `python -m benchmarks.accuracy.report`.
 
-The tables are written into docs/evidence.md between two marks, the figure into docs/figures; a test holds the page to the rows.
+The tables are written into docs/evidence.md between two marks, the figure into docs/figures; a test holds the page to
+the rows.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +31,10 @@ COLOURS = {
 }  # fmt: skip
 
 
-def by_seed(rows: Sequence[Row], what: str = "accuracy", **wanted: object) -> dict[int, float]:
-    """Return the last value of `what` for each seed of the runs whose key has the wanted values."""
+def by_seed(rows: Sequence[Row], **wanted: object) -> dict[int, float]:
+    """Return the accuracy at the end for each seed of the runs whose key has the wanted values."""
     chosen = [row for row in rows if all(row["key"][name] == value for name, value in wanted.items())]
-    return {row["key"]["seed"]: row[what][-1] for row in chosen}
+    return {row["key"]["seed"]: row["accuracy"][-1] for row in chosen}
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -57,8 +59,8 @@ def _table(rows: Sequence[Row]) -> str:
             gain = paired(ours, control) if arm != CONTROL else None
             cells.append((str(mean(list(ours.values()))) if ours else "") + (f"; gain {_signed(gain)}" if gain else ""))
         lines.append(f"| {strength} | " + " | ".join(cells) + " |")
-    seconds = [list(by_seed(rows, "cpu_seconds", arm=arm).values()) for arm in arms]
-    lines.append("| CPU seconds of training, mean | " + " | ".join(f"{mean(s).value:.0f}" for s in seconds) + " |")
+    seconds = [statistics.fmean(r["cpu_seconds"][-1] for r in rows if r["key"]["arm"] == arm) for arm in arms]
+    lines.append("| CPU seconds of training, mean | " + " | ".join(f"{value:.0f}" for value in seconds) + " |")
     return "\n".join(lines)
 
 

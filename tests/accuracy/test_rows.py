@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver of the studies: what is done is not done again, what was finished is kept, and the plans hold no run twice."""
+"""The driver of the studies: what is done is not done again, what was finished is kept, no run is planned twice."""
 
 from __future__ import annotations
 
