@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from pliant._check import PliantError
-from pliant.backbones import classification_network, prepared_trunk, trunk
+from pliant.backbones import Trunk, build_trunk, classification_network, staged_network
 from pliant.backbones.aligned_inception_resnet import AlignedInceptionResNet
 from pliant.detection import pyramid_backbone
 from pliant.nn import DeformConv2d
@@ -41,7 +41,7 @@ def test_cells_stay_above_the_middle_of_what_they_see() -> None:
 
 def test_it_is_a_trunk_with_deformable_layers() -> None:
     with torch.device("meta"):
-        built = prepared_trunk("aligned-inception-resnet", deform="c5", output_stride=16)
+        built = build_trunk(Trunk("aligned-inception-resnet", deform="c5"), output_stride=16)
     assert (built.strides, built.channels) == ((2, 4, 8, 16, 16), (64, 256, 512, 1024, 2048))
     layers = {name: m for name, m in built.network.named_modules() if isinstance(m, DeformConv2d)}
     assert len(layers) == 9
@@ -50,7 +50,7 @@ def test_it_is_a_trunk_with_deformable_layers() -> None:
 
 
 def test_it_gives_a_pyramid_maps() -> None:
-    network = trunk("aligned-inception-resnet").network
+    network = staged_network("aligned-inception-resnet").network
     assert isinstance(network, AlignedInceptionResNet)
     maps = pyramid_backbone("aligned-inception-resnet", strides=(8, 32), out_channels=4).eval()(
         torch.rand(1, 3, 64, 96)
@@ -61,7 +61,7 @@ def test_it_gives_a_pyramid_maps() -> None:
 def test_no_library_has_its_weights() -> None:
     message = "weights: must be a checkpoint of aligned-inception-resnet; got 'default'; give a file, or leave it out"
     with pytest.raises(PliantError, match=message):
-        trunk("aligned-inception-resnet", pretrained=True)
+        staged_network("aligned-inception-resnet", pretrained=True)
 
 
 @pytest.mark.parametrize("name", ["resnet50-caffe", "resnet50-mxnet"])

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from pliant._check import PliantError
-from pliant.backbones import Trunk, dilate, prepared_trunk, trunk
+from pliant.backbones import StagedNetwork, Trunk, build_trunk, dilate, staged_network
 from pliant.nn import DeformConv2d
 
 IMAGES = torch.rand(1, 3, 96, 64)
@@ -24,7 +24,7 @@ def spatial(network: nn.Module, prefix: str) -> dict[str, tuple[tuple[int, ...],
     }
 
 
-def shapes(built: Trunk, stages: tuple[int, ...]) -> list[tuple[int, ...]]:
+def shapes(built: StagedNetwork, stages: tuple[int, ...]) -> list[tuple[int, ...]]:
     with torch.no_grad():
         return [tuple(m.shape[2:]) for m in built.maps(stages).eval()(IMAGES).values()]
 
@@ -40,9 +40,9 @@ def shapes(built: Trunk, stages: tuple[int, ...]) -> list[tuple[int, ...]]:
     ],
 )
 def test_every_convolution_of_conv5_is_dilated(name: str, prefix: str, count: int) -> None:
-    built = prepared_trunk(name, output_stride=16)
+    built = build_trunk(name, output_stride=16)
     assert built.strides == (2, 4, 8, 16, 16)
-    before = spatial(trunk(name).network, prefix)
+    before = spatial(staged_network(name).network, prefix)
     after = {key: value for key, value in spatial(built.network, prefix).items() if value != before[key]}
     assert len(after) == count
     assert set(after.values()) == {((1, 1), (2, 2), (2, 2))}
@@ -50,7 +50,7 @@ def test_every_convolution_of_conv5_is_dilated(name: str, prefix: str, count: in
 
 
 def test_stride_8_dilates_conv4_by_2_and_conv5_by_4() -> None:
-    built = prepared_trunk("resnet50", output_stride=8)
+    built = build_trunk("resnet50", output_stride=8)
     assert built.strides == (2, 4, 8, 8, 8)
     assert set(spatial(built.network, "layer3").values()) == {((1, 1), (2, 2), (2, 2))}
     assert set(spatial(built.network, "layer4").values()) == {((1, 1), (4, 4), (4, 4))}
@@ -59,7 +59,7 @@ def test_stride_8_dilates_conv4_by_2_and_conv5_by_4() -> None:
 
 def test_torchvision_differs_in_the_first_block_alone() -> None:
     theirs = torchvision.models.resnet50(replace_stride_with_dilation=[False, False, True])
-    ours = dilate(trunk("resnet50"), 16).network
+    ours = dilate(staged_network("resnet50"), 16).network
     a, b = spatial(theirs, "layer"), spatial(ours, "layer")
     assert {name for name in a if a[name] != b[name]} == {"layer4.0.conv2"}
     theirs.layer4[0].conv2.dilation = theirs.layer4[0].conv2.padding = (2, 2)
@@ -71,9 +71,9 @@ def test_torchvision_differs_in_the_first_block_alone() -> None:
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "timm:resnet26"])
 def test_deformable_layers_are_dilated_with_their_offset_branch(name: str) -> None:
     torch.manual_seed(1)
-    plain = prepared_trunk(name, output_stride=16)
+    plain = build_trunk(name, output_stride=16)
     torch.manual_seed(1)
-    built = prepared_trunk(name, output_stride=16, deform="c5")
+    built = build_trunk(Trunk(name, deform="c5"), output_stride=16)
     layers = [m for m in built.network.modules() if isinstance(m, DeformConv2d)]
     assert len(layers) == {"resnet50": 3, "mobilenet_v2": 4, "timm:resnet26": 2}[name]
     for layer in layers:
@@ -85,7 +85,7 @@ def test_deformable_layers_are_dilated_with_their_offset_branch(name: str) -> No
 
 
 def test_a_stride_that_two_stages_share_means_the_last() -> None:
-    built = prepared_trunk("resnet18", output_stride=16)
+    built = build_trunk("resnet18", output_stride=16)
     with torch.no_grad():
         assert built.body((8, 16)).eval()(IMAGES)["1"].shape == (1, 512, 6, 4)
         assert built.maps((4,)).eval()(IMAGES)["0"].shape == (1, 256, 6, 4)
@@ -102,4 +102,4 @@ def test_a_stride_that_two_stages_share_means_the_last() -> None:
 )
 def test_what_cannot_be_dilated_is_refused(name: str, stride: int, message: str) -> None:
     with pytest.raises(PliantError, match=message):
-        prepared_trunk(name, output_stride=stride)
+        build_trunk(name, output_stride=stride)

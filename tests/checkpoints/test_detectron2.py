@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers.states import model_of, randomised
+from pliant.backbones import Trunk
 from pliant.backbones.original_resnet import original_resnet
 from pliant.checkpoints import fit
 from pliant.checkpoints.detectron2 import convert_detectron2
@@ -112,7 +113,7 @@ def test_the_function_of_a_bgr_network_is_kept() -> None:
             state[name] = torch.zeros(state[name].shape)
     conversion = convert_detectron2(state)
     assert conversion.settings["backbone"] == "resnet50-caffe"
-    model = faster_rcnn(81, "resnet50-caffe", norm="frozen")
+    model = faster_rcnn(81, Trunk("resnet50-caffe", norm="frozen"))
     model.load_state_dict(fit(conversion, model).tensors)
     rgb = torch.rand(1, 3, 64, 96)
     raw = 255 * rgb.flip(1) - torch.tensor([103.53, 116.28, 123.675])[:, None, None]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.detectors import build
 from helpers.states import listed, model_of, randomised, renamed
 from pliant._check import PliantError
 from pliant.checkpoints import fit
@@ -82,7 +83,7 @@ def test_the_order_of_classes_is_turned_and_the_function_kept() -> None:
         "head_channels": 16,
     }
     options |= {"norm": "frozen", "score_threshold": 0.0, "max_detections": 8}
-    model = randomised(mask_rcnn(4, "resnet18", **options))
+    model = randomised(build(mask_rcnn, 4, **options))
     state = renamed(model.state_dict(), RULES)
     for name, background in (("bbox_head.fc_cls", "last"), ("bbox_head.fc_reg", 4), ("mask_head.conv_logits", 1)):
         for kind in ("weight", "bias"):
@@ -91,7 +92,7 @@ def test_the_order_of_classes_is_turned_and_the_function_kept() -> None:
             state[f"roi_head.{name}.{kind}"] = kept
     conversion = convert_mmdetection(state)
     assert conversion.labels == 3
-    fresh = mask_rcnn(4, "resnet18", **options).eval()
+    fresh = build(mask_rcnn, 4, **options).eval()
     fresh.load_state_dict(fit(conversion, fresh).tensors)
     image = torch.rand(3, 64, 90)
     for ours, theirs in zip(fresh([image]), model([image]), strict=True):

@@ -13,7 +13,7 @@ from torch.nn.functional import log_softmax
 from torchvision.transforms.v2.functional import center_crop
 
 from pliant._check import PliantError
-from pliant.backbones import classification_network, pixel_statistics
+from pliant.backbones import Trunk, classification_network, pixel_statistics
 from pliant.classification import Classifier, classifier, replace_head
 from pliant.nn import DeformConv2d
 
@@ -52,7 +52,7 @@ def _branches(stages: dict[int, int], taps: int) -> int:
 )
 def test_parameters(name: str, where: str, modulated: bool, plain: int, stages: dict[int, int]) -> None:
     with torch.device("meta"):  # shapes alone
-        model = classifier(1000, name, deform=where, modulated=modulated)
+        model = classifier(1000, Trunk(name, deform=where, modulated=modulated))
     layers = [m for m in model.modules() if isinstance(m, DeformConv2d)]
     assert len(layers) == sum(stages.values())
     assert {layer.conv_offset.out_channels for layer in layers} == {27 if modulated else 18}
@@ -69,7 +69,7 @@ def test_it_starts_as_the_plain_network(name: str) -> None:
     torch.manual_seed(1)
     plain = classifier(7, name, resize_size=72, crop_size=64).eval()
     torch.manual_seed(1)
-    converted = classifier(7, name, deform="c4-c5", resize_size=72, crop_size=64)
+    converted = classifier(7, Trunk(name, deform="c4-c5"), resize_size=72, crop_size=64)
     missing = converted.load_state_dict(plain.state_dict(), strict=False)
     assert all(".conv_offset." in key for key in missing.missing_keys)
     assert missing.missing_keys
@@ -154,8 +154,8 @@ def test_checkpoints_bring_their_last_layer_where_it_fits(tmp_path: object) -> N
     path = f"{tmp_path}/weights.pth"
     given = torchvision.models.resnet18()
     torch.save(given.state_dict(), path)
-    assert torch.equal(classifier(1000, "resnet18", weights=path).backbone.fc.weight, given.fc.weight)  # type: ignore[union-attr]
-    model = classifier(5, "resnet18", weights=path, frozen_stages=2, norm="frozen")
+    assert torch.equal(classifier(1000, Trunk("resnet18", weights=path)).backbone.fc.weight, given.fc.weight)  # type: ignore[union-attr]
+    model = classifier(5, Trunk("resnet18", weights=path, frozen_stages=2, norm="frozen"))
     assert torch.equal(model.backbone.layer3[0].conv1.weight, given.layer3[0].conv1.weight)  # type: ignore[index, union-attr]
     trained = {name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"layer2", "layer3", "layer4", "fc"}

@@ -83,10 +83,12 @@ def test_train_help_is_grouped_and_opens_with_a_short_usage(capsys: pytest.Captu
         text.splitlines()[0] == "usage: pliant train --data DIR --out RUN [--model NAME] [--recipe NAME] [option ...]"
     )
     headings = re.findall(r"^(\S.*):$", text, flags=re.MULTILINE)
-    titles = ["data", "model", "detector", "optimisation", "machine and run folder"]
-    assert [heading for heading in headings if heading in titles] == titles
-    assert "For detection only." in text
-    assert "(default: 800; 600 for rfcn; 600 for class-aware-rpn; 360 for deeplab; detection, segmentation only)" in (
+    titles = ("data", "model", "detector", "optimisation", "machine and run folder")
+    assert [title for title in headings if title in titles] == list(titles)
+    assert "For faster-rcnn, mask-rcnn, faster-rcnn-dc5, mask-rcnn-dc5, rfcn, class-aware-rpn only." in (
+        " ".join(text.split())
+    )
+    assert "(default: 800; 600 for rfcn; 600 for class-aware-rpn; 360 for deeplab; faster-rcnn, mask-rcnn, " in (
         " ".join(text.split())
     )
 
@@ -96,7 +98,7 @@ def test_train_help_of_one_model_leaves_out_the_others(capsys: pytest.CaptureFix
         main(["train", "--model", "deeplab", "--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "in tests (default: 360)" in text
+    assert "in evaluation (default: 360)" in text
     assert "--offset-dilation" in text
     assert not re.search(r"--ohem|--mimic|detection only|R-CNN feature|for rfcn", text)
 
@@ -124,15 +126,15 @@ def test_a_recipe_is_trained_with_what_is_given_besides(
     assert [record["lr"] for record in read_metrics(tmp_path / "run") if "lr" in record] == [0.008]
 
 
-def test_options_of_test_time_are_taken_by_eval_and_predict(
+def test_options_of_inference_are_taken_by_eval_and_predict(
     run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    extras = "--nms gaussian --test-scales 64 96 --test-flip --box-averaging 1 --counted-detections 50"
+    extras = "--nms gaussian --test-scales 64 96 --test-flip --box-averaging 1 --counted-detections 50 --tile 64"
     common = ["--data", str(data), "--split", "test", "--device", "cpu"]
     assert main(["eval", str(run), *common, *extras.split()]) == 0
     assert "maxDets=50" in capsys.readouterr().out
     image = str(data / "test" / "002.png")
-    few = ["--out", str(tmp_path), "--device", "cpu", "--score-threshold", "0.6"]
+    few = ["--out", str(tmp_path), "--device", "cpu", "--score-threshold", "0.6", "--tile", "64"]
     assert main(["predict", str(run), image, *few]) == 0
     results = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     assert all(result["score"] >= 0.6 for result in results)
@@ -238,7 +240,7 @@ def test_a_resumed_complete_run_stays_complete(run: Path, capsys: pytest.Capture
         ),
         (
             ["train", "--data", "d", "--out", "r", "--model", "deeplab", "--ohem", "9"],
-            "pliant: ohem: must be given for faster-rcnn or faster-rcnn-dc5 or rfcn only; got it with the model",
+            "pliant: ohem: must be left out with the model 'deeplab'; it is for faster-rcnn and faster-rcnn-dc5 and ",
         ),
         (
             ["train", "--data", "d", "--out", "r", "--step-images", "16", "--accumulate", "2"],

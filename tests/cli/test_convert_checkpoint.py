@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from helpers.detectors import build
 from pliant.checkpoints import CONVERTERS
 from pliant.cli import main
 from pliant.cli.convert_checkpoint import SOURCES
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("convert_checkpoint")  # one process, so th
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """torchvision's names: a small Faster R-CNN for two classes."""
     torch.manual_seed(2)
-    model = faster_rcnn(3, "resnet18", fpn_channels=8, head_channels=16, norm="batch")
+    model = build(faster_rcnn, 3, fpn_channels=8, head_channels=16, norm="batch")
     path = tmp_path_factory.mktemp("checkpoint") / "model.pth"
     torch.save(model.state_dict(), path)
     return path
@@ -76,7 +77,7 @@ def test_layers_alone_are_written_without_a_model(tmp_path: Path, capsys: pytest
     ("arguments", "message"),
     [
         (["--set", "fpn_channels=9"], "checkpoint: must have backbone.fpn.inner_blocks.0.0.weight in the shape (9, "),
-        (["--set", "min_sise=3"], "config: must have known keys; got 'min_sise'; .* Did you mean 'min_size'"),
+        (["--set", "min_sise=3"], "config: must have known keys only; got 'min_sise'; .* Did you mean 'min_size'"),
         (["--set", "min_size"], "set: must be NAME=VALUE; got 'min_size'; write e.g. --set max_size=1000"),
         (["--from", "detectron2"], "checkpoint: must have one of the backbones"),
         (["--deform", "c9"], "where: "),

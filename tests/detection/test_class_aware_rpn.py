@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from helpers.blobs import PICTURE, TRUTH, losses_of_training
+from helpers.detectors import build
 from pliant._check import PliantError
+from pliant.backbones import Trunk
 from pliant.detection import class_aware_rpn, dilated_backbone
-from pliant.detection.class_aware_rpn import ClassAwareProposals
+from pliant.detection.one_stage import ClassAwareProposals
 
 
 def tiny(deform: str | None = None, **options: object) -> nn.Module:
     torch.manual_seed(2)
-    backbone = dilated_backbone("resnet18", deform=deform, modulated=False, reduction_channels=32)
+    backbone = dilated_backbone(Trunk("resnet18", deform=deform, modulated=False), reduction_channels=32)
     options = {"anchor_sizes": (16, 32), "rpn_channels": 24, "min_size": 64, "max_size": 96, **options}
-    return class_aware_rpn(3, backbone, **options)  # type: ignore[arg-type]
+    return build(class_aware_rpn, 3, backbone, **options)
 
 
 def network(model: nn.Module) -> ClassAwareProposals:
@@ -85,7 +87,7 @@ def test_training_reduces_the_losses(deform: str | None) -> None:
 def test_parameters_of_the_v1_paper() -> None:
     with torch.device("meta"):
         backbones = (
-            dilated_backbone("resnet101", reduction_channels=1024, deform=deform, modulated=False)
+            dilated_backbone(Trunk("resnet101", deform=deform, modulated=False), reduction_channels=1024)
             for deform in (None, "c5")
         )
         counts = [sum(p.numel() for p in class_aware_rpn(21, backbone).parameters()) for backbone in backbones]
@@ -104,7 +106,7 @@ def test_targets_without_boxes_train() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(PliantError, match=r"anchor_sizes: must be positive numbers, one at least; got \(0,\)"):
+    with pytest.raises(PliantError, match=r"anchor_sizes: must be positive numbers, at least one; got \(0,\)"):
         tiny(anchor_sizes=(0,))
     with pytest.raises(ValueError, match="num_classes: must count the background and one class at least; got 1"):
         class_aware_rpn(1, "resnet18")

@@ -12,8 +12,9 @@ import torchvision
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from helpers.detectors import build
 from pliant._check import PliantError
-from pliant.backbones import backbone_names
+from pliant.backbones import Trunk, backbone_names
 from pliant.detection import (
     class_aware_rpn,
     dilated_backbone,
@@ -57,7 +58,7 @@ def test_conversion_keeps_the_maps_at_the_start(name: str, deform: str, count: i
     torch.manual_seed(3)
     plain = pyramid_backbone(name, out_channels=8).eval()
     torch.manual_seed(3)
-    converted = pyramid_backbone(name, out_channels=8, deform=deform).eval()
+    converted = pyramid_backbone(Trunk(name, deform=deform), out_channels=8).eval()
     assert len(_deformable(converted)) == count
     with torch.no_grad():
         for ours, theirs in zip(converted(IMAGES).values(), plain(IMAGES).values(), strict=True):
@@ -80,7 +81,7 @@ def test_local_weights_are_loaded_frozen_and_kept_by_conversion(tmp_path: Path, 
         from safetensors.torch import save_file
 
         save_file(network.state_dict(), path)
-    backbone = pyramid_backbone("resnet18", weights=str(path), deform="c5")
+    backbone = pyramid_backbone(Trunk("resnet18", weights=str(path), deform="c5"))
     assert torch.equal(backbone.body.layer4[1].conv2.weight, network.layer4[1].conv2.weight)  # type: ignore[index, union-attr]
     assert isinstance(backbone.body.bn1, FrozenBatchNorm2d)
     assert backbone.body.bn1.running_mean.unique().tolist() == [0.25]
@@ -89,7 +90,7 @@ def test_local_weights_are_loaded_frozen_and_kept_by_conversion(tmp_path: Path, 
 
 
 def test_stages_freeze_in_order_on_mobilenet_too() -> None:
-    backbone = pyramid_backbone("mobilenet_v2", frozen_stages=3)
+    backbone = pyramid_backbone(Trunk("mobilenet_v2", frozen_stages=3))
     frozen = {
         int(n.split(".")[1]) for n, p in backbone.named_parameters() if n.startswith("body") and not p.requires_grad
     }
@@ -97,18 +98,18 @@ def test_stages_freeze_in_order_on_mobilenet_too() -> None:
 
 
 def test_a_network_that_begins_with_c2_freezes_c2() -> None:
-    backbone = pyramid_backbone("timm:convnext_atto", strides=(8, 16), out_channels=8, frozen_stages=2)
+    backbone = pyramid_backbone(Trunk("timm:convnext_atto", frozen_stages=2), strides=(8, 16), out_channels=8)
     frozen = {n.split("network.")[1][:8] for n, p in backbone.named_parameters() if not p.requires_grad}
     assert frozen == {"stem.0.w", "stem.0.b", "stem.1.w", "stem.1.b", "stages.0"}
-    whole = pyramid_backbone("timm:convnext_atto", strides=(8, 16), out_channels=8, frozen_stages=1)
+    whole = pyramid_backbone(Trunk("timm:convnext_atto", frozen_stages=1), strides=(8, 16), out_channels=8)
     assert all(p.requires_grad for p in whole.parameters())
 
 
 def test_pixels_are_normalised_as_the_backbones_weights_ask() -> None:
     options: dict[str, Any] = {"strides": (8, 16), "fpn_channels": 8, "head_channels": 8}
-    model = faster_rcnn(2, "timm:tf_mobilenetv3_small_minimal_100", **options)
+    model = build(faster_rcnn, 2, "timm:tf_mobilenetv3_small_minimal_100", **options)
     assert (model.transform.image_mean, model.transform.image_std) == ([0.5] * 3, [0.5] * 3)
-    assert faster_rcnn(2, "resnet18", **options).transform.image_mean == [0.485, 0.456, 0.406]
+    assert build(faster_rcnn, 2, **options).transform.image_mean == [0.485, 0.456, 0.406]
     dilated = dilated_backbone("resnet18", reduction_channels=8)
     dilated.image_mean, dilated.image_std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     for detector in (faster_rcnn_dc5, rfcn, class_aware_rpn):
@@ -117,7 +118,7 @@ def test_pixels_are_normalised_as_the_backbones_weights_ask() -> None:
 
 
 def test_training_reaches_the_offset_branch() -> None:
-    model = faster_rcnn(3, "resnet18", deform="c5", min_size=64, fpn_channels=16, head_channels=16).train()
+    model = build(faster_rcnn, 3, deform="c5", min_size=64, fpn_channels=16, head_channels=16).train()
     target = {"boxes": torch.tensor([[5.0, 6.0, 60.0, 50.0]]), "labels": torch.tensor([2])}
     losses = model([IMAGES[0]], [target])
     torch.stack(list(losses.values())).sum().backward()
@@ -144,10 +145,10 @@ def test_training_reaches_the_offset_branch() -> None:
 )
 def test_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PliantError, match=message):
-        faster_rcnn(**{"num_classes": 2, "backbone": "resnet18", **options})
+        build(faster_rcnn, **{"num_classes": 2, "backbone": "resnet18", **options})
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.mobilenet_v3_small(weights=None).state_dict(), tmp_path / "m.pth")
     with pytest.raises(PliantError, match=r"weights: must hold every weight of the backbone; 100 of 122 are absent"):
-        pyramid_backbone("resnet18", weights=str(tmp_path / "m.pth"))
+        pyramid_backbone(Trunk("resnet18", weights=str(tmp_path / "m.pth")))

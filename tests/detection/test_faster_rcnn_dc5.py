@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from helpers.blobs import PICTURE, TRUTH, losses_of_the_second_stage, without_gradient
+from helpers.detectors import build
 from pliant._check import PliantError
+from pliant.backbones import Trunk
 from pliant.detection import dilated_backbone, faster_rcnn_dc5
 from pliant.nn import DeformConv2d, DeformRoIPool
 
@@ -21,19 +23,19 @@ SMALL = {"anchor_sizes": (16, 32), "rpn_channels": 24, "head_channels": 32, "min
 
 def tiny(deform: str | None = None, **options: Any) -> GeneralizedRCNN:
     torch.manual_seed(2)
-    backbone = dilated_backbone("resnet18", deform=deform, reduction_channels=16)
-    return faster_rcnn_dc5(3, backbone, roi_samples=16, proposals=20, train_proposals=40, **{**SMALL, **options})
+    backbone = dilated_backbone(Trunk("resnet18", deform=deform), reduction_channels=16)
+    return build(faster_rcnn_dc5, 3, backbone, roi_samples=16, proposals=20, train_proposals=40, **{**SMALL, **options})
 
 
 def count(roi_pool: str = "align", backbone: str = "resnet50", classes: int = 21, **options: Any) -> dict[str, int]:
     """Parameters of a whole detector, by its parts; on the meta device, so that nothing is filled."""
     with torch.device("meta"):
-        model = faster_rcnn_dc5(classes, dilated_backbone(backbone, **options), roi_pool=roi_pool)
+        model = build(faster_rcnn_dc5, classes, dilated_backbone(Trunk(backbone, **options)), roi_pool=roi_pool)
     return {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
 
 
 def test_conv5_has_stride_16_and_dilation_2_in_every_block() -> None:
-    backbone = dilated_backbone("resnet50", deform="c4-c5").eval()
+    backbone = dilated_backbone(Trunk("resnet50", deform="c4-c5")).eval()
     with torch.no_grad():
         maps = backbone(torch.rand(1, 3, 64, 96))
     assert {name: tuple(m.shape) for name, m in maps.items()} == {"c4": (1, 1024, 4, 6), "c5": (1, 256, 4, 6)}
@@ -82,7 +84,7 @@ def test_parameters_added_to_resnet50(options: dict[str, Any], added: int) -> No
 def test_layers_that_become_deformable() -> None:
     with torch.device("meta"):
         layers = [
-            sum(isinstance(m, DeformConv2d) for m in dilated_backbone(name, deform="c3-c5").modules())
+            sum(isinstance(m, DeformConv2d) for m in dilated_backbone(Trunk(name, deform="c3-c5")).modules())
             for name in ("resnet50", "resnet101")
         ]
     assert layers == [13, 30]
@@ -168,8 +170,11 @@ def test_class_agnostic_boxes_train() -> None:
     [
         ({"roi_pool": "mask"}, "roi_pool: must be one of align, deform, modulated, max; got 'mask'"),
         ({"ohem": 0}, "ohem: must be at least 1; got 0"),
-        ({"ohem": 8, "masks": True}, "ohem: must be left out with masks, which are trained on sampled regions; got 8"),
-        ({"anchor_ratios": ()}, r"anchor_ratios: must be positive numbers, one at least; got \(\)"),
+        (
+            {"ohem": 8, "mask_channels": 8},
+            "ohem: must be left out with masks, which are trained on sampled regions; got 8",
+        ),
+        ({"anchor_ratios": ()}, r"anchor_ratios: must be positive numbers, at least one; got \(\)"),
     ],
 )
 def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> None:
@@ -194,7 +199,7 @@ def test_max_pooling_takes_the_greatest_cell_of_a_bin() -> None:
 
 @pytest.mark.parametrize("roi_pool", ["align", "modulated"])
 def test_masks_are_trained_and_pasted(roi_pool: str) -> None:
-    model = tiny(roi_pool=roi_pool, masks=True, mask_channels=8, class_agnostic=True, score_threshold=0.0).train()
+    model = tiny(roi_pool=roi_pool, mask_channels=8, class_agnostic=True, score_threshold=0.0).train()
     masks = torch.zeros(2, 64, 80, dtype=torch.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, TRUTH["boxes"].int().tolist(), strict=True):
         mask[y1:y2, x1:x2] = 1
@@ -220,6 +225,6 @@ def test_masks_on_images_without_objects_train() -> None:
         "labels": torch.zeros(0, dtype=torch.int64),
         "masks": torch.zeros(0, 64, 80, dtype=torch.uint8),
     }
-    losses = tiny(roi_pool="deform", masks=True, mask_channels=8).train()([PICTURE], [empty])
+    losses = tiny(roi_pool="deform", mask_channels=8).train()([PICTURE], [empty])
     assert losses["loss_mask"].item() == 0
     assert all(loss.isfinite() for loss in losses.values())

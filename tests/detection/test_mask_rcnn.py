@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 import torchvision
 
+from helpers.detectors import build
 from pliant.detection import mask_rcnn
 from pliant.nn import DeformRoIPool
 
@@ -14,8 +15,8 @@ def test_names_and_shapes_are_torchvisions() -> None:
     """So its checkpoint for COCO loads, and one with deformable pools differs by their branches alone."""
     with torch.device("meta"):
         theirs = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
-        ours = mask_rcnn(91, "resnet50", norm="frozen")
-        deformable = mask_rcnn(91, "resnet50", norm="frozen", roi_pool="modulated")
+        ours = build(mask_rcnn, 91, "resnet50", norm="frozen")
+        deformable = build(mask_rcnn, 91, "resnet50", norm="frozen", roi_pool="modulated")
     kept = {name: t.shape for name, t in theirs.state_dict().items() if not name.endswith("num_batches_tracked")}
     assert {name: t.shape for name, t in ours.state_dict().items()} == kept
     assert sum(p.numel() for p in ours.parameters()) == 44_401_393  # as torchvision says of its weights
@@ -25,7 +26,7 @@ def test_names_and_shapes_are_torchvisions() -> None:
 
 
 def test_both_pools_of_mask_rcnn_have_branches_of_their_own() -> None:
-    model = mask_rcnn(3, "resnet18", strides=(16, 32), fpn_channels=4, head_channels=4, roi_pool="deform")
+    model = build(mask_rcnn, 3, strides=(16, 32), fpn_channels=4, head_channels=4, roi_pool="deform")
     counts = [
         sum(p.numel() for p in pool.parameters())
         for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool)
@@ -45,7 +46,8 @@ def test_a_mask_is_learned_through_modulated_pooling() -> None:
         "labels": torch.tensor([1]),
         "masks": ring[None].to(torch.uint8),
     }
-    model = mask_rcnn(
+    model = build(
+        mask_rcnn,
         2,
         "resnet18",
         strides=(4, 8),

@@ -15,7 +15,9 @@ from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 
+from helpers.detectors import build
 from pliant._check import PliantError
+from pliant.backbones import Trunk
 from pliant.detection import (
     MimicOptions,
     add_mimicking,
@@ -43,7 +45,7 @@ GROUND_TRUTH_ONLY: dict[str, Any] = {"iou": 1.0, "crop_size": 64}
 def _detector(norm: str = "frozen", **options: Any) -> FasterRCNN:
     torch.manual_seed(5)
     sizes = {"min_size": 96, "head_channels": 12, "fpn_channels": 8, "roi_samples": 512}
-    return faster_rcnn(4, "resnet18", norm=norm, **{**sizes, **options})
+    return build(faster_rcnn, 4, norm=norm, **{**sizes, **options})
 
 
 def _losses(model: FasterRCNN) -> dict[str, Tensor]:
@@ -232,7 +234,7 @@ def test_a_batch_without_boxes_costs_nothing_and_reaches_the_classifier() -> Non
 
 def test_mask_rcnn_and_its_long_box_head() -> None:
     torch.manual_seed(0)
-    backbone = pyramid_backbone("resnet18", out_channels=8, norm="frozen")
+    backbone = pyramid_backbone(Trunk("resnet18", norm="frozen"), out_channels=8)
     head = FastRCNNConvFCHead((8, 7, 7), [8], [12], norm_layer=nn.BatchNorm2d)  # ends in an in-place ReLU
     parts = {
         "box_head": head,
@@ -251,8 +253,8 @@ def test_mask_rcnn_and_its_long_box_head() -> None:
 @pytest.mark.parametrize("roi_pool", ["align", "modulated"])
 @pytest.mark.parametrize("ohem", [None, 6])
 def test_the_papers_faster_rcnn_pools_the_whole_crop_from_the_map_of_stride_16(roi_pool: str, ohem: int | None) -> None:
-    backbone = dilated_backbone("resnet18", deform="c5", norm="frozen", reduction_channels=8)
-    model = faster_rcnn_dc5(4, backbone, roi_pool=roi_pool, head_channels=12, min_size=96, ohem=ohem)
+    backbone = dilated_backbone(Trunk("resnet18", deform="c5", norm="frozen"), reduction_channels=8)
+    model = build(faster_rcnn_dc5, 4, backbone, roi_pool=roi_pool, head_channels=12, min_size=96, ohem=ohem)
     add_mimicking(model, MimicOptions(crop_size=64, boxes_per_image=3)).train()
     pooled = []
     model.roi_heads.box_roi_pool.register_forward_pre_hook(lambda _, args: pooled.append(args))

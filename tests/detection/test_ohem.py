@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from helpers.blobs import PICTURE, TRUTH
+from helpers.detectors import build
 from pliant._check import PliantError
-from pliant.detection import faster_rcnn
+from pliant.detection import Thresholds, faster_rcnn
 from pliant.detection.box_heads import BoxHeads
 from pliant.detection.ohem import hardest, region_losses
 
@@ -117,7 +118,7 @@ def test_background_far_from_any_box_is_left_out() -> None:
 
 def test_detections_are_class_agnostic_boxes_with_class_scores() -> None:
     predictor = Fixed(LOGITS[:1], torch.tensor([[[0.0, 0, 0, 0], [1.0, 0, 0, 0]]]))
-    stage = heads(predictor, class_agnostic=True, nms_threshold=0.5).eval()
+    stage = heads(predictor, class_agnostic=True, thresholds=Thresholds(nms=0.5)).eval()
     found, losses = stage({}, [torch.tensor([[10.0, 10, 30, 20]])], [(50, 60)])
     assert losses == {}
     # A delta of 1 is a tenth of the width, 2 pixels; both classes share the box.
@@ -130,8 +131,8 @@ def test_mining_keeps_the_losses_of_the_pyramids_detector() -> None:
     """With as many hard examples as proposals, both are torchvision's, over all proposals."""
     torch.manual_seed(0)
     options = {"min_size": 64, "fpn_channels": 16, "head_channels": 16, "roi_samples": 2100}
-    plain = faster_rcnn(3, "resnet18", **options).train()  # type: ignore[arg-type]
-    mined = faster_rcnn(3, "resnet18", ohem=3000, **options).train()  # type: ignore[arg-type]
+    plain = build(faster_rcnn, 3, **options).train()
+    mined = build(faster_rcnn, 3, ohem=3000, **options).train()
     mined.load_state_dict(plain.state_dict())
     plain.roi_heads.fg_bg_sampler.positive_fraction = 1.0
     losses = []

@@ -12,7 +12,10 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 
 from helpers.blobs import PICTURE, TRUTH
+from helpers.detectors import build
+from pliant.backbones import Trunk
 from pliant.detection import (
+    AnchorOptions,
     MimicOptions,
     add_mimicking,
     class_aware_rpn,
@@ -27,24 +30,25 @@ from pliant.detection.proposals import map_anchors
 
 def pyramid() -> GeneralizedRCNN:
     options = {"strides": (8, 16), "fpn_channels": 8, "head_channels": 8, "mask_channels": 8, "roi_samples": 16}
-    model = mask_rcnn(3, "resnet18", min_size=64, proposals=20, roi_pool="modulated", score_threshold=0.0, **options)
+    model = build(mask_rcnn, 3, min_size=64, proposals=20, roi_pool="modulated", score_threshold=0.0, **options)
     return add_mimicking(model, MimicOptions(crop_size=64, boxes_per_image=2))
 
 
 def single_map() -> GeneralizedRCNN:
-    backbone = dilated_backbone("resnet18", deform="c5", reduction_channels=16)
+    backbone = dilated_backbone(Trunk("resnet18", deform="c5"), reduction_channels=16)
     sizes = {"head_channels": 16, "roi_samples": 16, "proposals": 20, "anchor_sizes": (16, 32)}
-    return faster_rcnn_dc5(3, backbone, roi_pool="modulated", min_size=64, score_threshold=0.0, **sizes)
+    return build(faster_rcnn_dc5, 3, backbone, roi_pool="modulated", min_size=64, score_threshold=0.0, **sizes)
 
 
 def position_sensitive() -> GeneralizedRCNN:
-    backbone = dilated_backbone("resnet18", deform="c5", reduction_channels=16)
-    return rfcn(3, backbone, roi_pool="deform", min_size=64, anchor_sizes=(16, 32), proposals=20, score_threshold=0.0)
+    backbone = dilated_backbone(Trunk("resnet18", deform="c5"), reduction_channels=16)
+    sizes = {"min_size": 64, "anchor_sizes": (16, 32), "proposals": 20}
+    return build(rfcn, 3, backbone, roi_pool="deform", score_threshold=0.0, **sizes)
 
 
 def one_stage() -> GeneralizedRCNN:
     backbone = dilated_backbone("resnet18", reduction_channels=16)
-    return class_aware_rpn(3, backbone, min_size=64, anchor_sizes=(16, 32), score_threshold=0.0)
+    return build(class_aware_rpn, 3, backbone, min_size=64, anchor_sizes=(16, 32), score_threshold=0.0)
 
 
 @pytest.mark.parametrize("build", [pyramid, single_map, position_sensitive, one_stage])
@@ -73,8 +77,8 @@ def test_anchors_of_a_large_image_are_exact_whatever_the_maps_are() -> None:
     images = ImageList(torch.empty(1, 3, 1024, 1600, device="meta"), [(1000, 1600)])
     sizes = (90.0, 300.0)  # the wide ones are 212 and 424 pixels long
     generators = [
-        map_anchors(sizes, (0.5, 1.0)),
-        faster_rcnn(2, "resnet18", anchor_sizes=(90, 90, 90, 90, 90)).rpn.anchor_generator,
+        map_anchors(AnchorOptions(sizes, ratios=(0.5, 1.0))),
+        build(faster_rcnn, 2, anchor_sizes=(90, 90, 90, 90, 90)).rpn.anchor_generator,
     ]
     for generator, strides in zip(generators, [(16,), (4, 8, 16, 32, 64)], strict=True):
         exact, half = (

@@ -11,9 +11,11 @@ from torch import nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from helpers.blobs import PICTURE, TRUTH, losses_of_the_second_stage, without_gradient
+from helpers.detectors import build
 from pliant._check import PliantError
+from pliant.backbones import Trunk
 from pliant.detection import dilated_backbone, rfcn
-from pliant.detection.rfcn import PositionSensitivePool
+from pliant.detection.position_sensitive import PositionSensitivePool
 from pliant.nn import DeformPSRoIPool
 
 SMALL = {"anchor_sizes": (16, 32), "rpn_channels": 24, "min_size": 64, "max_size": 96}
@@ -21,8 +23,8 @@ SMALL = {"anchor_sizes": (16, 32), "rpn_channels": 24, "min_size": 64, "max_size
 
 def tiny(deform: str | None = None, **options: Any) -> GeneralizedRCNN:
     torch.manual_seed(2)
-    backbone = dilated_backbone("resnet18", deform=deform, modulated=False, reduction_channels=32)
-    return rfcn(3, backbone, proposals=20, train_proposals=40, **{**SMALL, **options})
+    backbone = dilated_backbone(Trunk("resnet18", deform=deform, modulated=False), reduction_channels=32)
+    return build(rfcn, 3, backbone, proposals=20, train_proposals=40, **{**SMALL, **options})
 
 
 def pool_of(model: GeneralizedRCNN) -> PositionSensitivePool:
@@ -33,8 +35,8 @@ def pool_of(model: GeneralizedRCNN) -> PositionSensitivePool:
 
 def test_maps_of_the_official_wiring() -> None:
     with torch.device("meta"):
-        backbone = dilated_backbone("resnet101", reduction_channels=1024, deform="c5", modulated=False)
-        model = rfcn(81, backbone, roi_pool="deform")
+        backbone = dilated_backbone(Trunk("resnet101", deform="c5", modulated=False), reduction_channels=1024)
+        model = build(rfcn, 81, backbone, roi_pool="deform")
     pool = pool_of(model)
     assert isinstance(pool.score_pool, DeformPSRoIPool) and isinstance(pool.box_pool, DeformPSRoIPool)
     maps = [pool.scores, pool.boxes, pool.score_pool.conv_offset, pool.box_pool.conv_offset]
@@ -53,8 +55,8 @@ def test_maps_of_the_official_wiring() -> None:
 def test_parameters_of_the_v1_paper() -> None:
     with torch.device("meta"):
         plain = rfcn(21, dilated_backbone("resnet101", reduction_channels=1024))
-        backbone = dilated_backbone("resnet101", reduction_channels=1024, deform="c5", modulated=False)
-        ours = rfcn(21, backbone, roi_pool="deform")
+        backbone = dilated_backbone(Trunk("resnet101", deform="c5", modulated=False), reduction_channels=1024)
+        ours = build(rfcn, 21, backbone, roi_pool="deform")
     counts = [sum(p.numel() for p in model.parameters()) for model in (plain, ours)]
     offsets = 1025 * 2 * 49 * (21 + 1)  # 2.110 M for the scores, 0.100 M for the boxes
     assert counts[1] - counts[0] == 248_886 + offsets  # Table 4 has 47.1 to 49.5 M, which is 2.4 M more

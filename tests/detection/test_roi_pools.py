@@ -15,6 +15,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
+from helpers.detectors import build as build_detector
 from pliant._check import PliantError
 from pliant.detection import MultiScaleDeformRoIPool, faster_rcnn, mask_rcnn, pyramid_backbone
 from pliant.nn import DeformRoIPool
@@ -234,7 +235,7 @@ SMALL: dict[str, Any] = {
 @pytest.mark.parametrize("masks", [False, True])
 def test_the_choice_of_pooling_reaches_every_pool_and_learns(roi_pool: str, masks: bool) -> None:
     options = {**SMALL, "roi_pool": roi_pool, **({"mask_channels": 8} if masks else {})}
-    model = (mask_rcnn if masks else faster_rcnn)(3, "resnet18", **options)
+    model = build_detector(mask_rcnn if masks else faster_rcnn, 3, **options)
     assert type(model) is (MaskRCNN if masks else FasterRCNN)
     pools = [model.roi_heads.box_roi_pool] + [model.roi_heads.mask_roi_pool] * masks
     sizes = [(7, 7), (14, 14)][: len(pools)]
@@ -256,7 +257,7 @@ def test_the_choice_of_pooling_reaches_every_pool_and_learns(roi_pool: str, mask
 
 def test_mmcv_branches_for_each_level_have_the_names_of_mmdetections_extractor() -> None:
     """`bbox_roi_extractor.roi_layers.{level}.offset_fc...`: ours are `box_roi_pool.levels.{level}.offset_fc...`."""
-    model = faster_rcnn(3, "resnet18", roi_pool="modulated", roi_branch="mmcv", roi_shared=False, **SMALL)
+    model = build_detector(faster_rcnn, 3, roi_pool="modulated", roi_branch="mmcv", roi_shared=False, **SMALL)
     names = set(model.roi_heads.box_roi_pool.state_dict())
     branch = [f"{part}.{i}.{kind}" for part, layers in (("offset_fc", (0, 2, 4)), ("mask_fc", (0, 2)))
               for i in layers for kind in ("weight", "bias")]  # fmt: skip
@@ -272,12 +273,12 @@ def test_mmcv_branches_for_each_level_have_the_names_of_mmdetections_extractor()
             "Did you mean 'modulated'?",
         ),
         (
-            {"masks": True, "ohem": 64},
+            {"mask_channels": 8, "ohem": 64},
             "ohem: must be left out with masks, which are trained on sampled regions; got 64; leave it out",
         ),
     ],
 )
 def test_message(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PliantError) as caught:
-        faster_rcnn(3, "resnet18", **SMALL, **options)
+        build_detector(faster_rcnn, 3, **SMALL, **options)
     assert str(caught.value) == message

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.detectors import build
 from pliant._check import PliantError
 from pliant.classification import Classifier
 from pliant.detection import faster_rcnn
@@ -85,7 +86,7 @@ def test_roi_pooling_becomes_roi_align_over_bins(tmp_path: Path, names: list[str
 def test_a_detector(tmp_path: Path, roi_pool: str) -> None:
     torch.manual_seed(0)
     options = {"min_size": 96, "max_size": 128, "proposals": 20, "fpn_channels": 32, "roi_pool": roi_pool}
-    model = faster_rcnn(3, "resnet18", deform="c4-c5", **options).eval()
+    model = build(faster_rcnn, 3, deform="c4-c5", **options).eval()
     _wild(model, spread=0.05)  # wilder, and rounding errors grow from layer to layer until NMS keeps other boxes
     image = torch.rand(3, 100, 120)
     with torch.no_grad():

@@ -13,9 +13,10 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant import param_groups
 from pliant._check import PliantError
+from pliant.backbones import Trunk
 from pliant.nn import DeformConv2d
 from pliant.segmentation import DeepLab, deeplab, upsample_scores
-from pliant.segmentation.deeplab import pixel_loss
+from pliant.segmentation.model import pixel_loss
 
 STRIDE = 16
 
@@ -159,7 +160,9 @@ def test_a_batch_without_labels_has_no_loss_and_finite_gradients() -> None:
 @pytest.mark.parametrize("offset_dilation", ["official", "paper"])
 def test_it_starts_as_the_plain_network(options: dict[str, Any], offset_dilation: str) -> None:
     plain = deeplab(4, "resnet18", min_size=64).eval()
-    converted = deeplab(4, "resnet18", deform="c4-c5", min_size=64, offset_dilation=offset_dilation, **options).eval()
+    converted = deeplab(
+        4, Trunk("resnet18", deform="c4-c5", **options), min_size=64, offset_dilation=offset_dilation
+    ).eval()
     missing = converted.load_state_dict(plain.state_dict(), strict=False)
     assert missing.unexpected_keys == []
     assert all(".conv_offset." in key for key in missing.missing_keys)
@@ -170,7 +173,7 @@ def test_it_starts_as_the_plain_network(options: dict[str, Any], offset_dilation
 def test_the_official_offset_branch_is_undilated_and_the_papers_is_not() -> None:
     branches = {}
     for kind in ("official", "paper"):
-        model = deeplab(4, "resnet18", deform="c5", offset_dilation=kind, modulated=False)
+        model = deeplab(4, Trunk("resnet18", deform="c5", modulated=False), offset_dilation=kind)
         layer = model.backbone.get_submodule("layer4.1.conv2")
         assert isinstance(layer, DeformConv2d)
         assert (layer.dilation, layer.padding, layer.stride) == ((2, 2), (2, 2), (1, 1))
@@ -189,7 +192,7 @@ def test_the_papers_model_has_three_deformable_layers_and_these_parameters() -> 
     # Shapes alone: the layers are made on no device.
     with torch.device("meta"):
         fc6, score = nn.Conv2d(2048, 1024, 1), nn.Conv2d(1024, 21, 1)
-    plain, ours = deeplab(21, "resnet101"), deeplab(21, "resnet101", deform="c5", modulated=False)
+    plain, ours = deeplab(21, "resnet101"), deeplab(21, Trunk("resnet101", deform="c5", modulated=False))
     deformable = {name: layer for name, layer in ours.named_modules() if isinstance(layer, DeformConv2d)}
     assert list(deformable) == [f"backbone.layer4.{block}.conv2" for block in range(3)]
     for layer in deformable.values():
@@ -212,12 +215,12 @@ def test_without_min_size_images_keep_their_own() -> None:
 
 
 def test_a_regular_expression_reaches_the_whole_model() -> None:
-    model = deeplab(4, "resnet18", deform=r"backbone\.layer3\.1\.conv1")
+    model = deeplab(4, Trunk("resnet18", deform=r"backbone\.layer3\.1\.conv1"))
     assert [n for n, m in model.named_modules() if isinstance(m, DeformConv2d)] == ["backbone.layer3.1.conv1"]
 
 
 def test_biases_of_the_head_and_of_offset_branches_learn_at_the_official_codes_rate() -> None:
-    model = deeplab(4, "resnet18", deform="last2", bias_lr_scale=2.0)
+    model = deeplab(4, Trunk("resnet18", deform="last2"), bias_lr_scale=2.0)
     groups = param_groups(model, lr=0.01, weight_decay=0.0, offset_lr_scale=0.5)
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     seen = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.detectors import build
 from pliant.detection import dilated_backbone, faster_rcnn, rfcn
 from pliant.train.tasks import region_bins
 
@@ -36,7 +37,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
 def test_bins_of_a_pyramid_are_in_pixels_of_the_photograph(drawn: dict[str, Tensor], tmp_path: Path) -> None:
     """The image is resized to 160 x 205 pixels; a shift of 0.5 of a tenth of the width is in units of the box."""
     options: dict[str, Any] = {"strides": (8, 16), "fpn_channels": 8, "head_channels": 8, "min_size": 160}
-    model = faster_rcnn(3, "resnet18", roi_pool="modulated", **options).eval()
+    model = build(faster_rcnn, 3, roi_pool="modulated", **options).eval()
     with torch.no_grad():
         bias = model.roi_heads.box_roi_pool.levels[0].offset_fc[-1].bias
         bias[:49], bias[98 + 3] = 0.5, 20.0
@@ -53,7 +54,7 @@ def test_bins_of_a_pyramid_are_in_pixels_of_the_photograph(drawn: dict[str, Tens
 def test_bins_of_rfcn_are_those_of_the_class(drawn: dict[str, Tensor], tmp_path: Path) -> None:
     """Class 2's bins are moved down by a fifth, class 1's stay; those that the boxes are pooled with are not shown."""
     backbone = dilated_backbone("resnet18", reduction_channels=8)
-    model = rfcn(3, backbone, roi_pool="deform", min_size=100, max_size=128, anchor_sizes=(32,)).eval()
+    model = build(rfcn, 3, backbone, roi_pool="deform", min_size=100, max_size=128, anchor_sizes=(32,)).eval()
     with torch.no_grad():
         pool = model.get_submodule("roi_heads.box_roi_pool")
         pool.score_pool.conv_offset.bias.view(3, 2, 49)[2, 1] = 2.0  # type: ignore[operator,union-attr]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pliant._check import PliantError
 from pliant.nn import DeformConv2d
@@ -94,11 +96,15 @@ def test_sigint_saves_and_says_how_to_go_on(
 
 
 def test_the_folder_of_an_evaluated_run(tiny: dict[str, Any], tmp_path: Path) -> None:
-    settings = {**tiny, "val_split": "val", "epochs": 2, "steps": None, "tensorboard": True}
+    settings = {**tiny, "val_split": "val", "epochs": 2, "steps": None, "tracker": "tensorboard"}
     assert train(TrainConfig.from_dict(settings), tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     expected = {"config.json", "categories.json", "environment.json", "metrics.jsonl", "log.txt", "last.pt"}
     assert names == expected | {"weights.safetensors", "tensorboard"}
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "pliant")).Reload()
+    losses = [record["loss"] for record in read_metrics(tmp_path / "run") if "loss" in record]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses)
+    assert [event.step for event in events.Scalars("ap")] == [4, 8]
     epochs = [record for record in read_metrics(tmp_path / "run") if "ap" in record]
     assert [(record["step"], record["epoch"]) for record in epochs] == [(4, 1), (8, 2)]
     assert all(-1 <= record["ap"] <= record["ap50"] <= 1 for record in epochs)
@@ -110,9 +116,9 @@ def test_the_folder_of_an_evaluated_run(tiny: dict[str, Any], tmp_path: Path) ->
 def test_a_package_that_is_missing_is_told_before_the_folder_is_a_run(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(PliantError, match="--tensorboard needs the package"):
-        train(TrainConfig.from_dict({**tiny, "tensorboard": True}), tmp_path / "run")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(PliantError, match="tracker: must be installed to be 'wandb'; it is not; pip install wandb"):
+        train(TrainConfig.from_dict({**tiny, "tracker": "wandb"}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

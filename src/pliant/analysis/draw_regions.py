@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,14 +18,14 @@ REGION_COLOUR, BIN_COLOUR = "yellow", "red"  # as in the v1 paper
 
 
 def draw_instances(
-    image: Tensor, boxes: Tensor, masks: Tensor, path: Path | str, *, labels: Sequence[str] | None = None
+    image: Tensor, boxes: Tensor, masks: Iterable[Tensor], path: Path | str, *, labels: Sequence[str] | None = None
 ) -> None:
     """Draw masks and boxes of objects over an image, each object in its own colour, and save the picture.
 
     Args:
         image: uint8 (3, H, W).
         boxes: (L, 4) corners x1, y1, x2, y2 in pixels of the image.
-        masks: (L, H, W), true inside the object.
+        masks: L of (H, W), true inside the object.
         path: the picture file; its suffix chooses the format.
         labels: a text for each object, or None.
 

@@ -3,26 +3,35 @@
 
 from __future__ import annotations
 
-from pliant.backbones.dilate import dilate
+from pliant.backbones.dilation import dilate
 from pliant.backbones.networks import classification_network
-from pliant.backbones.prepare import prepared_trunk
+from pliant.backbones.prepare import Norm, Trunk, as_trunk, build_trunk
+from pliant.backbones.stages import (
+    StagedNetwork,
+    backbone_names,
+    freeze_batch_norm,
+    is_stage_selector,
+    staged_network,
+)
 from pliant.backbones.statistics import IMAGENET_MEAN, IMAGENET_STD, Colour, pixel_statistics
-from pliant.backbones.trunks import Trunk, backbone_names, freeze_batch_norm, is_stage_selector, trunk
 from pliant.backbones.weights import load_trunk_weights, read_tensors
 
 __all__ = [
-    "dilate",
-    "classification_network",
-    "prepared_trunk",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "Colour",
-    "pixel_statistics",
+    "Norm",
+    "StagedNetwork",
     "Trunk",
+    "as_trunk",
     "backbone_names",
+    "build_trunk",
+    "classification_network",
+    "dilate",
     "freeze_batch_norm",
     "is_stage_selector",
-    "trunk",
     "load_trunk_weights",
+    "pixel_statistics",
     "read_tensors",
+    "staged_network",
 ]

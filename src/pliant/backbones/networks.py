@@ -3,57 +3,58 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torchvision
 from torch import nn
 
 from pliant._check import fail, suggest
-from pliant.backbones.prepare import prepared_trunk
-from pliant.backbones.trunks import (
+from pliant.backbones.prepare import Trunk, as_trunk, build_trunk
+from pliant.backbones.stages import (
     OWN_NETWORKS,
     TORCHVISION_NAMES,
     backbone_names,
     freeze_batch_norm,
+    staged_network,
     timm_network,
-    trunk,
 )
 from pliant.backbones.weights import load_trunk_weights
 
 
-def classification_network(
-    name: str, *, weights: str | None = None, norm: str = "batch", frozen_stages: int = 0
-) -> nn.Module:
+def classification_network(trunk: str | Trunk) -> nn.Module:
     """Build a classification network, its last layer included.
 
     Args:
-        name: one of `backbone_names()`, the name of any other classification network of torchvision, or `timm:NAME`.
-        weights: a checkpoint (.pth, .pt or .safetensors), or `default` for those that torchvision or timm download, or
-            None for random ones.
-        norm: `batch` for trained batch statistics, `frozen` for frozen ones.
-        frozen_stages: how many first stages are not trained, C1 being the first; more than 0 needs a network that
-            `trunk` knows the stages of.
+        trunk: what to build, or the name of its network, which may be that of any classification network of
+            torchvision. `norm` is `batch` unless it is said to be `frozen`, and `frozen_stages` 0; more needs a network
+            that `staged_network` knows the stages of.
 
     Raises:
-        PliantError: an unknown name or norm, or a checkpoint which does not fit.
+        PliantError: an unknown name, or a checkpoint which does not fit.
 
     Example:
         >>> classification_network("resnet18").fc
         Linear(in_features=512, out_features=1000, bias=True)
     """
-    if norm not in ("batch", "frozen"):
-        fail("norm", "must be 'batch' or 'frozen'", repr(norm), "use 'batch'")
-    if frozen_stages:
-        return prepared_trunk(name, weights=weights, norm=norm, frozen_stages=frozen_stages).network
-    network = _network(name, pretrained=weights == "default")
-    if weights not in (None, "default"):
-        load_trunk_weights(network, str(weights))
-    return freeze_batch_norm(network) if norm == "frozen" else network
+    trunk = as_trunk(trunk)
+    if trunk.frozen_stages:
+        norm = "batch" if trunk.norm == "auto" else trunk.norm
+        network = build_trunk(replace(trunk, norm=norm, deform=None)).network
+    else:
+        network = _network(trunk.network, pretrained=trunk.weights == "default")
+        if trunk.weights is not None and trunk.weights != "default":
+            load_trunk_weights(network, trunk.weights)
+        network = freeze_batch_norm(network) if trunk.norm == "frozen" else network
+    if trunk.deform is not None:
+        trunk.convert(network, trunk.deform)
+    return network
 
 
 def _network(name: str, *, pretrained: bool) -> nn.Module:
     if name.startswith("timm:"):
         return timm_network(name.removeprefix("timm:"), pretrained=pretrained)
     if name in OWN_NETWORKS:
-        return trunk(name, pretrained=pretrained).network
+        return staged_network(name, pretrained=pretrained).network
     known = {*backbone_names(), *torchvision.models.list_models(module=torchvision.models)}
     if name not in known:
         fix = f"use resnet50 for instance, or timm:NAME.{suggest(name, known)}"

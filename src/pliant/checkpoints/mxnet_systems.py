@@ -15,6 +15,7 @@ from torch import Tensor
 from pliant._check import fail
 from pliant.checkpoints.draft import Change, Conversion, Draft
 from pliant.checkpoints.resnet import deform_settings, resnet_name, take_input
+from pliant.detection import AnchorOptions
 from pliant.detection.proposals import map_anchors
 
 PIXEL_MEAN = (123.15, 115.9, 103.06)  # red first; the code subtracts them from RGB images of 0..255
@@ -169,7 +170,7 @@ def _between_anchors(sizes: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     (c_2, w_2) the same box has :math:`d_2 = d \, w / w_2 + (c - c_2) / w_2` and :math:`e_2 = e + \log(w / w_2)`.
     """
     theirs = _official_anchors(sizes)  # (A, 4): centre and size, x before y
-    corners = map_anchors(sizes, RATIOS).cell_anchors[0].double()
+    corners = map_anchors(AnchorOptions(sizes, ratios=RATIOS)).cell_anchors[0].double()
     ours = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
     ratio = theirs[:, 2:] / ours[:, 2:]
     scale = torch.cat([ratio, torch.ones_like(ratio)], dim=1)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from pliant.classification.classifier import Classifier, classifier
 from pliant.classification.head import replace_head
+from pliant.classification.model import Classifier, classifier
 
 __all__ = [
     "Classifier",

@@ -9,7 +9,7 @@ import json
 from pliant._check import require_package
 from pliant.cli.options import add_options, given_options
 from pliant.cli.parser import Commands, Parser, add_command, add_device, add_run, count
-from pliant.train.options import TestTimeOptions
+from pliant.train.options import InferenceOptions
 
 
 def add(commands: Commands[Parser]) -> None:
@@ -20,7 +20,7 @@ def add(commands: Commands[Parser]) -> None:
     parser.add_argument("--split", metavar="NAME", help="split to evaluate on (default: the run's --val-split)")
     parser.add_argument("--workers", metavar="N", type=count, default=0, help="processes that read images (default: 0)")
     add_device(parser)
-    add_options(parser, TestTimeOptions)
+    add_options(parser, InferenceOptions)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from pliant.train.model import load_run, pick_device
     from pliant.train.tasks import task_of
 
-    changed = given_options(arguments, TestTimeOptions)
+    changed = given_options(arguments, InferenceOptions)
     if arguments.data is not None:
         changed["data"] = arguments.data
     model, categories, config = load_run(arguments.run_folder, changed)

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pliant.cli.parser import Parser
 from pliant.train.config import ONLY
-from pliant.train.options import MODELS, Options, applies
+from pliant.train.options import MODELS, Options, applies, models_with, required_type
 
 
 def add_options(parser: Parser, group: type[Options], model: str | None = None) -> None:
@@ -19,13 +18,13 @@ def add_options(parser: Parser, group: type[Options], model: str | None = None) 
     With a `model`, only what is for it is added, and its defaults are given.
     """
     hints = get_type_hints(group)
-    only = f"For {', '.join(group.ONLY)} only." if group.ONLY and model is None else None
+    only = f"For {', '.join(models_with(group.ONLY))} only." if group.ONLY and model is None else None
     section = parser.add_argument_group(group.TITLE, only)
     for spec in dataclasses.fields(group):
-        if model is not None and not applies(ONLY[spec.name], model, MODELS[model].task):
+        if model is not None and not applies(ONLY[spec.name], model):
             continue
         flag = "--" + spec.name.replace("_", "-")
-        kind = _kind(hints[spec.name], spec.metadata)
+        kind = _kind(hints[spec.name])
         section.add_argument(flag, dest=spec.name, help=_help(spec, model), default=argparse.SUPPRESS, **kind)
 
 
@@ -44,7 +43,7 @@ def _help(spec: dataclasses.Field[Any], model: str | None) -> str:
         notes = []  # the help says what none stands for
     if model is None:
         notes += [f"{_text(k.defaults[spec.name])} for {name}" for name, k in MODELS.items() if spec.name in k.defaults]
-        notes += [f"{', '.join(spec.metadata['only'])} only"] if spec.metadata["only"] else []
+        notes += [f"{', '.join(models_with(ONLY[spec.name]))} only"] if spec.metadata["only"] else []
     # argparse formats its help with %.
     return (f"{help} ({'; '.join(notes)})" if notes else help).replace("%", "%%")
 
@@ -57,17 +56,16 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _kind(hint: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _kind(hint: Any) -> dict[str, Any]:
     """The argparse options for a field of type `hint`."""
-    if hint is bool:
+    inner = required_type(hint)
+    if inner is bool:
         return {"action": argparse.BooleanOptionalAction}
-    inner = next((arg for arg in get_args(hint) if get_origin(arg) is tuple), hint)
+    if get_origin(inner) is Literal:
+        return {"choices": get_args(inner)}
     if get_origin(inner) is tuple:
         return {"nargs": "+", "type": _parser_of(get_args(inner)[0]), "metavar": "N"}
-    parse = next(arg for arg in (*get_args(hint), hint) if arg is not type(None))
-    if metadata["choices"]:
-        return {"choices": metadata["choices"]}
-    return {"type": _parser_of(parse), "metavar": {str: "TEXT", int: "N", float: "X"}[parse]}
+    return {"type": _parser_of(inner), "metavar": {str: "TEXT", int: "N", float: "X"}[inner]}
 
 
 def _parser_of(kind: type) -> Any:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pliant._check import fail, require_package
+from pliant._check import fail, fail_because, require_package
 from pliant.cli.options import add_options, given_options
 from pliant.cli.parser import Commands, Parser, add_command, add_device, add_run, share
 from pliant.train import TrainConfig
-from pliant.train.options import TestTimeOptions
+from pliant.train.options import InferenceOptions, applies
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -29,7 +29,7 @@ def add(commands: Commands[Parser]) -> None:
     help = "draw the predictions (default), or the bins of deformable RoI pooling on them (v1 paper, Fig. 7)"
     parser.add_argument("--draw", choices=("predictions", "bins"), default="predictions", help=help)
     add_device(parser)
-    add_options(parser, TestTimeOptions)
+    add_options(parser, InferenceOptions)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -41,7 +41,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from pliant.train.tasks.base import predict_batch
 
     paths = image_paths(arguments.images)
-    model, categories, config = load_run(arguments.run_folder, given_options(arguments, TestTimeOptions))
+    model, categories, config = load_run(arguments.run_folder, given_options(arguments, InferenceOptions))
     min_score = _min_score(arguments.min_score, config)
     device, task = pick_device(arguments.device), task_of(config)
     predict = task.predictor(model.to(device), config)
@@ -69,10 +69,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _min_score(given: float | None, config: TrainConfig) -> float:
     """The least score of a box that is drawn; a `PliantError` if one is given and the model has no boxes."""
-    if given is not None and config.task != "detection":
-        rule = "must be given for detectors only"
-        fix = "leave it out: every pixel is labelled, or the best five labels given, whatever their scores"
-        fail("min_score", rule, f"it with the model {config.model!r}", fix)
+    if given is not None and not applies(("detection",), config.model):
+        reason = "it labels every pixel, or gives the best five labels, whatever their scores"
+        fail_because("min_score", f"must be left out with the model {config.model!r}", reason, "it is for detectors")
     return 0.5 if given is None else given
 
 

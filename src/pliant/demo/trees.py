@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pliant.data import open_detection
-from pliant.evaluation import tiles
+from pliant.inference import tiles
 
 TILE = 640
 OVERLAP = 160

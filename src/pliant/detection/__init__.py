@@ -3,38 +3,39 @@
 
 from __future__ import annotations
 
-from pliant.detection.class_aware_rpn import class_aware_rpn
 from pliant.detection.dilated import DilatedBackbone, dilated_backbone
-from pliant.detection.faster_rcnn import faster_rcnn, mask_rcnn
-from pliant.detection.faster_rcnn_dc5 import faster_rcnn_dc5, mask_rcnn_dc5
+from pliant.detection.limits import set_thresholds, thresholds
 from pliant.detection.mimic import add_mimicking, drop_mimicking, without_mimicking
 from pliant.detection.mimic_parts import MimicOptions
+from pliant.detection.one_stage import class_aware_rpn
+from pliant.detection.parts import AnchorOptions, SecondStage, Thresholds
+from pliant.detection.position_sensitive import RFCN_SECOND_STAGE, rfcn
 from pliant.detection.pyramid import PyramidBackbone, pyramid_backbone
-from pliant.detection.rfcn import rfcn
+from pliant.detection.pyramid_detectors import faster_rcnn, mask_rcnn
 from pliant.detection.roi_pools import ROI_POOLS, MultiScaleDeformRoIPool
-from pliant.detection.views import Thresholds, add_masks, candidates, has_masks, set_thresholds, thresholds
+from pliant.detection.single_map import faster_rcnn_dc5, mask_rcnn_dc5
 
 __all__ = [
-    "class_aware_rpn",
+    "RFCN_SECOND_STAGE",
+    "ROI_POOLS",
+    "AnchorOptions",
     "DilatedBackbone",
-    "dilated_backbone",
-    "faster_rcnn",
-    "mask_rcnn",
-    "faster_rcnn_dc5",
-    "mask_rcnn_dc5",
-    "add_mimicking",
-    "drop_mimicking",
-    "without_mimicking",
     "MimicOptions",
+    "MultiScaleDeformRoIPool",
     "PyramidBackbone",
+    "SecondStage",
+    "Thresholds",
+    "add_mimicking",
+    "class_aware_rpn",
+    "dilated_backbone",
+    "drop_mimicking",
+    "faster_rcnn",
+    "faster_rcnn_dc5",
+    "mask_rcnn",
+    "mask_rcnn_dc5",
     "pyramid_backbone",
     "rfcn",
-    "ROI_POOLS",
-    "MultiScaleDeformRoIPool",
-    "Thresholds",
-    "add_masks",
-    "candidates",
-    "has_masks",
     "set_thresholds",
     "thresholds",
+    "without_mimicking",
 ]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
@@ -11,8 +13,14 @@ from torchvision.ops import box_iou
 from pliant._check import fail
 from pliant.detection.dilated import at_least_float32, initialise
 from pliant.detection.ohem import hardest, region_losses
+from pliant.detection.parts import Thresholds
 
 FOREGROUND_IOU = 0.5  # overlap with a box from which a region is foreground, in Detectron and in the official v1 code
+
+
+def refuse_ohem_with_masks(ohem: int) -> NoReturn:
+    """Raise a `PliantError`: a mask head is trained on sampled regions."""
+    fail("ohem", "must be left out with masks, which are trained on sampled regions", ohem, "leave it out")
 
 
 class MapRoIPool(nn.Module):
@@ -57,9 +65,7 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
         beta: of the smooth L1 loss, see `region_losses`.
         background_iou: proposals that overlap every box by less than this are not trained on; the official code's
             Faster R-CNN without OHEM has 0.1.
-        score_threshold: detections with a lower score are dropped.
-        nms_threshold: of two boxes of a class that overlap by more than this IoU the lower score is dropped.
-        max_detections: most detections per image.
+        thresholds: which boxes are detections.
         mask_parts: torchvision's `mask_roi_pool`, `mask_head` and `mask_predictor`, or nothing.
 
     Raises:
@@ -78,15 +84,11 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
         class_agnostic: bool = False,
         beta: float = 1.0,
         background_iou: float = 0.0,
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.5,
-        max_detections: int = 100,
+        thresholds: Thresholds = Thresholds(),
         **mask_parts: nn.Module,
     ) -> None:
         if ohem is not None and mask_parts:
-            fix = "leave it out"
-            rule = "must be left out with masks, which are trained on sampled regions"
-            fail("ohem", rule, ohem, fix)
+            refuse_ohem_with_masks(ohem)
         if ohem is not None and ohem < 1:
             fail("ohem", "must be at least 1", ohem, "use 128 (official R-FCN), or None")
         if not 0 <= background_iou < FOREGROUND_IOU:
@@ -101,9 +103,9 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
             batch_size_per_image=roi_samples,
             positive_fraction=positive_fraction,
             bbox_reg_weights=None,  # torchvision's 10, 10, 5, 5 are the official deviations 0.1, 0.1, 0.2, 0.2
-            score_thresh=score_threshold,
-            nms_thresh=nms_threshold,
-            detections_per_img=max_detections,
+            score_thresh=thresholds.score,
+            nms_thresh=thresholds.nms,
+            detections_per_img=thresholds.detections,
             **mask_parts,
         )
         self.ohem, self.class_agnostic = ohem, class_agnostic
@@ -118,9 +120,7 @@ class BoxHeads(RoIHeads):  # type: ignore[misc]
             heads.box_predictor,
             ohem=ohem,
             beta=1 / 9,
-            score_threshold=heads.score_thresh,
-            nms_threshold=heads.nms_thresh,
-            max_detections=heads.detections_per_img,
+            thresholds=Thresholds(heads.score_thresh, heads.nms_thresh, heads.detections_per_img),
         )
 
     def assign_targets_to_proposals(

@@ -15,11 +15,11 @@ from pliant.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Colour,
-    is_stage_selector,
+    Trunk,
+    as_trunk,
+    build_trunk,
     pixel_statistics,
-    prepared_trunk,
 )
-from pliant.surgery import convert
 
 STRIDE = 16
 
@@ -63,81 +63,58 @@ class DilatedBackbone(nn.Module):
 
 
 def dilated_backbone(
-    name: str = "resnet50",
+    trunk: str | Trunk = "resnet50",
     *,
     reduction_channels: int = 256,
     reduction_lr_scale: float = 1.0,
-    deform: str | None = None,
-    modulated: bool = True,
-    offset_groups: int = 1,
-    mask_scale: float = 2.0,
-    weights: str | None = None,
-    norm: str = "auto",
-    frozen_stages: int | None = None,
     dilation: int | None = None,
 ) -> DilatedBackbone:
-    """Build the papers' backbone over the trunk `name`.
+    """Build the papers' backbone over `trunk`.
 
     Conv5 has stride 1, so that its map has stride 16 as conv4's, and all its convolutions larger than 1x1 have
     dilation 2, deformable ones and their offset branches too (see `pliant.backbones.dilate`).
 
     Args:
-        name: one of `backbone_names()`, or `timm:NAME`.
+        trunk: a `pliant.backbones.Trunk`, or the name of its network. The official v1 code has 4 offset groups here.
         reduction_channels: channels of the 1x1 convolution on conv5. The official code has 256 in Faster R-CNN and
             1024 in R-FCN; the v1 paper's text says 1024 for all.
         reduction_lr_scale: factor on its learning rate; 3 in the official R-FCN.
-        deform: which convolutions become deformable: `c3-c5`, `c5` or `last3` in the trunk, or a regular expression
-            over the names of the backbone. None: none.
-        modulated: DCNv2's modulation; False gives DCNv1.
-        offset_groups: groups of channels with offsets of their own (4 in the official v1 code of these detectors).
-        mask_scale: factor of the modulation's sigmoid; 2 keeps the network's function at the start.
-        weights: a checkpoint of the trunk, or `default` for the library's own, or None for random ones.
-        norm: `frozen` batch statistics, `batch` for trained ones, `auto`: frozen where there are weights.
-        frozen_stages: how many first stages are not trained; None: 2 (C1 and C2) where there are weights, else 0.
         dilation: of conv5's convolutions larger than 1x1; None: 2.
 
     Raises:
-        PliantError: an unknown name or norm, a checkpoint which does not fit, or a trunk that cannot be dilated.
+        PliantError: an unknown name, a checkpoint which does not fit, or a network that cannot be dilated.
 
     Example:
         >>> import torch
-        >>> backbone = dilated_backbone("resnet18", deform="c5")
+        >>> backbone = dilated_backbone(Trunk("resnet18", deform="c5"))
         >>> {name: tuple(m.shape) for name, m in backbone(torch.zeros(1, 3, 64, 96)).items()}
         {'c4': (1, 256, 4, 6), 'c5': (1, 256, 4, 6)}
 
     References:
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.3.
     """
-    built = prepared_trunk(
-        name,
-        deform=deform,
-        modulated=modulated,
-        offset_groups=offset_groups,
-        mask_scale=mask_scale,
-        weights=weights,
-        norm=norm,
-        frozen_stages=frozen_stages,
-        output_stride=STRIDE,
-        dilation=dilation,
-    )
+    trunk = as_trunk(trunk)
+    built = build_trunk(trunk, output_stride=STRIDE, dilation=dilation)
     if built.strides[3:] != (STRIDE, STRIDE):
         rule = "must have the stages C4 and C5, of strides 16 and 32"
-        fail("backbone", rule, f"{name} with strides {built.strides}", "use e.g. resnet50")
+        fail("backbone", rule, f"{trunk.network} with strides {built.strides}", "use e.g. resnet50")
     channels = (built.channels[3], built.channels[4])
     backbone = DilatedBackbone(built.maps((4, 5)), channels, reduction_channels, reduction_lr_scale)
     backbone.image_mean, backbone.image_std = pixel_statistics(built.network)
-    if deform is not None and not is_stage_selector(deform):
-        convert(backbone, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
+    trunk.convert_by_name(backbone)
     return backbone
 
 
 def as_dilated(
-    backbone: str | DilatedBackbone, num_classes: int, reduction_channels: int, reduction_lr_scale: float = 1.0
+    backbone: str | Trunk | DilatedBackbone,
+    num_classes: int,
+    reduction_channels: int,
+    reduction_lr_scale: float = 1.0,
 ) -> DilatedBackbone:
-    """Return the backbone of a detector for so many classes, which may be given by name."""
+    """Return the backbone of a detector for so many classes, which may be given by its trunk."""
     if num_classes < 2:
-        fail("num_classes", "must count the background and one class at least", num_classes, "use 2 for one class")
-    if not isinstance(backbone, str):
+        fail("num_classes", "must count the background and at least one class", num_classes, "use 2 for one class")
+    if isinstance(backbone, DilatedBackbone):
         return backbone
     return dilated_backbone(backbone, reduction_channels=reduction_channels, reduction_lr_scale=reduction_lr_scale)
 

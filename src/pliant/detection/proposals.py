@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -13,7 +11,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import Conv2dNormActivation
 
 from pliant._check import fail
-from pliant.detection.dilated import at_least_float32, initialise
+from pliant.detection.dilated import DilatedBackbone, at_least_float32, initialise
+from pliant.detection.parts import AnchorOptions, SecondStage
 
 BEFORE_NMS = 6000  # proposals with the highest scores, before suppression; the official v1 code's number
 ANCHORS_PER_IMAGE = 256  # sampled in training, half of them positive at most; both papers and both codes
@@ -89,13 +88,29 @@ class MapProposals(RegionProposalNetwork):  # type: ignore[misc]
         return found
 
 
-def map_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Anchors:
-    """Return the anchors of a single map: one for each of the sizes (the square root of its area) and each ratio.
+def conv4_proposals(
+    backbone: DilatedBackbone, anchors: AnchorOptions, rpn_channels: int, second_stage: SecondStage
+) -> MapProposals:
+    """Return the region proposal network on conv4, as both papers have it."""
+    generator = map_anchors(anchors)
+    count = generator.num_anchors_per_location()[0]
+    return MapProposals(
+        "c4",
+        ProposalHead(backbone.proposal_channels, count, rpn_channels),
+        generator,
+        train_proposals=second_stage.train_proposals,
+        proposals=second_stage.proposals,
+    )
+
+
+def map_anchors(anchors: AnchorOptions) -> Anchors:
+    """Return the anchors of a single map: one for each size (the square root of its area), scale and ratio.
 
     Raises:
         PliantError: a size or ratio that is not positive, or none.
     """
-    for name, values in (("anchor_sizes", sizes), ("anchor_ratios", ratios)):
+    sizes = [size * scale for size in anchors.sizes or () for scale in anchors.scales]
+    for name, values in (("anchor_sizes", sizes), ("anchor_ratios", anchors.ratios)):
         if not values or not all(value > 0 for value in values):
-            fail(name, "must be positive numbers, one at least", tuple(values), "leave it out")
-    return Anchors((tuple(sizes),), (tuple(ratios),))
+            fail(name, "must be positive numbers, at least one", tuple(values), "leave it out")
+    return Anchors((tuple(sizes),), (tuple(anchors.ratios),))

@@ -13,13 +13,13 @@ from pliant.backbones import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Colour,
+    StagedNetwork,
     Trunk,
-    is_stage_selector,
+    as_trunk,
+    build_trunk,
     pixel_statistics,
-    prepared_trunk,
 )
 from pliant.nn import DeformConv2d
-from pliant.surgery import convert
 
 
 class PyramidBackbone(nn.Module):
@@ -53,32 +53,12 @@ class PyramidBackbone(nn.Module):
 
 
 def pyramid_backbone(
-    name: str = "resnet50",
-    *,
-    deform: str | None = None,
-    modulated: bool = True,
-    offset_groups: int = 1,
-    mask_scale: float = 2.0,
-    weights: str | None = None,
-    norm: str = "auto",
-    frozen_stages: int | None = None,
-    strides: Sequence[int] = (4, 8, 16, 32),
-    out_channels: int = 256,
+    trunk: str | Trunk = "resnet50", *, strides: Sequence[int] = (4, 8, 16, 32), out_channels: int = 256
 ) -> PyramidBackbone:
-    r"""Build a feature pyramid over the trunk `name`.
+    """Build a feature pyramid over `trunk`.
 
     Args:
-        name: one of `backbone_names()`, or `timm:NAME`.
-        deform: which convolutions become deformable. `c3-c5`, `c5` or `last3` choose in the trunk; any other text is a
-            regular expression over the names of the whole backbone, e.g. `fpn\.layer_blocks` for the 3x3
-            convolutions that end the pyramid. None converts nothing.
-        modulated: DCNv2's modulation; False gives DCNv1.
-        offset_groups: groups of channels with offsets of their own.
-        mask_scale: factor of the modulation's sigmoid; 2 keeps the network's function at the start.
-        weights: a checkpoint of the trunk (.pth, .pt or .safetensors), or `default` for those that torchvision
-            or timm download, or None for random ones.
-        norm: `frozen` batch statistics, `batch` for trained ones, `auto`: frozen where there are weights.
-        frozen_stages: how many first stages are not trained; None: 2 (C1 and C2) where there are weights, else 0.
+        trunk: a `pliant.backbones.Trunk`, or the name of its network.
         strides: strides in input pixels of the maps that the pyramid is built on.
         out_channels: channels of each map of the pyramid.
 
@@ -86,7 +66,7 @@ def pyramid_backbone(
         The backbone; its maps have the given strides and one more, max-pooled from the last.
 
     Raises:
-        PliantError: an unknown name, stride or norm, or a checkpoint which does not fit.
+        PliantError: an unknown name or stride, or a checkpoint which does not fit.
 
     Example:
         >>> import torch
@@ -97,26 +77,17 @@ def pyramid_backbone(
     References:
         Feature Pyramid Networks (arXiv 1612.03144), section 3.
     """
-    built = prepared_trunk(
-        name,
-        deform=deform,
-        modulated=modulated,
-        offset_groups=offset_groups,
-        mask_scale=mask_scale,
-        weights=weights,
-        norm=norm,
-        frozen_stages=frozen_stages,
-    )
-    _check_strides(strides, built, name)
+    trunk = as_trunk(trunk)
+    built = build_trunk(trunk)
+    _check_strides(strides, built, trunk.network)
     channels = [built.channels[built.strides.index(stride)] for stride in strides]
     wanted = _deformable(built.network)
     backbone = PyramidBackbone(built.body(strides), channels, strides, out_channels)
     backbone.image_mean, backbone.image_std = pixel_statistics(built.network)
     if _deformable(backbone) < wanted:
         rule = f"must choose convolutions that the maps at strides {tuple(strides)} are made by"
-        fail("deform", rule, repr(deform), "choose earlier stages, or add strides")
-    if deform is not None and not is_stage_selector(deform):
-        convert(backbone, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
+        fail("deform", rule, repr(trunk.deform), "choose earlier stages, or add strides")
+    trunk.convert_by_name(backbone)
     return backbone
 
 
@@ -124,7 +95,7 @@ def _deformable(network: nn.Module) -> int:
     return sum(isinstance(module, DeformConv2d) for module in network.modules())
 
 
-def _check_strides(strides: Sequence[int], built: Trunk, name: str) -> None:
+def _check_strides(strides: Sequence[int], built: StagedNetwork, name: str) -> None:
     unknown = [stride for stride in strides if stride not in built.strides]
     if unknown or list(strides) != sorted(set(strides)) or not strides:
         rule = f"must be rising strides of {name}'s stages {built.strides}"

@@ -8,25 +8,19 @@ from pliant.evaluation.coco_metric import CocoMetrics, evaluate_detections
 from pliant.evaluation.instances import InstanceMetrics, evaluate_instances
 from pliant.evaluation.results import coco_results, load_results, save_results
 from pliant.evaluation.semantic import SegmentationMetrics, confusion, segmentation_metrics
-from pliant.evaluation.suppression import average_boxes, suppress
-from pliant.evaluation.tiling import merge_tiles, tiles
 
 __all__ = [
     "ClassificationMetrics",
     "CocoMetrics",
     "InstanceMetrics",
     "SegmentationMetrics",
-    "average_boxes",
     "classification_metrics",
     "coco_results",
     "confusion",
     "evaluate_detections",
     "evaluate_instances",
     "load_results",
-    "merge_tiles",
     "rank_of_truth",
     "save_results",
     "segmentation_metrics",
-    "suppress",
-    "tiles",
 ]

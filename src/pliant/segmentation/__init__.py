@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pliant.segmentation.deeplab import DeepLab, deeplab
+from pliant.segmentation.model import DeepLab, deeplab
 from pliant.segmentation.offset_dilation import undilate_offset_branches
 from pliant.segmentation.upsample import upsample_scores
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pliant._check import PliantError, fail, suggest
+from pliant._check import PliantError, fail, fail_because, suggest
 from pliant.train.options import (
     MODELS,
     AugmentationOptions,
@@ -18,6 +18,7 @@ from pliant.train.options import (
     ClassifierOptions,
     DataOptions,
     DetectorOptions,
+    InferenceOptions,
     MimickingOptions,
     ModelOptions,
     Options,
@@ -25,8 +26,8 @@ from pliant.train.options import (
     ScheduleOptions,
     SegmenterOptions,
     SingleMapOptions,
-    TestTimeOptions,
     applies,
+    models_with,
     typed,
 )
 
@@ -43,10 +44,10 @@ GROUPS: tuple[type[Options], ...] = (
     AugmentationOptions,
     ScheduleOptions,
     RunOptions,
-    TestTimeOptions,
+    InferenceOptions,
 )
 ONLY: dict[str, tuple[str, ...]] = {
-    spec.name: spec.metadata["only"] or group.ONLY for group in GROUPS for spec in dataclasses.fields(group)
+    spec.name: (*group.ONLY, *spec.metadata["only"]) for group in GROUPS for spec in dataclasses.fields(group)
 }
 
 
@@ -63,7 +64,7 @@ class TrainConfig(
     AugmentationOptions,
     ScheduleOptions,
     RunOptions,
-    TestTimeOptions,
+    InferenceOptions,
 ):
     """The settings of a training run; `config.json` in the run folder holds them.
 
@@ -89,11 +90,6 @@ class TrainConfig(
         changed = [spec.name for spec in dataclasses.fields(self) if getattr(self, spec.name) != spec.default]
         _refuse_foreign(changed, self.model)
 
-    @property
-    def task(self) -> str:
-        """The name of the model's task."""
-        return MODELS[self.model].task
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Make a config from a mapping; what it leaves out has the default of its model.
@@ -102,11 +98,10 @@ class TrainConfig(
             PliantError: an unknown key (the nearest name is given), one that has nothing to do with the model, or a
                 value that is refused.
         """
-        known = [spec.name for spec in dataclasses.fields(cls)]
         for key in values:
-            if key not in known:
-                fix = f"`pliant train --help` lists them.{suggest(str(key), known)}"
-                fail("config", "must have known keys", repr(key), fix)
+            if key not in ONLY:
+                fix = f"`pliant train --help` lists them.{suggest(str(key), ONLY)}"
+                fail("config", "must have known keys only", repr(key), fix)
         if "data" not in values:
             fail("data", "must name the folder of the data set", "nothing", "add --data DIR")
         model = values.get("model", ModelOptions().model)
@@ -135,28 +130,28 @@ class TrainConfig(
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings that the model has as plain values for JSON, group by group."""
-        return {name: getattr(self, name) for name, only in ONLY.items() if applies(only, self.model, self.task)}
+        return {name: getattr(self, name) for name, only in ONLY.items() if applies(only, self.model)}
 
 
-# Of each pair one decides; whichever is said later puts the other aside.
-_RIVALS = (("epochs", "steps"), ("accumulate", "step_images"))
+# Of each pair one decides; the one that is given later replaces the other.
+_EXCLUSIVE = (("epochs", "steps"), ("accumulate", "step_images"))
 
 
 def overridden(settings: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `settings` overridden by `later`; `epochs` puts `steps` aside, and `accumulate` `step_images`.
+    """Return `settings` overridden by `later`, in which `epochs` replaces `steps` and `accumulate` `step_images`.
 
     Example:
         >>> overridden({"steps": 30000, "lr": 0.01}, {"epochs": 3})
         {'lr': 0.01, 'epochs': 3}
     """
-    aside = {two for one, two in _RIVALS if one in later} | {one for one, two in _RIVALS if two in later}
-    return {name: value for name, value in settings.items() if name not in aside} | dict(later)
+    replaced = {two for one, two in _EXCLUSIVE if one in later} | {one for one, two in _EXCLUSIVE if two in later}
+    return {name: value for name, value in settings.items() if name not in replaced} | dict(later)
 
 
 def _refuse_foreign(names: Iterable[str], model: str) -> None:
     """Raise a `PliantError` if one of the options `names` is for other models than `model`."""
     for name in names:
-        if not applies(ONLY[name], model, MODELS[model].task):
-            fix = "leave it out; `pliant train --help` says what each option is for"
-            rule = f"must be given for {' or '.join(ONLY[name])} only"
-            fail(name, rule, f"it with the model {model!r}", fix)
+        if not applies(ONLY[name], model):
+            rule = f"must be left out with the model {model!r}"
+            reason = f"it is for {' and '.join(models_with(ONLY[name]))}"
+            fail_because(name, rule, reason, "`pliant train --help` says what each option is for")

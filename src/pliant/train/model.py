@@ -16,10 +16,9 @@ from torch import nn
 from pliant._check import PliantError, fail
 from pliant.backbones import read_tensors
 from pliant.data import Category
-from pliant.nn import DeformConv2d
 from pliant.train.checkpoint import load_weights, save_weights, write_atomically
 from pliant.train.config import TrainConfig
-from pliant.train.tasks import task_of
+from pliant.train.tasks import builder_of
 
 CONFIG_FILE = "config.json"
 CATEGORIES_FILE = "categories.json"
@@ -44,15 +43,12 @@ def build_model(config: TrainConfig, categories: int, *, pretrained: bool = True
         with warnings.catch_warnings():
             if not pretrained:
                 warnings.filterwarnings("ignore", message="mask_scale=")  # those weights were trained with it
-            model = task_of(config).build(config, categories, weights=config.weights if pretrained else None)
+            model = builder_of(config)(config, categories, config.weights if pretrained else None)
     except PliantError:
         raise
     except ValueError as error:
         # An argument checked by the layers, e.g. offset groups that do not divide the channels.
         raise PliantError(str(error)) from error
-    for layer in model.modules():
-        if isinstance(layer, DeformConv2d):
-            layer.offset_limit = config.offset_limit
     if pretrained and config.start is not None:
         _start_from(model, Path(config.start))
     return model

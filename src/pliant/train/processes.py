@@ -3,30 +3,42 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, gather_object
 from torch import Tensor
 
-from pliant._check import PliantError, fail
+from pliant._check import PliantError, fail, fail_because
 from pliant.train.config import TrainConfig
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Return the accelerator of a run: alone, or one of the processes of `accelerate launch` or `torchrun`.
+def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
+    """Return the accelerator of the run in `out`: alone, or one of the processes of `accelerate launch` or `torchrun`.
 
     Raises:
-        PliantError: fp16 without an accelerator, or a second precision in one Python process.
+        PliantError: fp16 without an accelerator, a second precision in one Python process, or a tracker that is not
+            installed.
     """
     if config.precision == "fp16" and (config.device == "cpu" or not torch.accelerator.is_available()):
         fail("precision", "must be 'no' or 'bf16' on the CPU", "'fp16'", "use bf16")
     # A loss that no image of a batch contributes to (masks, mimicking) leaves parameters without a gradient.
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    tracker = None if config.tracker == "none" else config.tracker
+    if tracker is not None and importlib.util.find_spec(tracker) is None:
+        fail_because("tracker", f"must be installed to be {tracker!r}", "it is not", f"pip install {tracker}")
     try:
-        return Accelerator(cpu=config.device == "cpu", mixed_precision=config.precision, kwargs_handlers=[parallel])
+        return Accelerator(
+            cpu=config.device == "cpu",
+            mixed_precision=config.precision,
+            kwargs_handlers=[parallel],
+            log_with=tracker,
+            project_config=ProjectConfiguration(str(out), logging_dir=str(out / "tensorboard")),
+        )
     except ValueError as error:
         raise PliantError(
             f"precision: must be one that accelerate can use here; got {config.precision!r} ({error})"

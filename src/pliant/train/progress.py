@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,25 +14,24 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pliant._check import PliantError, require_package
+from pliant._check import PliantError
 from pliant.train.checkpoint import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
+Track = Callable[[dict[str, float], int], None]
 
 
 class RunReporter:
-    """Shows the progress of a run on standard error and writes its folder's log, metrics and TensorBoard events.
+    """Shows the progress of a run on standard error and writes its folder's log and metrics.
 
-    Where standard error is no terminal, lines take the place of the bar. `unit` is the name of the metric.
-    A `quiet` one, of a process that is not the main one, neither shows nor writes anything.
+    Where standard error is no terminal, lines take the place of the bar. `unit` is the name of the metric, and `track`
+    takes the numbers of each record and their step. A `quiet` one, of a process that is not the main one, neither shows
+    nor writes anything.
     """
 
-    def __init__(
-        self, run: Path, total_steps: int, unit: str, *, tensorboard: bool = False, quiet: bool = False
-    ) -> None:
-        self.run = run
-        self.quiet = quiet
+    def __init__(self, run: Path, total_steps: int, unit: str, track: Track, *, quiet: bool = False) -> None:
+        self.run, self.track, self.quiet = run, track, quiet
         self.console = Console(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -45,7 +44,6 @@ class RunReporter:
             disable=quiet,
         )
         self._task: TaskID = self._bar.add_task("train", total=total_steps, loss="-", metric="-")
-        self._events = _event_writer(run) if tensorboard else None
 
     def __enter__(self) -> Self:
         metrics, log = (Path(os.devnull),) * 2 if self.quiet else (self.run / METRICS_FILE, self.run / LOG_FILE)
@@ -62,8 +60,6 @@ class RunReporter:
             self._log.write(f"{kind.__name__ if kind else ''}: {error}\n")
         self._metrics.close()
         self._log.close()
-        if self._events is not None:
-            self._events.close()
 
     def say(self, text: str) -> None:
         """Print a line above the bar and keep it in the log."""
@@ -89,20 +85,12 @@ class RunReporter:
             self._bar.remove_task(task)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Append a record to `metrics.jsonl`, and its numbers to TensorBoard; `step` must be in it."""
+        """Append a record to `metrics.jsonl` and give its numbers to the tracker; `step` must be in it."""
         self._metrics.write(json.dumps(record) + "\n")
         self._metrics.flush()
-        if self._events is not None:
-            for name, value in record.items():
-                if isinstance(value, float):
-                    self._events.add_scalar(name, value, record["step"])
+        self.track({name: value for name, value in record.items() if isinstance(value, float)}, record["step"])
         if "loss" in record and not self.console.is_terminal:
             self.say(f"step {record['step']}  loss {record['loss']:.4f}  lr {record['lr']:.2e}")
-
-
-def _event_writer(run: Path) -> Any:
-    module = require_package("torch.utils.tensorboard", "tensorboard", "--tensorboard")
-    return module.SummaryWriter(str(run / "tensorboard"))
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

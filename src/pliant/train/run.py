@@ -77,7 +77,7 @@ def train(config: TrainConfig, out: Path) -> bool:
     if (out / CONFIG_FILE).exists():
         fix = f"use another --out, or continue it with `pliant train --resume {out}`"
         fail("out", "must not hold a run already", str(out), fix)
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config, out)
     batches_of_step(config, accelerator.num_processes)  # refused before anything is written
     config = resolve(config)
     datasets = _open_datasets(config, None)
@@ -106,7 +106,7 @@ def resume(out: Path) -> bool:
             there were.
     """
     config = load_config(out, "resume")
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config, out)
     datasets = _open_datasets(config, out)
     torch.manual_seed(config.seed)
     checkpoint = load_checkpoint(out / CHECKPOINT_FILE) if (out / CHECKPOINT_FILE).is_file() else None
@@ -155,13 +155,11 @@ class _Run:
         self.warned = False
         self.stop_asked = False
         quiet = not accelerator.is_main_process
-        self.reporter = RunReporter(
-            out, self.total_steps, self.task.unit, tensorboard=config.tensorboard and not quiet, quiet=quiet
-        )
+        self.reporter = RunReporter(out, self.total_steps, self.task.unit, accelerator.log, quiet=quiet)
 
     def complete(self) -> bool:
         """Train to the end, or until a signal asks to stop."""
-        with self.reporter, _signals(self):
+        with self.reporter, _tracked(self.accelerator, self.config), _signals(self):
             self._introduce()
             while not self.progress.done:
                 if not self._epoch():
@@ -310,6 +308,18 @@ class _Run:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
+
+
+@contextmanager
+def _tracked(accelerator: Accelerator, config: TrainConfig) -> Iterator[None]:
+    """Let the experiment tracker of `config`, if there is one, take what is recorded."""
+    settings = {name: value for name, value in config.as_dict().items() if isinstance(value, int | float | str)}
+    accelerator.init_trackers("pliant", config=settings)
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from pliant.surgery import param_groups
 from pliant.train.config import TrainConfig
 
-ONECYCLE_RISE = 0.2
-ONECYCLE_FLOOR = 1e-3
+# The one-cycle schedule as factors on the peak: from START up over the first share RISE of the run, then to FLOOR. The
+# start is that of fastai and PyTorch's OneCycleLR, a 25th.
+ONECYCLE_START, ONECYCLE_RISE, ONECYCLE_FLOOR = 0.04, 0.2, 1e-3
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -59,7 +60,7 @@ def _warmup(config: TrainConfig, step: int, length: int) -> float:
 
 def _onecycle(progress: float) -> float:
     if progress < ONECYCLE_RISE:
-        return _cosine(0.04, 1.0, progress / ONECYCLE_RISE)
+        return _cosine(ONECYCLE_START, 1.0, progress / ONECYCLE_RISE)
     return _cosine(1.0, ONECYCLE_FLOOR, min(1.0, (progress - ONECYCLE_RISE) / (1 - ONECYCLE_RISE)))
 
 

@@ -2,12 +2,12 @@
 """The options of a training run, one small frozen dataclass for each group of them.
 
 `TrainConfig` (pliant/train/config.py) puts the groups together, and `pliant train --help` prints them under the same
-headings. All of this needs nothing but Python. Each option is made by `option(...)`, and each group says by `ONLY` for
-which models or tasks it is; an option may say so for itself. To add
+headings. All of this needs nothing but Python. Each option is made by `option(...)`, and each group says by `ONLY`
+which parts a model must have for it; an option may ask for more. To add
 
 - an option: a field in its group's file;
 - a group: a class in a file of its own, and its name in the list of bases and in `GROUPS` of config.py;
-- a model: a line in `MODELS` (models.py), with its task and the defaults that differ, and its builder in its task.
+- a model: an entry in `MODELS` (models.py), and its builder in pliant/train/tasks/builders.py.
 """
 
 from __future__ import annotations
@@ -16,32 +16,34 @@ from pliant.train.options.backbone import BackboneOptions
 from pliant.train.options.classifier import ClassifierOptions
 from pliant.train.options.data import AugmentationOptions, DataOptions
 from pliant.train.options.detector import DetectorOptions
-from pliant.train.options.fields import Options, applies, option, typed
+from pliant.train.options.fields import Options, option, required_type, typed
+from pliant.train.options.inference import InferenceOptions
 from pliant.train.options.mimic import MimickingOptions
-from pliant.train.options.models import MODELS, ModelKind, ModelOptions
+from pliant.train.options.models import MODELS, ModelKind, ModelOptions, applies, models_with
 from pliant.train.options.run import RunOptions
 from pliant.train.options.schedule import ScheduleOptions
 from pliant.train.options.segmenter import SegmenterOptions
 from pliant.train.options.single_map import SingleMapOptions
-from pliant.train.options.testing import TestTimeOptions
 
 __all__ = [
+    "MODELS",
+    "AugmentationOptions",
     "BackboneOptions",
     "ClassifierOptions",
-    "AugmentationOptions",
     "DataOptions",
     "DetectorOptions",
-    "Options",
-    "applies",
-    "option",
-    "typed",
+    "InferenceOptions",
     "MimickingOptions",
-    "MODELS",
     "ModelKind",
     "ModelOptions",
+    "Options",
     "RunOptions",
     "ScheduleOptions",
     "SegmenterOptions",
     "SingleMapOptions",
-    "TestTimeOptions",
+    "applies",
+    "models_with",
+    "option",
+    "required_type",
+    "typed",
 ]

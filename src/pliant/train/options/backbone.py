@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pliant.train.options.fields import Options, option
-
-WITH_DILATED_CONV5 = ("faster-rcnn-dc5", "mask-rcnn-dc5", "rfcn", "class-aware-rpn", "deeplab")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +25,7 @@ class BackboneOptions(Options):
         None,
         "dilation of conv5's convolutions larger than 1x1 at stride 16; default 2 (v1 paper, Table 3: 4, 6, 8)",
         minimum=1,
-        only=WITH_DILATED_CONV5,
+        only=("dilated",),
     )
     modulated: bool = option(True, "DCNv2's modulation; without it the layers are DCNv1's")
     offset_groups: int = option(1, "groups of channels with offsets of their own", minimum=1)
@@ -36,7 +34,7 @@ class BackboneOptions(Options):
         None, "keep offsets of convolutions within so many cells of their input, by a tanh", minimum=0.001
     )
     weights: str | None = option(None, "checkpoint of the backbone, or 'default' to download the library's own")
-    norm: str = option(
-        "auto", "batch norm: frozen, batch, or auto (frozen with --weights)", choices=("auto", "frozen", "batch")
+    norm: Literal["auto", "frozen", "batch"] = option(
+        "auto", "batch norm: frozen, batch, or auto (frozen with --weights)"
     )
     frozen_stages: int | None = option(None, "first stages not trained; default 2 with --weights, else 0", minimum=0)

@@ -16,9 +16,9 @@ class ClassifierOptions(Options):
     TITLE: ClassVar[str] = "classification"
     ONLY: ClassVar[tuple[str, ...]] = ("classification",)
 
-    resize_size: int = option(256, "short side in pixels that images are resized to in tests", minimum=1)
+    resize_size: int = option(256, "short side in pixels that images are resized to in evaluation", minimum=1)
     crop_size: int = option(
-        224, "side in pixels of the square that training images become and that is cut out in tests", minimum=1
+        224, "side in pixels of the square that training images become and that is cut out in evaluation", minimum=1
     )
     crop_area: tuple[float, ...] = option(
         (0.08, 1.0), "share of the image's area that a training crop has, from ... to ...", minimum=0

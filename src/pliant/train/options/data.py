@@ -8,8 +8,6 @@ from typing import ClassVar
 
 from pliant.train.options.fields import Options, option
 
-_RESIZED = ("detection", "segmentation")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(Options):
@@ -22,7 +20,7 @@ class DataOptions(Options):
         "VOC, Cityscapes, or images/SPLIT with labels/SPLIT. Classification: SPLIT/CLASS/IMAGE"
     )
     split: str = option("train", "split to train on")
-    val_split: str | None = option("val", "split to evaluate on during training; 'none' evaluates never")
+    val_split: str | None = option("val", "split to evaluate on during training; 'none' never evaluates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +31,13 @@ class AugmentationOptions(Options):
 
     min_size: tuple[int, ...] = option(
         (800,),
-        "short side of the resized image in pixels; several: one at random in training, the last in tests",
+        "short side of the resized image in pixels; several: one at random in training, the last in evaluation",
         minimum=32,
-        only=_RESIZED,
+        only=("resized",),
     )
-    max_size: int = option(1333, "limit of the long side of the resized image, in pixels", minimum=32, only=_RESIZED)
+    max_size: int = option(
+        1333, "limit of the long side of the resized image, in pixels", minimum=32, only=("resized",)
+    )
     crop: int | None = option(
         None,
         "train on random square crops of so many pixels of the original image",
@@ -46,8 +46,6 @@ class AugmentationOptions(Options):
     )
     flip: float = option(0.5, "chance of a horizontal flip, 0..1", minimum=0)
     vertical_flip: float = option(0.0, "chance of a vertical flip, 0..1", minimum=0)
-    rotate: float = option(
-        0.0, "turn by a random angle of at most so many degrees", minimum=0, only=("segmentation", "classification")
-    )
+    rotate: float = option(0.0, "turn by a random angle of at most so many degrees", minimum=0, only=("rotated",))
     rotate90: bool = option(False, "rotate by a random multiple of 90 degrees (aerial and microscope images)")
     photometric: bool = option(False, "vary brightness, contrast, saturation and hue at random")

@@ -4,13 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pliant.train.options.fields import Options, option
-
-WITH_PYRAMID = ("faster-rcnn", "mask-rcnn")
-WITH_FC_HEAD = (*WITH_PYRAMID, "faster-rcnn-dc5", "mask-rcnn-dc5")
-WITH_SECOND_STAGE = (*WITH_FC_HEAD, "rfcn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,38 +17,37 @@ class DetectorOptions(Options):
     ONLY: ClassVar[tuple[str, ...]] = ("detection",)
 
     strides: tuple[int, ...] = option(
-        (4, 8, 16, 32), "strides of the pyramid's maps, in pixels", minimum=1, only=WITH_PYRAMID
+        (4, 8, 16, 32), "strides of the pyramid's maps, in pixels", minimum=1, only=("pyramid",)
     )
-    fpn_channels: int = option(256, "channels of the pyramid's maps", minimum=1, only=WITH_PYRAMID)
-    head_channels: int = option(1024, "width of the box head's two layers", minimum=1, only=WITH_FC_HEAD)
-    roi_pool: str = option(
+    fpn_channels: int = option(256, "channels of the pyramid's maps", minimum=1, only=("pyramid",))
+    head_channels: int = option(1024, "width of the box head's two layers", minimum=1, only=("fc head",))
+    roi_pool: Literal["align", "deform", "modulated", "max"] = option(
         "align",
         "how regions are pooled: align (RoIAlign), deform (v1), modulated (v2); max for faster-rcnn-dc5 and "
         "mask-rcnn-dc5 alone; in rfcn position-sensitive, and not modulated",
-        choices=("align", "deform", "modulated", "max"),
-        only=WITH_SECOND_STAGE,
+        only=("regions",),
     )
-    roi_branch: str = option(
+    roi_branch: Literal["paper", "mmcv"] = option(
         "paper",
         "layers that deformable RoI pooling computes its offsets with: the papers' (v1: one; v2: three) or mmcv's (v1: "
         "three; v2: three, and two for the weights)",
-        choices=("paper", "mmcv"),
-        only=WITH_PYRAMID,
+        only=("pyramid",),
     )
     roi_shared: bool = option(
         True,
         "one such branch for all maps of the pyramid; without it one for each, as in mmdetection",
-        only=WITH_PYRAMID,
+        only=("pyramid",),
     )
-    mask_channels: int = option(256, "width of the mask head", minimum=1, only=("mask-rcnn", "mask-rcnn-dc5"))
-    roi_samples: int = option(
-        512, "regions per image that the box head is trained on", minimum=1, only=WITH_SECOND_STAGE
+    mask_channels: int = option(256, "width of the mask head", minimum=1, only=("masks",))
+    roi_samples_per_bin: int = option(
+        2, "samples along each axis of a region's bin (v2 paper: 2, official v1 code: 4)", minimum=1, only=("regions",)
     )
+    roi_samples: int = option(512, "regions per image that the box head is trained on", minimum=1, only=("regions",))
     ohem: int | None = option(
         None,
         "train the box head on so many regions of an image with the highest loss, of all proposals",
         minimum=1,
-        only=("faster-rcnn", "faster-rcnn-dc5", "rfcn"),
+        only=("mined",),
     )
     anchor_sizes: tuple[float, ...] | None = option(
         None,
@@ -63,6 +58,6 @@ class DetectorOptions(Options):
     anchor_scales: tuple[float, ...] = option((1.0,), "factors; each map has an anchor of each", minimum=0.01)
     anchor_ratios: tuple[float, ...] = option((0.5, 1.0, 2.0), "heights over widths of the anchors", minimum=0.01)
     proposals: int = option(
-        1000, "regions per image that the box head looks at in tests", minimum=1, only=WITH_SECOND_STAGE
+        1000, "regions per image that the box head looks at in evaluation", minimum=1, only=("regions",)
     )
     max_detections: int = option(100, "most detections per image", minimum=1)

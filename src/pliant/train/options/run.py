@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pliant.train.options.fields import Options, option
 
@@ -15,8 +15,10 @@ class RunOptions(Options):
 
     TITLE: ClassVar[str] = "machine and run folder"
 
-    device: str = option("auto", "auto takes an accelerator where there is one", choices=("auto", "cpu"))
-    precision: str = option("no", "mixed precision: no, bf16, fp16", choices=("no", "bf16", "fp16"))
+    device: str = option(
+        "auto", "as PyTorch names it (cpu, cuda, cuda:1, mps); auto: an accelerator if there is one"
+    )
+    precision: Literal["no", "bf16", "fp16"] = option("no", "mixed precision: no, bf16, fp16")
     channels_last: bool = option(
         False, "keep images and weights with channels last in memory (fast with fp16 and bf16)"
     )
@@ -25,4 +27,6 @@ class RunOptions(Options):
     eval_every: int = option(1, "evaluate each so many epochs, and at the end", minimum=1)
     checkpoint_every: int = option(500, "save a checkpoint each so many steps, and after each evaluation", minimum=1)
     log_every: int = option(10, "write the losses to metrics.jsonl each so many steps", minimum=1)
-    tensorboard: bool = option(False, "also write TensorBoard events (needs tensorboard)")
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"] = option(
+        "none", "also send losses and metrics to this experiment tracker, which must be installed"
+    )

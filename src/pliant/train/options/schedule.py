@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pliant.train.options.fields import Options, option
 
@@ -24,7 +24,7 @@ class ScheduleOptions(Options):
     step_images: int | None = option(
         None, "images of a step in all, whatever the number of processes: sets --accumulate", minimum=1
     )
-    optimizer: str = option("sgd", "sgd with momentum, or adamw", choices=("sgd", "adamw"))
+    optimizer: Literal["sgd", "adamw"] = option("sgd", "sgd with momentum, or adamw")
     lr: float = option(0.0025, "peak learning rate; detectors have the usual 0.02 for 16 images, scaled to a step of 2")
     momentum: float = option(0.9, "momentum of sgd", minimum=0)
     weight_decay: float = option(1e-4, "weight decay", minimum=0)
@@ -37,12 +37,12 @@ class ScheduleOptions(Options):
         minimum=0,
         only=("detection",),
     )
-    schedule: str = option(
-        "multistep", "multistep (the papers') or onecycle learning rate", choices=("multistep", "onecycle")
+    schedule: Literal["multistep", "onecycle"] = option(
+        "multistep", "multistep (the papers') or onecycle learning rate"
     )
     warmup_steps: int = option(500, "steps of warm-up; at most a tenth of the run", minimum=0)
-    warmup: str = option(
-        "linear", "multistep: rise linearly, or stay constant at --warmup-factor", choices=("linear", "constant")
+    warmup: Literal["linear", "constant"] = option(
+        "linear", "multistep: rise linearly, or stay constant at --warmup-factor"
     )
     warmup_factor: float | None = option(
         None, "factor on the learning rate that warm-up begins with; default 1 / warmup_steps", minimum=0

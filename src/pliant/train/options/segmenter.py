@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pliant.train.options.fields import Options, option
 
@@ -19,10 +19,9 @@ class SegmenterOptions(Options):
     output_stride: int = option(
         16, "pixels of the resized image for each cell of the scores: 16 (the paper) or 8", minimum=8
     )
-    offset_dilation: str = option(
+    offset_dilation: Literal["official", "paper"] = option(
         "official",
         "dilation of the offset branches in dilated layers: official (1, as in the published code) or paper (the same)",
-        choices=("official", "paper"),
     )
     bias_lr_scale: float = option(
         1.0,
@@ -32,7 +31,7 @@ class SegmenterOptions(Options):
     window: tuple[int, ...] | None = option(
         None,
         "train on random windows of this height and width in pixels, e.g. 768 1024; images then keep their own size, "
-        "in tests too, and --min-size and --max-size are not read",
+        "in evaluation too, and --min-size and --max-size are not read",
         minimum=16,
     )
     scale_range: tuple[float, ...] | None = option(

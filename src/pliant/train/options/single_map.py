@@ -8,15 +8,13 @@ from typing import ClassVar
 
 from pliant.train.options.fields import Options, option
 
-TWO_STAGES = ("faster-rcnn-dc5", "mask-rcnn-dc5", "rfcn")
-
 
 @dataclass(frozen=True, kw_only=True)
 class SingleMapOptions(Options):
     """The 1x1 convolution on conv5, and what the official code has in its heads."""
 
     TITLE: ClassVar[str] = "detectors of the papers' form (conv5 at stride 16, no pyramid)"
-    ONLY: ClassVar[tuple[str, ...]] = (*TWO_STAGES, "class-aware-rpn")
+    ONLY: ClassVar[tuple[str, ...]] = ("single map",)
 
     reduction_channels: int = option(
         256, "channels of the 1x1 convolution on conv5; default 1024 but for faster-rcnn-dc5", minimum=1
@@ -24,20 +22,14 @@ class SingleMapOptions(Options):
     reduction_lr_scale: float = option(
         1.0, "factor on the learning rate of that convolution; default 3 for rfcn, as the official code has", minimum=0
     )
-    roi_samples_per_bin: int = option(
-        2,
-        "samples along each axis of a region's bin (v2 paper: 2, official v1 code: 4)",
-        minimum=1,
-        only=("faster-rcnn-dc5", "mask-rcnn-dc5"),
-    )
     rpn_channels: int = option(512, "channels of the proposal network's 3x3 convolution", minimum=1)
     train_proposals: int = option(
-        2000, "regions per image handed to the second stage in training", minimum=1, only=TWO_STAGES
+        2000, "regions per image handed to the second stage in training", minimum=1, only=("regions",)
     )
-    class_agnostic: bool = option(False, "one box for all classes (official R-FCN)", only=TWO_STAGES)
+    class_agnostic: bool = option(False, "one box for all classes (official R-FCN)", only=("regions",))
     background_iou: float = option(
         0.0,
         "least overlap with a box of regions trained on as background (official v1 Faster R-CNN: 0.1)",
         minimum=0,
-        only=TWO_STAGES,
+        only=("regions",),
     )

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tasks: what training, evaluation and prediction do differently for detection, segmentation, classification.
 
-`task_of(config)` gives the task of `config.model`; the table `MODELS` in pliant/train/options/models.py is the one
-place that says which model is for which task. A task is an object of `Task` (base.py), which run.py, engine.py,
-model.py and the command line talk to, and nothing else:
+`task_of(config)` gives the task of `config.model` and `builder_of(config)` its builder; the table `MODELS` in
+pliant/train/options/models.py names both. A task is an object of `Task` (base.py), which run.py, engine.py, model.py
+and the command line talk to, and nothing else:
 
 - `metric`: the key of the metrics that decides the best weights; `logged`: the keys that metrics.jsonl gets;
 - `open_data(config, split, training=, known=)`: a data set of (image, target), with `split`, `categories`, `report`;
-- `build(config, categories, weights=)`: the model; its builder for each model name is in the task's own file;
 - `part(output, target, dataset)` and `score(parts, dataset, config)`: what one image contributes to the metric, and the
   metric of them all. A part is small and can be pickled: with several processes each one makes the parts of its own
   images, and the main process scores them all. `engine.evaluate` is put together from the two;
-- `predictor(model, config)`: the function of images that predicts, with what is done at test time alone;
+- `predictor(model, config)`: the function of images that predicts, with the options of inference;
 - `records(image_id, output, categories)` and `draw(...)`: what `pliant predict` writes;
 - `features(model, image)`: what `pliant explain` looks into.
 
@@ -22,7 +21,8 @@ batching happen inside.
 
 | task | target | output | metric |
 |---|---|---|---|
-| detection | boxes, labels, image_id, area, iscrowd (masks) | boxes, labels, scores (masks) | ap |
+| detection | boxes, labels, image_id, area, iscrowd | boxes, labels, scores | ap |
+| instances | the same and masks | the same and masks | mask_ap |
 | segmentation | labels_map (H, W), 255 = ignore; image_id | labels (H, W), scores (H, W) | miou |
 | classification | label (), image_id | labels (k,), scores (k,), best first | top1 |
 
@@ -32,20 +32,16 @@ A task's module is imported when it is asked for, so that options can be listed 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pliant.train.options import MODELS
+
 if TYPE_CHECKING:
+    from torch import nn
+
     from pliant.train.config import TrainConfig
     from pliant.train.tasks.base import Task
-
-# Each module holds its task as TASK. A model that is measured in another way than its task has one of its own.
-TASKS = {
-    "detection": ".detection",
-    "mask-rcnn": ".instances",
-    "mask-rcnn-dc5": ".instances",
-    "segmentation": ".segmentation",
-    "classification": ".classification",
-}
 
 
 def task_of(config: TrainConfig) -> Task:
@@ -56,6 +52,13 @@ def task_of(config: TrainConfig) -> Task:
         >>> task_of(TrainConfig(data="shapes", model="faster-rcnn")).metric
         'ap'
     """
-    module = TASKS.get(config.model, TASKS[config.task])
-    task: Task = importlib.import_module(module, __name__).TASK
+    task: Task = importlib.import_module(f"{__name__}.{MODELS[config.model].task}").TASK
     return task
+
+
+def builder_of(config: TrainConfig) -> Callable[[TrainConfig, int, str | None], nn.Module]:
+    """Return the builder of the model of `config`: (config, categories, weights of the backbone) to the model."""
+    builder: Callable[[TrainConfig, int, str | None], nn.Module] = getattr(
+        importlib.import_module(f"{__name__}.builders"), MODELS[config.model].builder
+    )
+    return builder

@@ -93,10 +93,6 @@ class Task(ABC):
         """Return what the split holds, in a few words: `7 images, 14 boxes`."""
 
     @abstractmethod
-    def build(self, config: TrainConfig, categories: int, *, weights: str | None) -> nn.Module:
-        """Build the model of `config` for so many categories; `weights` of the backbone are used, not the config's."""
-
-    @abstractmethod
     def part(self, output: Output, target: Target, dataset: Examples) -> Any:
         """Return what one image contributes to the metric: plain values or CPU tensors, small."""
 
@@ -105,7 +101,7 @@ class Task(ABC):
         """Return the metric of a split from the parts of all of its images."""
 
     def predictor(self, model: nn.Module, config: TrainConfig) -> Predictor:
-        """Return the function from images to predictions: the model, with the options of test time."""
+        """Return the function from images to predictions: the model, with the options of inference."""
         return model
 
     @abstractmethod

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pliant._check import fail
 from pliant.analysis import draw_ranking
-from pliant.classification import Classifier, classifier
+from pliant.classification import Classifier
 from pliant.data import (
     Category,
     ClassificationDataset,
@@ -55,23 +55,6 @@ class Classification(Task):
     def contents(self, dataset: Any) -> str:
         """Return `60 images of 10 classes`."""
         return f"{len(dataset)} images of {len(dataset.categories)} classes"
-
-    def build(self, config: TrainConfig, categories: int, *, weights: str | None) -> nn.Module:
-        """Build the classifier; see `Task.build`."""
-        return classifier(
-            categories,
-            config.backbone,
-            deform=config.deform,
-            modulated=config.modulated,
-            offset_groups=config.offset_groups,
-            mask_scale=config.mask_scale,
-            weights=weights,
-            norm=config.norm,
-            frozen_stages=config.frozen_stages or 0,
-            resize_size=config.resize_size,
-            crop_size=config.crop_size,
-            label_smoothing=config.label_smoothing,
-        )
 
     def part(self, output: Output, target: Target, dataset: Any) -> tuple[int, int, int]:
         """Return the image's id, the true label, and its place among the predicted ones."""

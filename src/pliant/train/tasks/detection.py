@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,14 +11,11 @@ from torch import Tensor, nn
 
 from pliant.analysis import draw_boxes
 from pliant.data import Category, DetectionDataset, detection_transforms, eval_transforms, open_detection
-from pliant.detection import MimicOptions, add_mimicking, set_thresholds, thresholds
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections
+from pliant.inference import Inference, detection_predictor
 from pliant.train.config import TrainConfig
-from pliant.train.options import MimickingOptions
 from pliant.train.tasks.base import Output, Predictor, Target, Task
-from pliant.train.tasks.detectors import BUILDERS
 from pliant.train.tasks.region_bins import draw_detected_bins
-from pliant.train.tasks.test_time import detection_predictor
 
 COCO_DETECTIONS = 100
 
@@ -58,21 +54,9 @@ class Detection(Task):
         """Return `7 images, 14 boxes`."""
         return f"{len(dataset)} images, {dataset.report.boxes} boxes"
 
-    def build(self, config: TrainConfig, categories: int, *, weights: str | None) -> nn.Module:
-        """Build the detector `config.model`; see `Task.build`."""
-        model = BUILDERS[config.model](config, categories + 1, weights)
-        if config.mimic:
-            names = [spec.name for spec in fields(MimickingOptions) if spec.name != "mimic"]
-            add_mimicking(model, MimicOptions(**{name.removeprefix("mimic_"): getattr(config, name) for name in names}))
-        own = thresholds(model)
-        score = own.score if config.score_threshold is None else config.score_threshold
-        nms = own.nms if config.nms_threshold is None else config.nms_threshold
-        set_thresholds(model, replace(own, score=score, nms=nms))
-        return model
-
     def predictor(self, model: Any, config: TrainConfig) -> Predictor:
-        """Return the detector with the options of test time."""
-        return detection_predictor(model, config)
+        """Return the detector with the options of inference."""
+        return detection_predictor(model, _inference(config))
 
     def part(self, output: Output, target: Target, dataset: Any) -> list[dict[str, Any]]:
         """Return the image's COCO results."""
@@ -108,6 +92,24 @@ def captions(output: Output, drawn: Tensor, categories: Sequence[Category]) -> l
 def counted(config: TrainConfig) -> int:
     """Return how many detections of an image and category count: COCO's 100, or as many as the model may give."""
     return config.counted_detections or max(COCO_DETECTIONS, config.max_detections)
+
+
+def _inference(config: TrainConfig) -> Inference:
+    return Inference(
+        suppression=config.nms,
+        sigma=config.soft_nms_sigma,
+        sizes=_sizes(config),
+        flip=config.test_flip,
+        tile=config.tile,
+        averaging=config.box_averaging,
+        averaging_iou=config.box_averaging_iou,
+    )
+
+
+def _sizes(config: TrainConfig) -> tuple[tuple[int, int], ...]:
+    """The sizes to predict at: short side and limit of the long side, which by default grows in proportion."""
+    proportion = config.max_size / config.min_size[-1]
+    return tuple((s, config.test_max_size or round(s * proportion)) for s in config.test_scales or ())
 
 
 TASK = Detection()

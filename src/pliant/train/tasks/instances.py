@@ -11,10 +11,11 @@ from torch import Tensor
 
 from pliant.analysis import draw_instances
 from pliant.data import Category
-from pliant.evaluation import InstanceMetrics, evaluate_instances
+from pliant.evaluation import InstanceMetrics, coco_results, evaluate_instances
 from pliant.evaluation.results import MASK_THRESHOLD
+from pliant.inference import with_masks
 from pliant.train.config import TrainConfig
-from pliant.train.tasks.base import Output
+from pliant.train.tasks.base import Output, Target
 from pliant.train.tasks.detection import Detection, captions, counted
 
 
@@ -26,6 +27,14 @@ class Instances(Detection):
     unit: ClassVar[str] = "mask AP"
     masks: ClassVar[bool] = True
 
+    def part(self, output: Output, target: Target, dataset: Any) -> list[dict[str, Any]]:
+        """Return the image's COCO results, masks included."""
+        return self.records(int(target["image_id"]), output, dataset.categories)
+
+    def records(self, image_id: int, output: Output, categories: Sequence[Category]) -> list[dict[str, Any]]:
+        """Return the image's COCO results, masks included."""
+        return [result for part in with_masks(output) for result in coco_results([(image_id, part)], categories)]
+
     def score(self, parts: Sequence[list[dict[str, Any]]], dataset: Any, config: TrainConfig) -> InstanceMetrics:  # type: ignore[override]
         """Return COCO's metrics of the boxes and of the masks of all images."""
         results = [result for part in parts for result in part]
@@ -36,8 +45,10 @@ class Instances(Detection):
     ) -> None:
         """Draw the masks and boxes of at least `min_score`, with category and score."""
         drawn = output["scores"] >= min_score
-        masks = output["masks"][drawn, 0] > MASK_THRESHOLD
-        draw_instances(image, output["boxes"][drawn], masks, path, labels=captions(output, drawn, categories))
+        shown = {name: values[drawn] for name, values in output.items() if name != "size"}
+        parts = with_masks({**shown, "size": output["size"]})
+        masks = (mask > MASK_THRESHOLD for part in parts for mask in part["masks"][:, 0])
+        draw_instances(image, shown["boxes"], masks, path, labels=captions(output, drawn, categories))
 
 
 TASK = Instances()

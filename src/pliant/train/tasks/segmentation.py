@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pliant._check import fail
 from pliant.analysis import draw_labels, label_colours
@@ -21,7 +21,6 @@ from pliant.data import (
     write_label_map,
 )
 from pliant.evaluation import SegmentationMetrics, confusion, segmentation_metrics
-from pliant.segmentation import deeplab
 from pliant.train.config import TrainConfig
 from pliant.train.tasks.base import Output, Target, Task
 
@@ -55,26 +54,6 @@ class Segmentation(Task):
     def contents(self, dataset: Any) -> str:
         """Return `7 images with labels of 3 classes`."""
         return f"{len(dataset)} images with labels of {len(dataset.categories)} classes"
-
-    def build(self, config: TrainConfig, categories: int, *, weights: str | None) -> nn.Module:
-        """Build the segmenter; see `Task.build`."""
-        return deeplab(
-            categories,
-            config.backbone,
-            deform=config.deform,
-            modulated=config.modulated,
-            offset_groups=config.offset_groups,
-            mask_scale=config.mask_scale,
-            offset_dilation=config.offset_dilation,
-            weights=weights,
-            norm=config.norm,
-            frozen_stages=config.frozen_stages,
-            output_stride=config.output_stride,
-            dilation=config.dilation,
-            bias_lr_scale=config.bias_lr_scale,
-            min_size=None if config.window else config.min_size,
-            max_size=config.max_size,
-        )
 
     def part(self, output: Output, target: Target, dataset: Any) -> Tensor:
         """Return the image's confusion matrix, only its entries above 0: (2, n) places and counts."""

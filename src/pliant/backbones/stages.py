@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classification networks as trunks: where their stages end, and how feature maps are taken from them."""
+"""Classification networks and their stages: where these end, and how feature maps are taken from them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OWN_NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 @dataclass
-class Trunk:
+class StagedNetwork:
     """A classification network and where its stages C1, C2, ... end.
 
     Attributes:
@@ -129,8 +129,8 @@ def backbone_names() -> tuple[str, ...]:
     return (*TORCHVISION_NAMES, *OWN_NETWORKS)
 
 
-def trunk(name: str, *, pretrained: bool = False) -> Trunk:
-    """Build the trunk called `name`.
+def staged_network(name: str, *, pretrained: bool = False) -> StagedNetwork:
+    """Build the network called `name`, whose stages are known.
 
     Args:
         name: one of `backbone_names()`, or `timm:NAME`.
@@ -140,11 +140,11 @@ def trunk(name: str, *, pretrained: bool = False) -> Trunk:
         PliantError: an unknown name, a network without stages, or weights asked for that nobody published.
 
     Example:
-        >>> trunk("mobilenet_v2").channels
+        >>> staged_network("mobilenet_v2").channels
         (16, 24, 32, 96, 1280)
     """
     if name.startswith("timm:"):
-        return _timm_trunk(name.removeprefix("timm:"), pretrained)
+        return _staged_timm(name.removeprefix("timm:"), pretrained)
     known = backbone_names()
     if name not in known:
         fix = f"choose one of {', '.join(known)}, or timm:NAME.{suggest(name, known)}"
@@ -161,7 +161,7 @@ def trunk(name: str, *, pretrained: bool = False) -> Trunk:
     else:
         ends = ("relu", "layer1", "layer2", "layer3", "layer4")
     outputs = outputs_of(network, ends)
-    return Trunk(network, ends, tuple(c for c, _ in outputs), tuple(s for _, s in outputs))
+    return StagedNetwork(network, ends, tuple(c for c, _ in outputs), tuple(s for _, s in outputs))
 
 
 def timm_network(name: str, *, pretrained: bool = False) -> nn.Module:
@@ -174,13 +174,13 @@ def timm_network(name: str, *, pretrained: bool = False) -> nn.Module:
     return network
 
 
-def _timm_trunk(name: str, pretrained: bool) -> Trunk:
+def _staged_timm(name: str, pretrained: bool) -> StagedNetwork:
     network: Any = timm_network(name, pretrained=pretrained)
     stages = network.feature_info if isinstance(network.feature_info, list) else network.feature_info.info
     if not hasattr(network, "forward_intermediates") or not all("reduction" in stage for stage in stages):
         fix = "choose a convolutional network such as timm:resnet50"
         fail("backbone", "must give feature maps at several strides", repr(name), fix)
-    return Trunk(
+    return StagedNetwork(
         network,
         tuple(stage["module"] for stage in stages),
         tuple(stage["num_chs"] for stage in stages),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,12 @@ from torch.nn.functional import cross_entropy, interpolate, pad
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant._check import fail
-from pliant.backbones import is_stage_selector, pixel_statistics, prepared_trunk
+from pliant.backbones import Trunk, as_trunk, build_trunk, pixel_statistics
 from pliant.nn import DeformConv2d
 from pliant.segmentation.offset_dilation import undilate_offset_branches
 from pliant.segmentation.upsample import upsample_scores
-from pliant.surgery import convert
 
+OffsetDilation = Literal["official", "paper"]
 IGNORE = 255
 HEAD_CHANNELS = 1024
 
@@ -161,16 +162,9 @@ class _OwnSize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision h
 
 def deeplab(
     num_classes: int,
-    backbone: str = "resnet101",
+    backbone: str | Trunk = "resnet101",
     *,
-    deform: str | None = None,
-    modulated: bool = True,
-    offset_groups: int = 1,
-    mask_scale: float = 2.0,
-    offset_dilation: str = "official",
-    weights: str | None = None,
-    norm: str = "auto",
-    frozen_stages: int | None = None,
+    offset_dilation: OffsetDilation = "official",
     output_stride: int = 16,
     dilation: int | None = None,
     head_channels: int = HEAD_CHANNELS,
@@ -181,28 +175,21 @@ def deeplab(
     """Return DeepLab as the v1 paper and its official code have it.
 
     The last stage of the trunk runs at stride 16 with dilation 2; the paper's deformable layers are its three 3x3
-    convolutions (`deform="c5"`).
+    convolutions (`deform="c5"`), without modulation and with one offset group.
 
     Args:
         num_classes: C, classes with the background: labels are 0..C-1. VOC has 21, Cityscapes 19.
-        backbone: one of `pliant.backbones.backbone_names()`, or `timm:NAME`.
-        deform: which convolutions become deformable: `c5`, `c3-c5`, `last3`, or a regular expression over the names
-            of the whole model; None: none.
-        modulated: DCNv2's modulation; False gives DCNv1, which the paper has.
-        offset_groups: groups of channels with offsets of their own; the official DeepLab has 1.
-        mask_scale: factor of the modulation's sigmoid; 2 keeps the network's function at the start.
+        backbone: a `pliant.backbones.Trunk`, or the name of its network; a regular expression of its `deform` is over
+            the names of the whole model.
         offset_dilation: `official` undilates the offset branch of dilated layers, as the code that the published
             models were trained with does; `paper` gives it the dilation of its layer, as the paper writes.
-        weights: checkpoint of the backbone, `default` to download the library's own, or None.
-        norm: `frozen`, `batch`, or `auto`: frozen where there are weights.
-        frozen_stages: first stages that are not trained; None: 2 where there are weights, else 0.
         output_stride: pixels of the resized image per cell of the scores.
         dilation: of conv5's convolutions larger than 1x1; None: what the stride asks for, 2 at 16.
         head_channels: channels of `fc6`.
         bias_lr_scale: factor on the learning rate of the biases of `fc6`, `score` and the offset branches, for
             `pliant.param_groups`; 2 in the official code.
         min_size: images are resized so that the short side has so many pixels (of several values one at random in
-            training and the last in tests); None leaves them at their own size, for training on crops.
+            training and the last in evaluation); None leaves them at their own size, for training on crops.
         max_size: limit of the long side in pixels; not read where `min_size` is None.
 
     Returns:
@@ -212,7 +199,7 @@ def deeplab(
         PliantError: an argument out of its range, or a checkpoint which does not fit.
 
     Example:
-        >>> model = deeplab(5, "resnet18", deform="c5", min_size=64).eval()
+        >>> model = deeplab(5, Trunk("resnet18", deform="c5"), min_size=64).eval()
         >>> output = model([torch.rand(3, 50, 70)])[0]
         >>> tuple(output["labels"].shape), tuple(output["scores"].shape)
         ((50, 70), (50, 70))
@@ -220,32 +207,20 @@ def deeplab(
     References:
         Deformable Convolutional Networks (arXiv 1703.06211), sections 2.3, 3.2 and 4.1.
     """
-    if offset_dilation not in ("official", "paper"):
+    if offset_dilation not in get_args(OffsetDilation):
         fix = "use 'official', unless weights were trained otherwise"
         fail("offset_dilation", "must be 'official' or 'paper'", repr(offset_dilation), fix)
-    trunk = prepared_trunk(
-        backbone,
-        deform=deform,
-        modulated=modulated,
-        offset_groups=offset_groups,
-        mask_scale=mask_scale,
-        weights=weights,
-        norm=norm,
-        frozen_stages=frozen_stages,
-        output_stride=output_stride,
-        dilation=dilation,
-    )
-    mean, std = (list(values) for values in pixel_statistics(trunk.network))
+    trunk = as_trunk(backbone)
+    built = build_trunk(trunk, output_stride=output_stride, dilation=dilation)
+    mean, std = (list(values) for values in pixel_statistics(built.network))
     if min_size is None:
         transform: GeneralizedRCNNTransform = _OwnSize(output_stride, max_size, mean, std, output_stride)
     else:
         sizes = [min_size] if isinstance(min_size, int) else list(min_size)
         transform = GeneralizedRCNNTransform(sizes, max_size, mean, std, output_stride)
-    body = trunk.body([output_stride])
-    channels = trunk.channels[-1]
+    body, channels = built.body([output_stride]), built.channels[-1]
     model = DeepLab(body, channels, num_classes, transform, stride=output_stride, head_channels=head_channels)
-    if deform is not None and not is_stage_selector(deform):
-        convert(model, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
+    trunk.convert_by_name(model)
     if offset_dilation == "official":
         undilate_offset_branches(model)
     _scale_biases(model, bias_lr_scale)

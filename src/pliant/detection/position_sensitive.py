@@ -10,37 +10,32 @@ from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from pliant._check import fail
+from pliant.backbones import Trunk
 from pliant.detection.box_heads import BoxHeads
 from pliant.detection.dilated import STRIDE, DilatedBackbone, as_dilated, image_transform, initialise
-from pliant.detection.proposals import MapProposals, ProposalHead, map_anchors
+from pliant.detection.parts import AnchorOptions, SecondStage, Thresholds
+from pliant.detection.proposals import conv4_proposals
 from pliant.nn import DeformPSRoIPool
 from pliant.ops import deform_ps_roi_pool
 
 ROI_BINS = 7
 REDUCTION_CHANNELS, REDUCTION_LR_SCALE = 1024, 3.0
-SAMPLES_PER_BIN = 4  # along each axis, in the official code
 POOLS = ("align", "deform")
+RFCN_SECOND_STAGE = SecondStage(samples_per_bin=4, roi_samples=128, ohem=128, train_proposals=300, proposals=300)
 
 
 def rfcn(
     num_classes: int,
-    backbone: str | DilatedBackbone = "resnet101",
+    backbone: str | Trunk | DilatedBackbone = "resnet101",
     *,
-    roi_pool: str = "align",
-    rpn_channels: int = 512,
-    anchor_sizes: Sequence[float] = (64, 128, 256, 512),
-    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    roi_samples: int = 128,
-    ohem: int | None = 128,
+    second_stage: SecondStage = RFCN_SECOND_STAGE,
     class_agnostic: bool = True,
     background_iou: float = 0.0,
+    rpn_channels: int = 512,
+    anchors: AnchorOptions = AnchorOptions(sizes=(64, 128, 256, 512)),
     min_size: int | Sequence[int] = 600,
     max_size: int = 1000,
-    train_proposals: int = 300,
-    proposals: int = 300,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.3,
-    max_detections: int = 100,
+    thresholds: Thresholds = Thresholds(nms=0.3),
 ) -> GeneralizedRCNN:
     """Return R-FCN as the v1 paper and the official code have it; the defaults are the official ones for COCO.
 
@@ -50,32 +45,27 @@ def rfcn(
 
     Args:
         num_classes: classes with the background: C + 1 for labels 1..C.
-        backbone: a finished `dilated_backbone(..., reduction_channels=1024, reduction_lr_scale=3.0)`, or the name of
-            one.
-        roi_pool: `align` (position-sensitive pooling by the same samples, without offsets) or `deform`.
-        rpn_channels: width of the proposal network's 3x3 convolution.
-        anchor_sizes: sides in pixels of the (resized) image of the square anchors of a cell ...
-        anchor_ratios: ... each in each ratio of height to width.
-        roi_samples: without OHEM: regions per image on which the second stage is trained, a quarter foreground.
-        ohem: train on these many hardest of all proposals; None samples `roi_samples` at random instead.
+        backbone: a finished `dilated_backbone(..., reduction_channels=1024, reduction_lr_scale=3.0)`, or its trunk, or
+            the name of that.
+        second_stage: `roi_pool` is `align` (position-sensitive pooling by the same samples, without offsets) or
+            `deform`; with `ohem` None, `roi_samples` regions are sampled at random instead.
         class_agnostic: one box for all classes, or one for each.
         background_iou: least overlap with a box of regions trained on as background.
+        rpn_channels: width of the proposal network's 3x3 convolution.
+        anchors: of each cell of conv4.
         min_size: images are resized so that the short side has so many pixels (of several values one at random in
-            training and the last in tests) ...
+            training and the last in evaluation) ...
         max_size: ... unless the long side would have more than these.
-        train_proposals: regions per image handed to the second stage in training ...
-        proposals: ... and in tests.
-        score_threshold: detections with a lower score are dropped (0..1).
-        nms_threshold: of two boxes of a class that overlap by more than this IoU the lower score is dropped.
-        max_detections: most detections per image.
+        thresholds: which boxes are detections.
 
     Raises:
         PliantError: an argument out of its range, or a backbone that does not fit.
 
     Example:
+        >>> from pliant.backbones import Trunk
         >>> from pliant.detection import dilated_backbone
-        >>> backbone = dilated_backbone("resnet18", deform="c5", modulated=False, reduction_channels=64)
-        >>> model = rfcn(3, backbone, min_size=64).eval()
+        >>> trunk = Trunk("resnet18", deform="c5", modulated=False)
+        >>> model = rfcn(3, dilated_backbone(trunk, reduction_channels=64), min_size=64).eval()
         >>> sorted(model([torch.zeros(3, 64, 80)])[0])
         ['boxes', 'labels', 'scores']
 
@@ -83,30 +73,21 @@ def rfcn(
         R-FCN (arXiv 1605.06409); Deformable Convolutional Networks (arXiv 1703.06211), sections 2.2 and 2.3.
     """
     backbone = as_dilated(backbone, num_classes, REDUCTION_CHANNELS, REDUCTION_LR_SCALE)
-    anchors = map_anchors(anchor_sizes, anchor_ratios)
-    if roi_pool not in POOLS:
-        fix = "use 'deform'"
-        fail("roi_pool", f"must be one of {', '.join(POOLS)} in R-FCN", repr(roi_pool), fix)
+    if second_stage.roi_pool not in POOLS:
+        rule = f"must be one of {', '.join(POOLS)} in R-FCN"
+        fail("roi_pool", rule, repr(second_stage.roi_pool), "use 'deform'")
     boxes = 2 if class_agnostic else num_classes
     heads = BoxHeads(
-        PositionSensitivePool(backbone.out_channels, num_classes, boxes, deform=roi_pool == "deform"),
+        PositionSensitivePool(backbone.out_channels, num_classes, boxes, second_stage),
         Vote(),
         _Split(num_classes),
-        roi_samples=roi_samples,
-        ohem=ohem,
+        roi_samples=second_stage.roi_samples,
+        ohem=second_stage.ohem,
         class_agnostic=class_agnostic,
         background_iou=background_iou,
-        score_threshold=score_threshold,
-        nms_threshold=nms_threshold,
-        max_detections=max_detections,
+        thresholds=thresholds,
     )
-    rpn = MapProposals(
-        "c4",
-        ProposalHead(backbone.proposal_channels, anchors.num_anchors_per_location()[0], rpn_channels),
-        anchors,
-        train_proposals=train_proposals,
-        proposals=proposals,
-    )
+    rpn = conv4_proposals(backbone, anchors, rpn_channels, second_stage)
     return GeneralizedRCNN(backbone, rpn, heads, image_transform(backbone, min_size, max_size))
 
 
@@ -117,14 +98,14 @@ class PositionSensitivePool(nn.Module):
     `box_pool.conv_offset` its `rfcn_cls_offset_t` (an offset for each class) and `rfcn_bbox_offset_t` (one for all).
     """
 
-    def __init__(self, in_channels: int, num_classes: int, boxes: int, *, deform: bool) -> None:
+    def __init__(self, in_channels: int, num_classes: int, boxes: int, stage: SecondStage) -> None:
         super().__init__()
         self.scores = nn.Conv2d(in_channels, num_classes * ROI_BINS**2, 1)
         self.boxes = nn.Conv2d(in_channels, 4 * boxes * ROI_BINS**2, 1)
         initialise(self.scores)
         initialise(self.boxes)
-        self.score_pool = _pool(in_channels, num_classes, num_classes, deform)
-        self.box_pool = _pool(in_channels, 4 * boxes, 1, deform)
+        self.score_pool = _pool(in_channels, num_classes, num_classes, stage)
+        self.box_pool = _pool(in_channels, 4 * boxes, 1, stage)
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], image_shapes: object) -> Tensor:
         """Return the pooled scores and, after them in the channels, the pooled box deltas of each region."""
@@ -137,9 +118,9 @@ class PositionSensitivePool(nn.Module):
 class PSRoIPool(nn.Module):
     """Position-sensitive pooling as `DeformPSRoIPool`, with the same samples and call, but bins that stay."""
 
-    def __init__(self, output_channels: int) -> None:
+    def __init__(self, output_channels: int, samples_per_bin: int) -> None:
         super().__init__()
-        self.output_channels = output_channels
+        self.output_channels, self.samples_per_bin = output_channels, samples_per_bin
 
     def forward(self, scores: Tensor, features: Tensor, boxes: list[Tensor]) -> Tensor:
         """Return the pooled scores (R, output_channels, 7, 7); the features are not looked at."""
@@ -150,7 +131,7 @@ class PSRoIPool(nn.Module):
             self.output_channels,
             spatial_scale=1 / STRIDE,
             group_size=ROI_BINS,
-            samples_per_bin=SAMPLES_PER_BIN,
+            samples_per_bin=self.samples_per_bin,
         )
 
 
@@ -173,9 +154,8 @@ class _Split(nn.Module):
         return votes[:, : self.num_classes], votes[:, self.num_classes :]
 
 
-def _pool(in_channels: int, output_channels: int, classes: int, deform: bool) -> nn.Module:
-    if not deform:
-        return PSRoIPool(output_channels)
-    return DeformPSRoIPool(
-        ROI_BINS, in_channels, output_channels, 1 / STRIDE, classes=classes, samples_per_bin=SAMPLES_PER_BIN
-    )
+def _pool(in_channels: int, output_channels: int, classes: int, stage: SecondStage) -> nn.Module:
+    samples = stage.samples_per_bin
+    if stage.roi_pool == "align":
+        return PSRoIPool(output_channels, samples)
+    return DeformPSRoIPool(ROI_BINS, in_channels, output_channels, 1 / STRIDE, classes=classes, samples_per_bin=samples)

@@ -11,9 +11,8 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
 from pliant._check import fail
-from pliant.backbones import classification_network, pixel_statistics
+from pliant.backbones import Trunk, classification_network, pixel_statistics
 from pliant.classification.head import replace_head
-from pliant.surgery import convert
 
 TOP = 5
 
@@ -115,15 +114,8 @@ def _labels(images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | 
 
 def classifier(
     num_classes: int,
-    backbone: str = "resnet50",
+    backbone: str | Trunk = "resnet50",
     *,
-    deform: str | None = None,
-    modulated: bool = True,
-    offset_groups: int = 1,
-    mask_scale: float = 2.0,
-    weights: str | None = None,
-    norm: str = "batch",
-    frozen_stages: int = 0,
     resize_size: int = 256,
     crop_size: int = 224,
     label_smoothing: float = 0.0,
@@ -131,17 +123,10 @@ def classifier(
     """Return a classification network with deformable convolutions where asked.
 
     Args:
-        num_classes: C. The last layer of `weights` is kept if it has as many.
-        backbone: one of `pliant.backbones.backbone_names()` (`resnext101` is torchvision's 32x8d), any other
-            classification network of torchvision, or `timm:NAME` (`timm:resnext101_32x4d`, say).
-        deform: which convolutions become deformable: `c3-c5`, `c5`, `last3`, or a regular expression over names; None:
-            none.
-        modulated: DCNv2's modulation; False gives DCNv1.
-        offset_groups: groups of channels with offsets of their own.
-        mask_scale: factor of the modulation's sigmoid; 2 keeps the network's function at the start.
-        weights: checkpoint of the network, `default` to download the library's own, or None.
-        norm: `batch` for trained batch statistics, `frozen` for frozen ones.
-        frozen_stages: first stages that are not trained (C1 is the first); only for networks that have stages.
+        num_classes: C. The last layer of the weights is kept if it has as many.
+        backbone: a `pliant.backbones.Trunk`, or the name of its network, which may be any classification network of
+            torchvision (`resnext101` is its 32x8d) or `timm:NAME` (`timm:resnext101_32x4d`, say). Batch norm is trained
+            unless `norm` is `frozen`, and stages are frozen only where `frozen_stages` says so.
         resize_size: short side in pixels that images are resized to in evaluation ...
         crop_size: ... and the side of the square cut from their middle.
         label_smoothing: share of each label's weight that is spread over all classes, 0 to 1.
@@ -154,7 +139,7 @@ def classifier(
 
     Example:
         >>> import torch
-        >>> model = classifier(10, "resnet18", deform="c5", resize_size=40, crop_size=32).eval()
+        >>> model = classifier(10, Trunk("resnet18", deform="c5"), resize_size=40, crop_size=32).eval()
         >>> output = model([torch.rand(3, 50, 70)])[0]
         >>> tuple(output["labels"].shape), bool((output["scores"].diff() <= 0).all())
         ((5,), True)
@@ -162,8 +147,6 @@ def classifier(
     References:
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.
     """
-    network = classification_network(backbone, weights=weights, norm=norm, frozen_stages=frozen_stages)
-    if deform is not None:
-        convert(network, deform, modulated=modulated, offset_groups=offset_groups, mask_scale=mask_scale)
+    network = classification_network(backbone)
     replace_head(network, num_classes)
     return Classifier(network, resize_size=resize_size, crop_size=crop_size, label_smoothing=label_smoothing)

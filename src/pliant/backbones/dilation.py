@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from pliant._check import fail
-from pliant.backbones.trunks import Trunk, outputs_of
+from pliant.backbones.stages import StagedNetwork, outputs_of
 
 
-def dilate(trunk: Trunk, output_stride: int, dilation: int | None = None) -> Trunk:
-    r"""Return `trunk` with no stage coarser than `output_stride`, changed in place; weights and names stay.
+def dilate(network: StagedNetwork, output_stride: int, dilation: int | None = None) -> StagedNetwork:
+    r"""Return `network` with no stage coarser than `output_stride`, changed in place; weights and names stay.
 
     A stage whose stride was :math:`s` gets stride :math:`s_o =` `output_stride`, and **every** convolution in it that
     is larger than 1x1 gets the dilation :math:`s / s_o`: conv5 at 16 has dilation 2 and at 8 has 4 (conv4 then 2). The
@@ -21,41 +21,41 @@ def dilate(trunk: Trunk, output_stride: int, dilation: int | None = None) -> Tru
     `replace_stride_with_dilation` leaves the first block's 3x3 undilated.
 
     Args:
-        trunk: a trunk whose stages downsample by convolutions alone.
-        output_stride: the coarsest stride left, in input pixels per cell: one of the trunk's.
+        network: one whose stages downsample by convolutions alone.
+        output_stride: the coarsest stride left, in input pixels per cell: one of the network's.
         dilation: of the last stage, where that is not what its stride asks for (v1, Table 3: 4, 6, 8 at stride 16).
 
     Raises:
-        PliantError: a stride that the trunk does not have, or a stage that cannot be treated so.
+        PliantError: a stride that the network does not have, or a stage that cannot be treated so.
 
     Example:
-        >>> from pliant.backbones import trunk
-        >>> built = dilate(trunk("resnet18"), 16)
+        >>> from pliant.backbones import staged_network
+        >>> built = dilate(staged_network("resnet18"), 16)
         >>> built.strides, built.network.layer4[0].conv1.dilation
         ((2, 4, 8, 16, 16), (2, 2))
 
     References:
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.3.
     """
-    if output_stride not in trunk.strides:
-        fail("output_stride", f"must be one of the strides {trunk.strides}", output_stride, "use 16")
-    for name, stage in zip(trunk.stage_ends, trunk.strides, strict=True):
+    if output_stride not in network.strides:
+        fail("output_stride", f"must be one of the strides {network.strides}", output_stride, "use 16")
+    for name, stage in zip(network.stage_ends, network.strides, strict=True):
         if stage > output_stride:
-            for inner, module in _stage_modules(trunk, name):
-                last = name == trunk.stage_ends[-1]
+            for inner, module in _stage_modules(network, name):
+                last = name == network.stage_ends[-1]
                 _dilate_module(inner, module, dilation if dilation and last else stage // output_stride)
-    strides = tuple(min(stride, output_stride) for stride in trunk.strides)
-    seen = tuple(stride for _, stride in outputs_of(trunk.network, trunk.stage_ends))
+    strides = tuple(min(stride, output_stride) for stride in network.strides)
+    seen = tuple(stride for _, stride in outputs_of(network.network, network.stage_ends))
     if seen != strides:
         _refuse(f"stages with strides {seen} where {strides} are wanted")
-    return dataclasses.replace(trunk, strides=strides)
+    return dataclasses.replace(network, strides=strides)
 
 
-def _stage_modules(trunk: Trunk, end: str) -> Iterator[tuple[str, nn.Module]]:
+def _stage_modules(network: StagedNetwork, end: str) -> Iterator[tuple[str, nn.Module]]:
     """The innermost modules registered after the stage before the one called `end`, up to its own last one."""
-    modules = list(trunk.network.named_modules())
-    index = trunk.stage_ends.index(end)
-    first = _last_of(trunk.stage_ends[index - 1], modules) + 1 if index else 0
+    modules = list(network.network.named_modules())
+    index = network.stage_ends.index(end)
+    first = _last_of(network.stage_ends[index - 1], modules) + 1 if index else 0
     for name, module in modules[first : _last_of(end, modules) + 1]:
         if not module._modules:
             yield name, module

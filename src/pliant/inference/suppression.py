@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from pliant._check import fail
 
-METHODS = ("hard", "linear", "gaussian")
+Method = Literal["hard", "linear", "gaussian"]
 
 
 def suppress(
@@ -17,7 +19,7 @@ def suppress(
     scores: Tensor,
     labels: Tensor,
     *,
-    method: str = "hard",
+    method: Method = "hard",
     iou_threshold: float = 0.5,
     sigma: float = 0.5,
     min_score: float = 0.001,
@@ -37,7 +39,7 @@ def suppress(
     Args:
         boxes: (L, 4) corners in pixels.
         scores: (L,), 0..1.
-        labels: (L,) integers; boxes of different labels leave each other alone.
+        labels: (L,) integers; boxes of different labels do not suppress each other.
         method: `hard`, `linear` or `gaussian`.
         iou_threshold: N_t, of hard and linear suppression.
         sigma: of the Gaussian.
@@ -48,7 +50,7 @@ def suppress(
         Indices into `boxes` (K,), and the scores of those boxes (K,), which soft suppression has lowered.
 
     Raises:
-        ValueError: an unknown method, or `sigma` or `min_score` not positive.
+        PliantError: an unknown method, or `sigma` or `min_score` not positive.
 
     Example:
         >>> boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 30, 30]])
@@ -62,8 +64,8 @@ def suppress(
     References:
         Soft-NMS: Improving Object Detection With One Line of Code (arXiv 1704.04503), Fig. 2.
     """
-    if method not in METHODS:
-        fail("method", f"must be one of {', '.join(METHODS)}", repr(method), "use 'hard'")
+    if method not in get_args(Method):
+        fail("method", f"must be one of {', '.join(get_args(Method))}", repr(method), "use 'hard'")
     if sigma <= 0 or min_score <= 0:
         fail("sigma and min_score", "must be positive", (sigma, min_score), "use 0.5 and 0.001")
     if method == "hard" or not len(boxes):

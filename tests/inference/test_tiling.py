@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiles cover a photograph with the overlap that was asked for, and their detections become one set."""
+"""Tiles cover a photograph with the overlap that was asked for, and their boxes become those of the photograph."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pliant.evaluation import merge_tiles, tiles
+from pliant.inference import join_tiles, tiles
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 120), st.data())
 def test_windows_cover_the_photograph_and_share_the_overlap(
     height: int, width: int, size: int, data: st.DataObject
@@ -42,17 +43,26 @@ def output(rows: list[tuple[list[float], float, int]]) -> dict[str, Tensor]:
     }
 
 
-def test_an_object_seen_in_two_tiles_is_one_detection() -> None:
-    windows = [(0, 0, 60, 50), (40, 0, 100, 50)]
-    left = output([([42, 10, 58, 30], 0.8, 1), ([5, 5, 9, 12], 0.3, 1)])
-    right = output([([3, 10, 18, 31], 0.9, 1), ([3, 10, 18, 31], 0.7, 2)])
-    merged = merge_tiles([left, right], windows)
-    assert merged["boxes"].tolist() == [[43, 10, 58, 31], [43, 10, 58, 31], [5, 5, 9, 12]]
-    assert merged["labels"].tolist() == [1, 2, 1]
-    assert merged["scores"].tolist() == pytest.approx([0.9, 0.7, 0.3])
-    assert len(merge_tiles([left, right], windows, iou_threshold=0.95)["scores"]) == 4
-    assert merge_tiles([left, right], windows, max_detections=1)["scores"].tolist() == pytest.approx([0.9])
-    assert tuple(merge_tiles([output([]), output([])], windows)["boxes"].shape) == (0, 4)
+def test_boxes_are_moved_to_the_photograph_and_cut_ones_left_to_the_neighbour() -> None:
+    windows = [(0, 0, 60, 50), (40, 0, 100, 50)]  # they share 20 pixels
+    whole, cut_off = [42, 10, 57, 30], [51, 5, 59, 12]  # the second ends a pixel from the border, and is 8 wide
+    long, at_the_photo = [30, 1, 60, 9], [5, 40, 9, 50]  # longer than what is shared; at the photograph's own border
+    left = output([(box, 0.8, 1) for box in (whole, cut_off, long, at_the_photo)])
+    right = output([([3, 10, 18, 31], 0.9, 1), ([0, 20, 4, 25], 0.7, 2), ([52, 3, 60, 9], 0.6, 2)])
+    found, window = join_tiles([left, right], windows, overlap=20)
+    assert found["boxes"].tolist() == [whole, long, at_the_photo, [43, 10, 58, 31], [92, 3, 100, 9]]
+    assert found["labels"].tolist() == [1, 1, 1, 1, 2]
+    assert found["scores"].tolist() == pytest.approx([0.8, 0.8, 0.8, 0.9, 0.6])
+    assert window.tolist() == [0, 0, 0, 1, 1]
+    assert tuple(join_tiles([output([]), output([])], windows, 20)[0]["boxes"].shape) == (0, 4)
+
+
+def test_windows_above_one_another_leave_cut_boxes_to_their_neighbour() -> None:
+    windows = [(0, 0, 50, 60), (0, 40, 50, 100)]
+    above, below = output([([10, 52, 20, 60], 0.5, 1)]), output([([10, 12, 20, 24], 0.6, 1), ([3, 0, 9, 5], 0.7, 1)])
+    found, window = join_tiles([above, below], windows, overlap=20)
+    assert found["boxes"].tolist() == [[10, 52, 20, 64]]
+    assert window.tolist() == [1]
 
 
 def test_wrong_arguments_are_refused() -> None:
@@ -61,4 +71,4 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"tiles: height, width and size must be positive; got \(0, 9, 6\)"):
         tiles(0, 9, 6, 1)
     with pytest.raises(ValueError, match="outputs: must be one for each window; got 1 for 2"):
-        merge_tiles([output([])], tiles(6, 9, 6, 0))
+        join_tiles([output([])], tiles(6, 9, 6, 0), 1)

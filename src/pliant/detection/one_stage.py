@@ -13,7 +13,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
 
+from pliant.backbones import Trunk
 from pliant.detection.dilated import DilatedBackbone, as_dilated, image_transform
+from pliant.detection.parts import AnchorOptions, Thresholds
 from pliant.detection.proposals import MapProposals, ProposalHead, map_anchors
 
 REDUCTION_CHANNELS = 1024
@@ -21,16 +23,13 @@ REDUCTION_CHANNELS = 1024
 
 def class_aware_rpn(
     num_classes: int,
-    backbone: str | DilatedBackbone = "resnet101",
+    backbone: str | Trunk | DilatedBackbone = "resnet101",
     *,
     rpn_channels: int = 512,
-    anchor_sizes: Sequence[float] = (64, 128, 256, 512),
-    anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    anchors: AnchorOptions = AnchorOptions(sizes=(64, 128, 256, 512)),
     min_size: int | Sequence[int] = 600,
     max_size: int = 1000,
-    score_threshold: float = 0.05,
-    nms_threshold: float = 0.3,
-    max_detections: int = 100,
+    thresholds: Thresholds = Thresholds(nms=0.3),
 ) -> GeneralizedRCNN:
     """Return the class-aware RPN of the v1 paper, for which no code was ever released.
 
@@ -42,24 +41,22 @@ def class_aware_rpn(
 
     Args:
         num_classes: classes with the background: C + 1 for labels 1..C.
-        backbone: a finished `dilated_backbone(..., reduction_channels=1024)`, or the name of one.
+        backbone: a finished `dilated_backbone(..., reduction_channels=1024)`, or its trunk, or the name of that.
         rpn_channels: width of the 3x3 convolution.
-        anchor_sizes: sides in pixels of the (resized) image of the square anchors of a cell ...
-        anchor_ratios: ... each in each ratio of height to width.
+        anchors: of each cell of conv5.
         min_size: images are resized so that the short side has so many pixels (of several values one at random in
-            training and the last in tests) ...
+            training and the last in evaluation) ...
         max_size: ... unless the long side would have more than these.
-        score_threshold: detections with a lower score are dropped (0..1).
-        nms_threshold: of two boxes of a class that overlap by more than this IoU the lower score is dropped.
-        max_detections: most detections per image.
+        thresholds: which boxes are detections.
 
     Raises:
         PliantError: an argument out of its range, or a backbone that does not fit.
 
     Example:
+        >>> from pliant.backbones import Trunk
         >>> from pliant.detection import dilated_backbone
-        >>> backbone = dilated_backbone("resnet18", deform="c5", modulated=False, reduction_channels=64)
-        >>> model = class_aware_rpn(3, backbone, min_size=64).eval()
+        >>> trunk = Trunk("resnet18", deform="c5", modulated=False)
+        >>> model = class_aware_rpn(3, dilated_backbone(trunk, reduction_channels=64), min_size=64).eval()
         >>> sorted(model([torch.zeros(3, 64, 80)])[0])
         ['boxes', 'labels', 'scores']
 
@@ -67,17 +64,17 @@ def class_aware_rpn(
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.3.
     """
     backbone = as_dilated(backbone, num_classes, REDUCTION_CHANNELS)
-    anchors = map_anchors(anchor_sizes, anchor_ratios)
-    count = anchors.num_anchors_per_location()[0]
+    generator = map_anchors(anchors)
+    count = generator.num_anchors_per_location()[0]
     rpn = ClassAwareProposals(
         "c5",
         ProposalHead(backbone.out_channels, count, rpn_channels, scores=num_classes),
-        anchors,
-        train_proposals=max_detections,
-        proposals=max_detections,
-        nms_threshold=nms_threshold,
+        generator,
+        train_proposals=thresholds.detections,
+        proposals=thresholds.detections,
+        nms_threshold=thresholds.nms,
     )
-    rpn.score_thresh = score_threshold
+    rpn.score_thresh = thresholds.score
     return GeneralizedRCNN(backbone, rpn, NoSecondStage(), image_transform(backbone, min_size, max_size))
 
 

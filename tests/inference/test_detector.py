@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done at test time alone: several sizes, mirror images, soft suppression, averages; on every detector."""
+"""How detectors predict: several sizes, mirror images, tiles, soft suppression, averages; on every detector."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import batched_nms
 
-from pliant.detection import candidates, set_thresholds, thresholds
-from pliant.detection.views import Thresholds
+from pliant.detection import Thresholds, set_thresholds, thresholds
+from pliant.inference import candidates, has_masks, mask_cells, with_masks
 from pliant.train import TrainConfig
 from pliant.train.model import build_model
 from pliant.train.tasks import task_of
@@ -32,8 +34,10 @@ def _images() -> list[Tensor]:
 
 
 def _detect(model: nn.Module, config: TrainConfig) -> list[dict[str, Tensor]]:
+    """Image by image: of two together the smaller one is padded, which changes what is found a little."""
+    predict = task_of(config).predictor(model, config)
     with torch.no_grad():
-        return task_of(config).predictor(model, config)(_images())
+        return [predict([image])[0] for image in _images()]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -48,9 +52,51 @@ def test_a_single_view_put_together_is_what_the_detector_gives(name: str) -> Non
         torch.testing.assert_close(ours["boxes"], theirs["boxes"])
         torch.testing.assert_close(ours["scores"], theirs["scores"])
         assert ours.keys() == theirs.keys()
-        if "masks" in theirs:  # made anew for the boxes in pixels of the image, which rounds them
-            assert ours["masks"].shape == theirs["masks"].shape
-            assert (ours["masks"] - theirs["masks"]).abs().mean() < 1e-3 < theirs["masks"].mean()
+        if "cells" in theirs:  # made again for the boxes in pixels of the image, which rounds them
+            assert ours["cells"].shape == theirs["cells"].shape and ours["size"].tolist() == theirs["size"].tolist()
+            assert (ours["cells"] - theirs["cells"]).abs().mean() < 1e-3 < theirs["cells"].mean()
+
+
+def test_masks_in_parts_are_those_that_the_detector_pastes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, config = _build("mask-rcnn", max_detections=7, proposals=50)
+    with torch.no_grad():
+        expected = [model([image])[0] for image in _images()]
+    monkeypatch.setattr("pliant.inference.masks._PASTED_VALUES", 60 * 80 * 3)  # three masks of the first image at once
+    for output, own in zip(_detect(model, config), expected, strict=True):
+        parts = list(with_masks(output))
+        assert len(parts) > 1 and len(parts[0]["boxes"]) == 3 * 60 * 80 // math.prod(output["size"].tolist())
+        assert torch.equal(torch.cat([part["masks"] for part in parts]), own["masks"])
+        assert torch.equal(torch.cat([part["scores"] for part in parts]), own["scores"])
+    with torch.no_grad():
+        assert "masks" in model(_images())[0]  # called by itself the detector still pastes
+
+
+@pytest.mark.parametrize("name", ["faster-rcnn", "mask-rcnn"])
+def test_tiles_find_what_the_detector_finds_on_each_window(name: str) -> None:
+    """Two windows of 64 x 60 on 60 x 100, worked out here: shifted, cut ones left out, suppressed, masked."""
+    model, _ = _build(name)
+    config = _build(name, tile=64)[1]
+    image = torch.rand(3, 60, 100, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        (found,) = task_of(config).predictor(model, config)([image])
+        left, right = (candidates(model, [crop])[0] for crop in (image[:, :, :64], image[:, :, 36:]))
+    widths = [output["boxes"][:, 2] - output["boxes"][:, 0] for output in (left, right)]
+    keep_left = ~((left["boxes"][:, 2] >= 62) & (widths[0] < 16))
+    keep_right = ~((right["boxes"][:, 0] <= 2) & (widths[1] < 16))
+    shifted = right["boxes"][keep_right] + torch.tensor([36.0, 0, 36, 0])
+    boxes = torch.cat([left["boxes"][keep_left], shifted])
+    scores = torch.cat([left["scores"][keep_left], right["scores"][keep_right]])
+    labels = torch.cat([left["labels"][keep_left], right["labels"][keep_right]])
+    kept = batched_nms(boxes, scores, labels, 0.5)[:100]
+    assert 0 < int((kept < keep_left.sum()).sum()) < len(kept)  # some of either window
+    assert torch.equal(found["boxes"], boxes[kept]) and torch.equal(found["labels"], labels[kept])
+    assert has_masks(model) == ("cells" in found)
+    if "cells" in found:
+        of_right = kept >= keep_left.sum()
+        with torch.no_grad():
+            own = boxes[kept][of_right] - torch.tensor([36.0, 0, 36, 0])
+            cells = mask_cells(model, image[:, :, 36:], own, labels[kept][of_right])
+        assert torch.equal(found["cells"][of_right], cells)
 
 
 def test_candidates_are_all_that_is_scored_and_leave_the_detector_as_it_was() -> None:

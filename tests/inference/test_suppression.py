@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pliant.evaluation import average_boxes, suppress
+from pliant.inference import average_boxes, suppress
 
 
 def _boxes(count: int, classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
