@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu_timing import Run
-from pliant.detection import faster_rcnn
+from pliant.backbones import Trunk
+from pliant.detection import SecondStage, faster_rcnn
 from pliant.nn import DeformConv2d
 
 Targets = list[dict[str, Tensor]]
@@ -78,8 +79,9 @@ class StepCase:
 def detector(backbone: str, deform: str | None, size: tuple[int, int], regions: int) -> nn.Module:
     """Return a detector of 80 classes; its deformable layers look about a pixel beside the grid, as trained ones do."""
     torch.manual_seed(0)
-    options = {"min_size": min(size), "max_size": max(size), "roi_samples": regions}
-    model = faster_rcnn(81, backbone, deform=deform, norm="frozen", frozen_stages=2, **options)
+    trunk = Trunk(backbone, deform=deform, norm="frozen", frozen_stages=2)
+    second_stage = SecondStage(roi_samples=regions)
+    model = faster_rcnn(81, trunk, second_stage=second_stage, min_size=min(size), max_size=max(size))
     for layer in (m for m in model.modules() if isinstance(m, DeformConv2d)):
         taps = layer.weight.shape[2] * layer.weight.shape[3]
         with torch.no_grad():

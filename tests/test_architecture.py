@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "pliant"
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 12
+# A method's own object, and the pair that every layer of PyTorch takes.
+UNCOUNTED = {"self", "cls", "device", "dtype"}
 IMPORTERS = {"__import__", "import_module", "require_package"}
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 # A reminder is kept only where it says in brackets when it can go: an issue, or a version of a library.
@@ -155,6 +158,27 @@ def function_faults(name: str, source: str) -> list[str]:
     return faults + [f"{name}:{node.lineno} {node.name} is public and has no docstring" for node in bare]
 
 
+def parameter_faults(name: str, source: str) -> list[str]:
+    """Return the public functions and methods with too many parameters."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__init__"):
+            given = node.args
+            every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            count = len([arg for arg in every if arg is not None and arg.arg not in UNCOUNTED])
+            if count > MAX_PARAMETERS:
+                faults.append(f"{name}:{node.lineno} {node.name} has {count} parameters, more than {MAX_PARAMETERS}")
+    return faults
+
+
+def shadowed_modules(package: str, source: str, modules: set[str]) -> list[str]:
+    """Return the names that a package's page takes from its modules and that are names of such modules as well."""
+    tree = ast.parse(source)
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module != package]
+    names = [alias.asname or alias.name for node in taken for alias in node.names]
+    return [name for name in names if name in modules]
+
+
 def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Return the lines of a function's statements, its signature and docstring not counted."""
     body = node.body[1:] if ast.get_docstring(node) else node.body
@@ -210,6 +234,22 @@ def test_every_file_keeps_the_rules() -> None:
 
 def test_functions_are_short_and_documented() -> None:
     assert "\n".join(fault for path in PYTHON for fault in function_faults(name_of(path), text_of(path))) == ""
+
+
+PUBLIC = [path for path in PYTHON if not any(part.startswith("_") for part in dotted(path).split("."))]
+PACKAGES = [path for path in PYTHON if path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("path", PUBLIC, ids=name_of)
+def test_public_functions_take_few_parameters(path: Path) -> None:
+    assert "\n".join(parameter_faults(name_of(path), path.read_text(encoding="utf-8"))) == ""
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=name_of)
+def test_no_module_is_named_like_a_public_name_of_its_package(path: Path) -> None:
+    """Else `from pliant.detection import rfcn` is a function or a module, whichever was imported last."""
+    modules = {p.stem for p in path.parent.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    assert shadowed_modules(dotted(path), path.read_text(encoding="utf-8"), modules) == []
 
 
 def test_layers_point_downwards_and_name_what_exists() -> None:
@@ -296,6 +336,22 @@ def test_function_faults_are_found() -> None:
     assert function_faults("a.py", '"""m"""\ndef f(): pass\n') == ["a.py:2 f is public and has no docstring"]
     assert function_faults("a.py", '"""m"""\nclass C: pass\n') == ["a.py:2 C is public and has no docstring"]
     assert function_faults("a.py", "def _f(): pass\n") == ["a.py has no module docstring"]
+
+
+def test_parameter_faults_are_found() -> None:
+    twelve = ", ".join(f"a{k}" for k in range(12))
+    assert parameter_faults("a.py", f"def f({twelve}): pass\ndef _f({twelve}, b): pass") == []
+    assert parameter_faults("a.py", f"class C:\n    def __init__(self, {twelve}, *, device=None): pass") == []
+    assert parameter_faults("a.py", f"def f({twelve}, **more): pass") == ["a.py:1 f has 13 parameters, more than 12"]
+    assert parameter_faults("a.py", f"class C:\n    def g(self, {twelve}, *, b): pass") == [
+        "a.py:2 g has 13 parameters, more than 12"
+    ]
+
+
+def test_shadowed_modules_are_found() -> None:
+    assert shadowed_modules("p", "from p.rfcn import rfcn\nfrom p.x import y", {"rfcn", "x"}) == ["rfcn"]
+    assert shadowed_modules("p", "from p.x import y as x", {"x"}) == ["x"]
+    assert shadowed_modules("p", "from p import x\nimport p.x", {"x"}) == []
 
 
 def test_tables_are_read_as_written() -> None:

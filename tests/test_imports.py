@@ -104,6 +104,15 @@ def test_works_without_the_library_and_warns_once(tmp_path: Path) -> None:
     assert "PLIANT_NO_NATIVE" in warned
 
 
+def test_training_is_imported_when_it_is_asked_for(loaded_by_torch: set[str]) -> None:
+    code = "import sys, pliant.train; config = pliant.train.TrainConfig(data='d'); before = set(sys.modules)\n"
+    code += "from pliant.train import train, resume, load_run; print(train.__module__, *before)"
+    module, *before = run(code).split()
+    assert module == "pliant.train.run"
+    assert {name.split(".")[0] for name in set(before) - loaded_by_torch} & set(OPTIONAL) == set()
+    assert run("import pliant.train; print(hasattr(pliant.train, 'trian'))") == "False"
+
+
 def test_public_page() -> None:
     names = "nn ops plan convert revert param_groups __version__"
     assert run(f"import pliant; print(*[n for n in {names.split()} if not hasattr(pliant, n)])") == ""

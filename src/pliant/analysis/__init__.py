@@ -7,7 +7,7 @@ from pliant.analysis.charts import draw_panels
 from pliant.analysis.compose import sampling_footprint, sampling_points
 from pliant.analysis.dilation import DilationBySize, DilationRow, effective_dilation
 from pliant.analysis.draw import draw_boxes, draw_curves, draw_sampling
-from pliant.analysis.draw_labels import draw_labels, draw_ranking, label_colours
+from pliant.analysis.draw_label_maps import draw_labels, draw_ranking, label_colours
 from pliant.analysis.draw_regions import draw_bins, draw_instances
 from pliant.analysis.flops import FlopCount, count_flops, register_flop_formulas
 from pliant.analysis.gradients import BinGradients, LocationGradients, effective_locations, receptive_field

@@ -1,16 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run folders, the training loop, checkpoints, and resuming as if nothing had happened.
 
-The configuration needs nothing but Python, so the command line can print its options anywhere. What needs torchvision
-and accelerate is imported from its module: `pliant.train.run` (train, resume), `pliant.train.engine` (train_one_epoch,
-evaluate), `pliant.train.model` (build_model, load_run), `pliant.train.tasks` (what each task does differently),
-`pliant.train.checkpoint`, `pliant.train.progress`.
+`TrainConfig` needs nothing but Python, so that the command line can print its options anywhere. The other names need
+torchvision and accelerate, which are imported when the first of them is asked for.
 """
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from pliant.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from pliant.train.engine import evaluate, train_one_epoch
+    from pliant.train.model import build_model, load_run
+    from pliant.train.run import resume, train
+    from pliant.train.tasks import task_of
+
+_LATER = {
+    "build_model": "model",
+    "evaluate": "engine",
+    "load_run": "model",
+    "resume": "run",
+    "task_of": "tasks",
+    "train": "run",
+    "train_one_epoch": "engine",
+}
 
 __all__ = [
     "TrainConfig",
+    "build_model",
+    "evaluate",
+    "load_run",
+    "resume",
+    "task_of",
+    "train",
+    "train_one_epoch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

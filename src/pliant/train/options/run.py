@@ -15,9 +15,7 @@ class RunOptions(Options):
 
     TITLE: ClassVar[str] = "machine and run folder"
 
-    device: str = option(
-        "auto", "as PyTorch names it (cpu, cuda, cuda:1, mps); auto: an accelerator if there is one"
-    )
+    device: str = option("auto", "as PyTorch names it (cpu, cuda, cuda:1, mps); auto: an accelerator if there is one")
     precision: Literal["no", "bf16", "fp16"] = option("no", "mixed precision: no, bf16, fp16")
     channels_last: bool = option(
         False, "keep images and weights with channels last in memory (fast with fp16 and bf16)"
