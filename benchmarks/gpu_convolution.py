@@ -127,7 +127,7 @@ def _columns(t: Tensors, training: bool) -> Run:
             output = deform_conv2d_columns(x, offset, weight, None, UNIT, mask)
             if not training:
                 return output
-            g = deform_conv2d_columns_backward(t["grad"], x, offset, weight, mask, UNIT)
+            g = deform_conv2d_columns_backward(t["grad"], x, offset, weight, UNIT, mask)
             return output, g[0], g[1], g[2], g[4]
 
     return run

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.checks import Implementation
+from helpers.convolution.checks import Implementation
 from pliant.ops import _backends, deform_conv2d
 
 

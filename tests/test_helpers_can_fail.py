@@ -12,11 +12,11 @@ import torch
 
 from helpers.budget import assert_within_budget
 from helpers.canary import BAND, guarded_memory
-from helpers.cases import BY_NAME, CASES, Case, expected
-from helpers.checks import check_forward_backward
-from helpers.forward_mutants import ChannelTailDropped
-from helpers.mutants import FORWARD_MUTANTS, GRADIENT_MUTANTS, MUTANTS
-from helpers.plain import PlainDeformConv2d
+from helpers.convolution.cases import BY_NAME, CASES, Case, expected
+from helpers.convolution.checks import check_forward_backward
+from helpers.convolution.forward_mutants import ChannelTailDropped
+from helpers.convolution.mutants import FORWARD_MUTANTS, GRADIENT_MUTANTS, MUTANTS
+from helpers.convolution.plain import PlainDeformConv2d
 from oracles import deform_conv2d_loops as oracle
 
 # The cases that between them notice every mutant; all cases do, these are quicker.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pliant`: what serves each operator here; with arguments, the command line."""
+"""`python -m pliant`: which implementations of the operators run here; with arguments, the command line."""
 
 from __future__ import annotations
 

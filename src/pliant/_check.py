@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import NoReturn
+
+LONGEST_VALUE = 80  # characters of a value in a message
 
 
 class PliantError(ValueError):
@@ -25,6 +27,25 @@ def fail(argument: str, rule: str, got: object, fix: str, *, kind: type[Exceptio
 def fail_because(argument: str, rule: str, reason: str, fix: str, *, kind: type[Exception] = PliantError) -> NoReturn:
     """Raise `kind` where no value is wrong but a rule is broken: `argument: rule; reason; fix`."""
     raise kind(f"{argument}: {rule}; {reason}; {fix}")
+
+
+def shown(value: object) -> str:
+    """Return `value` as an error message shows it: arrays by their shape, and nothing longer than a line."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"a {type(value).__name__} of shape ({', '.join(map(str, shape))})"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+def refuse_other_names(function: str, others: Mapping[str, object], hints: Mapping[str, str]) -> None:
+    """Raise a TypeError, as Python does, for the first argument in `others`, which `function` does not have.
+
+    `hints` says for names that other libraries have what would work here.
+    """
+    for name, value in others.items():
+        fix = hints.get(name, "leave it out")
+        fail(name, f"{function} has no argument of this name", f"{name}={shown(value)}", fix, kind=TypeError)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

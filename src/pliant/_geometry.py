@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
-from pliant._check import fail
+from pliant._check import fail, shown
 
 Pair = tuple[int, int]
 
@@ -22,6 +23,9 @@ class ConvGeometry(NamedTuple):
     padding: Pair
     dilation: Pair
 
+    def __str__(self) -> str:
+        return f"stride {self.stride}, padding {self.padding} and dilation {self.dilation}"
+
     def output_size(self, input_size: Sequence[int], kernel_size: Sequence[int]) -> Pair:
         """Return (Ho, Wo), with `Ho = floor((H + 2*padding - dilation*(kh - 1) - 1) / stride) + 1`."""
         height, width = (
@@ -31,15 +35,50 @@ class ConvGeometry(NamedTuple):
         return height, width
 
 
-def pair(argument: str, value: int | Sequence[int], *, minimum: int) -> Pair:
+def whole(value: Any) -> int | None:
+    """Return `value` as an integer, or None where it is none: Python's, NumPy's, or a tensor without dimensions."""
+    if isinstance(value, int | torch.SymInt):
+        return None if isinstance(value, bool) else value  # type: ignore[return-value]  # what graphs have for integers
+    if getattr(value, "ndim", None) != 0 or getattr(value, "dtype", None) == torch.bool:
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def pair(argument: str, value: Any, *, minimum: int) -> Pair:
     """Return `value` as a (vertical, horizontal) pair of integers of at least `minimum`."""
-    values = tuple(value) if isinstance(value, Sequence) else (value, value)
-    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+    several = isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1) > 0
+    numbers = [whole(v) for v in (value if several else (value, value))]
+    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
         fix = f"write {argument}={minimum}, for example"
-        fail(argument, "must be an integer or a pair of integers", repr(value), fix)
-    if min(values) < minimum:
-        fail(argument, f"must be at least {minimum}", repr(value), f"use {minimum} or more")
-    return values
+        fail(argument, "must be an integer or a pair of integers", shown(value), fix)
+    if min(numbers[0], numbers[1]) < minimum:
+        fail(argument, f"must be at least {minimum}", shown(value), f"use {minimum} or more")
+    return numbers[0], numbers[1]
+
+
+def padding_pair(value: object, kernel: Sequence[int], stride: Pair, dilation: Pair) -> Pair:
+    """Return `padding` as a pair; "valid" is none, and "same" what keeps the size of the image at stride 1.
+
+    "same" means what it does in `torch.nn.Conv2d`, where both sides of the image get the same number of zeros.
+    """
+    if not isinstance(value, str):
+        return pair("padding", value, minimum=0)
+    if value == "valid":
+        return 0, 0
+    if value != "same":
+        fail("padding", "must be an integer, a pair of integers, 'same' or 'valid'", repr(value), "write padding=1")
+    if stride != (1, 1):
+        rule = "'same' needs stride 1, as in torch.nn.Conv2d"
+        fail("padding", rule, f"stride {stride}", "give the padding in pixels")
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if total[0] % 2 or total[1] % 2:
+        got = f"a kernel of {kernel[0]}x{kernel[1]} with dilation {dilation}"
+        fix = "pad the input by torch.nn.functional.pad and write padding=0"
+        fail("padding", "'same' needs a kernel that takes as many zeros on both sides of the image", got, fix)
+    return total[0] // 2, total[1] // 2
 
 
 def memory_format(input: Tensor) -> torch.memory_format:

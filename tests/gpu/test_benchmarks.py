@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return what imports a module of the folder of benchmarks, where any device serves the operators."""
+    """Return what imports a module of the folder of benchmarks, where the operators run on any device."""
     monkeypatch.syspath_prepend(ROOT)
 
     def load(name: str) -> ModuleType:

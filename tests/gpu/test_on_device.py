@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from helpers.budget import assert_within_budget
-from helpers.cases import BY_NAME, CASES, Arguments, Case
-from helpers.checks import DIFFERENTIABLE, check_forward_backward, run
+from helpers.convolution.cases import BY_NAME, CASES, Arguments, Case
+from helpers.convolution.checks import DIFFERENTIABLE, check_forward_backward, run
 from pliant.ops import _triton, deform_conv2d
 from pliant.ops._deform_conv2d import gpu_plan
 

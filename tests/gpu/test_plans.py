@@ -102,7 +102,7 @@ def test_the_backward_pass_keeps_its_memory(
         grad = torch.empty(shape[0], shape[4], *offset.shape[2:], dtype=dtype, device="cuda")
         grad = grad.contiguous(memory_format=torch.channels_last)
         with Memory(grad, x, offset, weight, mask) as memory:
-            results = deform_conv2d_triton_backward(grad, x, offset, weight, mask, UNIT, [True] * 5)
+            results = deform_conv2d_triton_backward(grad, x, offset, weight, UNIT, mask, [True] * 5)
     results_bytes = sum(t.numel() * t.element_size() for t in results)
     assert memory.peak > results_bytes
     assert (memory.peak - results_bytes) / 2**20 <= gpu_plan.WORKSPACE_BYTES / 2**20

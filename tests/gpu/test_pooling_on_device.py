@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.roi_cases import BY_NAME, CASES, RoIArguments, RoICase
-from helpers.roi_checks import Result, check_forward_backward, run
+from helpers.pooling.cases import BY_NAME, CASES, RoIArguments, RoICase
+from helpers.pooling.checks import Result, check_forward_backward, run
 from pliant.ops import _triton
 
 REASON = _triton.why_not(torch.device("cuda")) if torch.cuda.is_available() else "there is no GPU"

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from helpers.cases import BY_NAME
-from helpers.checks import Implementation, check_forward_backward, check_gradients
+from helpers.convolution.cases import BY_NAME
+from helpers.convolution.checks import Implementation, check_forward_backward, check_gradients
 from pliant._geometry import ConvGeometry
 from pliant.ops import _backends, _triton, deform_conv2d
 from pliant.ops._deform_conv2d import contract, gpu_columns
@@ -26,7 +26,7 @@ CUDA = torch.device("cuda", 0)
 no_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
-# -- GPUs that Triton cannot serve -------------------------------------------------------------------------------------
+# -- GPUs on which Triton cannot run -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
          "A Card is gfx1100; the kernels need CDNA 2 or newer (gfx90a, gfx942, gfx950)"),
     ],
 )  # fmt: skip
-def test_which_gpus_are_served(
+def test_on_which_gpus_the_kernels_run(
     gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], hip: str | None, reason: str | None
 ) -> None:
     vars(gpu).update(change)
@@ -72,7 +72,7 @@ def test_which_gpus_are_served(
 
 @no_triton
 def test_the_reasons_without_a_gpu() -> None:
-    assert _triton.why_not(torch.device("cpu")) == "it serves CUDA and ROCm tensors, not those on cpu"
+    assert _triton.why_not(torch.device("cpu")) == "its kernels run on CUDA and ROCm tensors, not on cpu"
     if not torch.cuda.is_available():
         assert _triton.why_not(CUDA) is None, "tensors without data are traced for another machine"
         assert _triton.describe() == (False, "PyTorch sees no CUDA or ROCm device here")
@@ -137,7 +137,7 @@ class _Columns(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, o, w, m = ctx.saved
-        g = gpu_columns.deform_conv2d_columns_backward(grad, x, o, w, m, ctx.geometry)
+        g = gpu_columns.deform_conv2d_columns_backward(grad, x, o, w, ctx.geometry, m)
         return g[0], g[1], g[2], g[3] if ctx.has_bias else None, None, None, None, None if m is None else g[4]
 
 
@@ -180,5 +180,7 @@ def test_nothing_here_imports_triton_before_a_gpu_needs_it() -> None:
 
 def test_triton_is_refused_under_compile_too(reference: Implementation) -> None:
     compiled = torch.compile(deform_conv2d, backend="eager", fullgraph=True)
-    with pytest.raises(Exception, match="'triton' cannot run; got it serves CUDA and ROCm tensors"):
+    with pytest.raises(
+        Exception, match="'triton' needs a GPU that its kernels can run on; its kernels run on CUDA and ROCm tensors"
+    ):
         compiled(*BY_NAME["asymmetric"].arguments(torch.float32), impl="triton")

@@ -246,7 +246,8 @@ def test_a_map_of_other_channels_is_refused() -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole text is compared below
         build()(MAPS[:, 1:], BOXES)
     assert (
-        str(caught.value) == "input: must have in_channels=5 channels; got 4; build the layer with the map's channels"
+        str(caught.value)
+        == "input: must have in_channels=5 channels; got 4 channels; build the layer with the map's channels"
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pliant env`: what serves each operator on this machine, and why not the others; needs torch alone."""
+"""`pliant env`: which implementations run on this machine, and why not the others; needs torch alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ OPTIONAL = (
 
 def add(commands: Commands[Parser]) -> None:
     """Add the command."""
-    add_command(commands, "env", _run, "say what serves each operator on this machine, and why not the others")
+    add_command(
+        commands, "env", _run, "say which implementations of the operators run on this machine, and why not the others"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:

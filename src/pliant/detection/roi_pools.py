@@ -14,6 +14,7 @@ from torchvision.ops.poolers import LevelMapper
 from pliant._check import fail, suggest
 from pliant.nn import DeformRoIPool
 from pliant.nn.deform_roi_pool import Branch
+from pliant.ops._boxes import joined
 
 ROI_POOLS = ("align", "deform", "modulated")
 
@@ -102,7 +103,7 @@ class MultiScaleDeformRoIPool(MultiScaleRoIAlign):  # type: ignore[misc]
         if len(maps) != len(self.featmap_names):
             fail("x", f"must have the maps {', '.join(self.featmap_names)}", ", ".join(x), "check featmap_names")
         scales = _scales(maps, image_shapes)
-        regions = _with_image_index(boxes)  # (R, 5)
+        regions = joined(boxes)  # (R, 5)
         levels = self._level_of(boxes, scales)
         pooled = maps[0].new_zeros(len(regions), maps[0].shape[1], *self.output_size)
         for k, (feature, scale) in enumerate(zip(maps, scales, strict=True)):
@@ -171,11 +172,3 @@ def _scales(maps: Sequence[Tensor], image_shapes: Sequence[tuple[int, int]]) -> 
     sides = [max(lengths) for lengths in zip(*image_shapes, strict=True)]  # height and width
     longer = 0 if sides[0] >= sides[1] else 1
     return [2.0 ** round(math.log2(feature.shape[longer - 2] / sides[longer])) for feature in maps]
-
-
-def _with_image_index(boxes: Sequence[Tensor]) -> Tensor:
-    """Join the boxes (Li, 4) of the images to (R, 5), the image's index before the corners."""
-    counts = torch.tensor([len(b) for b in boxes], device=boxes[0].device)
-    corners = torch.cat(list(boxes))
-    index = torch.arange(len(boxes), device=corners.device, dtype=corners.dtype)
-    return torch.cat([index.repeat_interleave(counts)[:, None], corners], dim=1)

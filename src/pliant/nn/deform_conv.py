@@ -5,13 +5,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Never
 
 import torch
 from torch import Tensor, nn
 
-from pliant._check import fail
-from pliant._geometry import pair
+from pliant._check import fail, refuse_other_names, shown
+from pliant._geometry import padding_pair, pair
+from pliant.nn.offset_branch import OffsetConv2d
 from pliant.ops import deform_conv2d
+from pliant.ops._checks import integer
+
+HINTS = {
+    "deform_groups": "write offset_groups= in its place",
+    "deformable_groups": "write offset_groups= in its place",
+    "padding_mode": "leave it out: a deformable convolution reads zeros outside the image; "
+    "for other values pad the input by torch.nn.functional.pad and write padding=0",
+}
+
+
+def _check_bias(bias: object) -> None:
+    """Refuse a number, which is another library's argument in this place."""
+    if not isinstance(bias, bool):
+        fix = "write bias=True, for example, and the number of offset groups as offset_groups="
+        fail("bias", "must be True or False", shown(bias), fix, kind=TypeError)
 
 
 class DeformConv2d(nn.Module):
@@ -31,7 +48,8 @@ class DeformConv2d(nn.Module):
         out_channels: O, channels of the output.
         kernel_size: taps; an integer or (kh, kw).
         stride: distance between output positions, in pixels of the input; an integer or (vertical, horizontal).
-        padding: zeros around the image, in pixels of the input; an integer or (vertical, horizontal).
+        padding: zeros around the image, in pixels of the input; an integer or (vertical, horizontal); "valid" is none
+            and "same" keeps the size of the image, as in `torch.nn.Conv2d`, where both sides take as many zeros.
         dilation: distance between taps, in pixels of the input; an integer or (vertical, horizontal).
         groups: weight groups; must divide C and O.
         bias: whether the layer (not the offset branch, which always has one) adds a bias.
@@ -44,11 +62,13 @@ class DeformConv2d(nn.Module):
             in which offsets run away. Parameters and their names are the same with it and without.
         device: where the parameters are made, as for `torch.nn.Conv2d`.
         dtype: their type.
+        **other_names: none; a name that another library has is refused, and the message says what to write here.
 
     Shape:
         input (N, C, H, W) or (C, H, W); output (N, O, Ho, Wo) or (O, Ho, Wo), sizes as for `torch.nn.Conv2d`.
 
     Raises:
+        TypeError: an argument is of the wrong kind, or of another library's name; the message says which to use.
         ValueError: a size, a stride, a number of groups, `mask_scale` or `offset_limit` is out of range.
 
     Example:
@@ -64,7 +84,7 @@ class DeformConv2d(nn.Module):
     """
 
     bias: nn.Parameter | None
-    conv_offset: nn.Conv2d
+    conv_offset: OffsetConv2d
 
     def __init__(
         self,
@@ -72,7 +92,7 @@ class DeformConv2d(nn.Module):
         out_channels: int,
         kernel_size: int | Sequence[int],
         stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] = 0,
+        padding: int | Sequence[int] | str = 0,
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
@@ -83,21 +103,27 @@ class DeformConv2d(nn.Module):
         offset_limit: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **other_names: Never,
     ) -> None:
         super().__init__()
+        refuse_other_names("DeformConv2d", other_names, HINTS)
+        _check_bias(bias)
+        in_channels, out_channels = integer("in_channels", in_channels, 1), integer("out_channels", out_channels, 1)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = pair("kernel_size", kernel_size, minimum=1)
         self.stride = pair("stride", stride, minimum=1)
-        self.padding = pair("padding", padding, minimum=0)
         self.dilation = pair("dilation", dilation, minimum=1)
+        self.padding = padding_pair(padding, self.kernel_size, self.stride, self.dilation)
+        groups, offset_groups = integer("groups", groups), integer("offset_groups", offset_groups)
         self.groups, self.offset_groups = groups, offset_groups
         self.modulated, self.mask_scale, self.offset_limit = modulated, mask_scale, offset_limit
         self._check()
         kh, kw = self.kernel_size
         factory = {"device": device, "dtype": dtype}
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kh, kw, **factory))  # type: ignore[arg-type]
-        self.bias = nn.Parameter(torch.empty(out_channels, **factory)) if bias else None  # type: ignore[arg-type]
-        self.conv_offset = nn.Conv2d(
+        own_bias = nn.Parameter(torch.empty(out_channels, **factory)) if bias else None  # type: ignore[arg-type]
+        self.register_parameter("bias", own_bias)  # registered as None too, as `torch.nn.Conv2d` does
+        self.conv_offset = OffsetConv2d(
             in_channels,
             offset_groups * kh * kw * (3 if modulated else 2),
             self.kernel_size,
@@ -110,9 +136,6 @@ class DeformConv2d(nn.Module):
 
     def _check(self) -> None:
         C, O = self.in_channels, self.out_channels
-        for name, value in (("in_channels", C), ("out_channels", O)):
-            if value < 1:
-                fail(name, "must be at least 1", value, "use 1 or more")
         for name, value, rule in (
             ("groups", self.groups, f"must divide in_channels={C} and out_channels={O}"),
             ("offset_groups", self.offset_groups, f"must divide in_channels={C}"),
@@ -131,9 +154,7 @@ class DeformConv2d(nn.Module):
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
             nn.init.uniform_(self.bias, -bound, bound)
-        assert self.conv_offset.bias is not None
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        self.conv_offset.reset_parameters()
 
     def offset_and_mask(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the offset branch's offset (N, 2*G*K, Ho, Wo) in pixels, and mask (N, G*K, Ho, Wo) or None."""

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from pliant._check import fail
+from pliant.nn.offset_branch import OffsetConv2d
 from pliant.ops import deform_ps_roi_pool
 from pliant.ops._boxes import Boxes
+from pliant.ops._checks import integer, number
 
 
 class DeformPSRoIPool(nn.Module):
@@ -43,6 +45,7 @@ class DeformPSRoIPool(nn.Module):
         x2, y2 in pixels, or a list of (Li, 4), one for each image; output (R, output_channels, P, P).
 
     Raises:
+        TypeError: an argument is of the wrong kind.
         ValueError: a size is below 1, or `classes` does not divide `output_channels`.
 
     Example:
@@ -57,7 +60,7 @@ class DeformPSRoIPool(nn.Module):
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.2 and Fig. 4.
     """
 
-    conv_offset: nn.Conv2d
+    conv_offset: OffsetConv2d
 
     def __init__(
         self,
@@ -75,28 +78,22 @@ class DeformPSRoIPool(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.output_size, self.in_channels, self.output_channels = output_size, in_channels, output_channels
-        self.spatial_scale, self.samples_per_bin, self.gamma = spatial_scale, samples_per_bin, gamma
-        self.classes = output_channels if classes is None else classes
-        self.group_size = output_size if group_size is None else group_size
-        self.part_size = output_size if part_size is None else part_size
-        self._check()
-        self.conv_offset = nn.Conv2d(in_channels, 2 * self.classes * self.group_size**2, 1, device=device, dtype=dtype)
-        self.reset_parameters()
-
-    def _check(self) -> None:
-        names = ("output_size", "in_channels", "output_channels", "classes", "group_size", "part_size")
-        for name in (*names, "samples_per_bin"):
-            if getattr(self, name) < 1:
-                fail(name, "must be at least 1", getattr(self, name), "use 1 or more")
+        self.output_size = integer("output_size", output_size, 1)
+        self.in_channels = integer("in_channels", in_channels, 1)
+        self.output_channels = integer("output_channels", output_channels, 1)
+        self.spatial_scale = number("spatial_scale", spatial_scale, positive=True)
+        self.samples_per_bin, self.gamma = integer("samples_per_bin", samples_per_bin, 1), number("gamma", gamma)
+        self.classes = self.output_channels if classes is None else integer("classes", classes, 1)
+        self.group_size = self.output_size if group_size is None else integer("group_size", group_size, 1)
+        self.part_size = self.output_size if part_size is None else integer("part_size", part_size, 1)
         if self.output_channels % self.classes:
             fail("classes", f"must divide output_channels={self.output_channels}", self.classes, "use 1, or a divisor")
+        channels = 2 * self.classes * self.group_size**2
+        self.conv_offset = OffsetConv2d(self.in_channels, channels, 1, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Set the offset branch to zero."""
-        assert self.conv_offset.bias is not None
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        self.conv_offset.reset_parameters()
 
     def offset(self, features: Tensor, boxes: Boxes) -> Tensor:
         """Return the offsets (R, 2*classes, part_size, part_size), x before y for each class, in the operator's unit.

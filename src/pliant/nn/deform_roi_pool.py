@@ -10,12 +10,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from pliant._check import fail
+from pliant._check import fail, shown
 from pliant._geometry import pair
+from pliant.nn.offset_branch import HiddenLinear, OffsetLinear
 from pliant.ops import deform_roi_pool
 from pliant.ops._boxes import Boxes
+from pliant.ops._checks import count, integer, number
 
 Branch = Literal["paper", "mmcv"]
+LARGEST_SCALE = 64  # of a map to a picture: more is a mistake, such as mmcv's third argument, the hidden channels
 
 
 class DeformRoIPool(nn.Module):
@@ -51,7 +54,8 @@ class DeformRoIPool(nn.Module):
         image; output (R, C, Ph, Pw).
 
     Raises:
-        ValueError: a size is below 1, or `branch` is neither of the two.
+        TypeError: an argument is of the wrong kind.
+        ValueError: a size is below 1, `spatial_scale` is no scale, or `branch` is neither of the two.
 
     Example:
         >>> import torch
@@ -84,12 +88,15 @@ class DeformRoIPool(nn.Module):
     ) -> None:
         super().__init__()
         self.output_size = pair("output_size", output_size, minimum=1)
+        in_channels = integer("in_channels", in_channels, 1)
+        hidden_channels = integer("hidden_channels", hidden_channels, 1)
         self.in_channels, self.hidden_channels = in_channels, hidden_channels
-        self.spatial_scale, self.sampling_ratio, self.gamma = spatial_scale, sampling_ratio, gamma
+        self.spatial_scale = number("spatial_scale", spatial_scale, positive=True)
+        if self.spatial_scale > LARGEST_SCALE:
+            fix = "write spatial_scale=1/16 for a map of stride 16, and hidden_channels= by its name"
+            fail("spatial_scale", "must be cells of the map for one pixel of the boxes", shown(spatial_scale), fix)
+        self.sampling_ratio, self.gamma = integer("sampling_ratio", sampling_ratio), number("gamma", gamma)
         self.modulated, self.branch = modulated, branch
-        for name, value in (("in_channels", in_channels), ("hidden_channels", hidden_channels)):
-            if value < 1:
-                fail(name, "must be at least 1", value, "use 1 or more")
         if branch not in get_args(Branch):
             fail("branch", "must be 'paper' or 'mmcv'", repr(branch), "use 'mmcv' for checkpoints of mmcv and mmdet")
         bins = self.output_size[0] * self.output_size[1]
@@ -99,7 +106,6 @@ class DeformRoIPool(nn.Module):
         widths[-1] += bins if modulated and not separate else 0
         self.offset_fc = _perceptron(widths, device, dtype)
         self.mask_fc = _perceptron([pooled, hidden, bins], device, dtype) if separate else None
-        self.reset_parameters()
 
     @property
     def has_single_layer(self) -> bool:
@@ -109,12 +115,9 @@ class DeformRoIPool(nn.Module):
     def reset_parameters(self) -> None:
         """Set the last layer of the branch to zero and those before it to N(0, 0.01^2)."""
         for layers in (self.offset_fc, self.mask_fc):
-            linear = [layer for layer in layers or () if isinstance(layer, nn.Linear)]
-            for layer in linear:
-                nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)
-            if linear:
-                nn.init.zeros_(linear[-1].weight)
+            for layer in layers or ():
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
 
     def offset_and_mask(
         self, input: Tensor, boxes: Boxes, spatial_scale: float | None = None
@@ -125,7 +128,8 @@ class DeformRoIPool(nn.Module):
         """
         if input.dim() == 4 and input.shape[1] != self.in_channels:
             fix = "build the layer with the map's channels"
-            fail("input", f"must have in_channels={self.in_channels} channels", input.shape[1], fix)
+            rule = f"must have in_channels={self.in_channels} channels"
+            fail("input", rule, count(input.shape[1], "channel", "channels"), fix)
         pooled = self._pool(input, boxes, None, None, spatial_scale).flatten(1)
         maps = 3 if self.modulated and self.mask_fc is None else 2  # a number, since exporters divide nothing by R = 0
         prediction: Tensor = self.offset_fc(pooled).unflatten(1, (maps, *self.output_size))  # (R, maps, Ph, Pw)
@@ -135,7 +139,7 @@ class DeformRoIPool(nn.Module):
         return prediction[:, :2], prediction[:, 2:].sigmoid() if self.modulated else None
 
     def forward(self, input: Tensor, boxes: Boxes, spatial_scale: float | None = None) -> Tensor:
-        """Return the pooled regions; `spatial_scale` overrides the layer's, for a layer that serves several maps."""
+        """Return the pooled regions; `spatial_scale` replaces the layer's, where several maps are pooled."""
         offset, mask = self.offset_and_mask(input, boxes, spatial_scale)
         return self._pool(input, boxes, offset, mask, spatial_scale)
 
@@ -156,8 +160,8 @@ class DeformRoIPool(nn.Module):
 
 
 def _perceptron(widths: Sequence[int], device: torch.device | str | None, dtype: torch.dtype | None) -> nn.Sequential:
-    """Fully connected layers between `widths`, a ReLU between each two."""
+    """Return fully connected layers between `widths`, a ReLU between each two; the last one starts at zero."""
     layers: list[nn.Module] = []
-    for inputs, outputs in itertools.pairwise(widths):
-        layers += [nn.Linear(inputs, outputs, device=device, dtype=dtype), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
+    for inputs, outputs in itertools.pairwise(widths[:-1]):
+        layers += [HiddenLinear(inputs, outputs, device=device, dtype=dtype), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, OffsetLinear(widths[-2], widths[-1], device=device, dtype=dtype))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What serves each operator on this machine, and why the others do not."""
+"""Which implementations of each operator can run on this machine, and why the others cannot."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def _rows(operator: str) -> list[Backend]:
 
 
 def why_no_triton(device: torch.device) -> str | None:
-    """Return why Triton cannot serve tensors on `device`, or None where it can."""
+    """Return why Triton cannot run on tensors of `device`, or None where it can."""
     return _triton.why_not(device)
 
 
 @functools.cache
 def warn_columns(operator: str, reason: str) -> None:
-    """Say once that PyTorch's own operations serve a GPU, and why its kernels do not."""
+    """Say once that PyTorch's own operations are used on a GPU, and why Triton's kernels are not."""
     warnings.warn(
         f"pliant.ops.{operator} runs on PyTorch's own operations, a band of rows at a time: {reason}",
         RuntimeWarning,
@@ -64,14 +64,14 @@ def warn_columns(operator: str, reason: str) -> None:
 
 
 def warn_reference(operator: str, device: torch.device) -> None:
-    """Say once for each kind of device that the slower reference serves it, and what would be faster."""
+    """Say once for each kind of device that the slow reference runs on it, and what would be faster."""
     _warn_once(operator, device.type, None if device.type == "cpu" else why_no_triton(device))
 
 
 @functools.cache
 def _warn_once(operator: str, device_type: str, no_triton: str | None) -> None:
     if device_type == "cpu":
-        advice = f"{why_no_native()}; reinstall pliant with a C++17 compiler at hand and PLIANT_NO_NATIVE unset"
+        advice = f"{why_no_native()}; reinstall pliant with a C++17 compiler and PLIANT_NO_NATIVE unset"
     else:
         advice = f"{no_triton}; pass impl='reference' to accept it without this warning"
     warnings.warn(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
-from pliant._check import fail
-from pliant.ops._checks import check_tensor, compute_dtype, shape_text
+from pliant._check import fail, shown
+from pliant.ops._checks import check_tensor, compute_dtype, count, shape_text
 
 Boxes = Tensor | Sequence[Tensor]
 
@@ -22,23 +22,27 @@ def as_rois(boxes: object, input: Tensor) -> Tensor:
         check_tensor("boxes", boxes, input)
         if boxes.dim() != 2 or boxes.shape[1] != 5:
             fix = "put the image's number before each box, or pass a list with the (L, 4) boxes of each image"
-            fail("boxes", "must be (R, 5) rows of (image, x1, y1, x2, y2)", shape_text(boxes.shape), fix)
+            rule = "must be (R, 5) rows of (image, x1, y1, x2, y2)"
+            fail("boxes", rule, f"the shape {shape_text(boxes.shape)}", fix)
         return boxes.to(dtype)
     if not isinstance(boxes, (list, tuple)):
         fix = "pass a (R, 5) tensor or a list of (L, 4) tensors"
-        fail("boxes", "must be a tensor or a list of tensors", type(boxes).__name__, fix, kind=TypeError)
-    if len(boxes) != input.shape[0]:
-        rule = f"must hold one tensor for each of the {input.shape[0]} images of input"
-        fail("boxes", rule, f"a list of {len(boxes)}", "give an image without boxes an empty (0, 4) tensor")
-    rows = [torch.zeros(0, 5, dtype=dtype, device=input.device)]
+        fail("boxes", "must be a tensor or a list of tensors", shown(boxes), fix, kind=TypeError)
+    if len(boxes) > input.shape[0]:
+        rule = f"must hold at most one tensor for each of the {count(input.shape[0], 'image', 'images')} of input"
+        fail("boxes", rule, f"a list of {len(boxes)}", "put the boxes of an image into one (L, 4) tensor")
     for i, of_image in enumerate(boxes):
         check_tensor(f"boxes[{i}]", of_image, input)
         if of_image.dim() != 2 or of_image.shape[1] != 4:
             rule = "must be (L, 4) rows of (x1, y1, x2, y2)"
-            fail(f"boxes[{i}]", rule, shape_text(of_image.shape), "pass one row of four numbers for each box")
-        wide = of_image.to(dtype)
-        rows.append(torch.cat([wide.new_full((wide.shape[0], 1), i), wide], 1))
-    return torch.cat(rows)
+            got = f"the shape {shape_text(of_image.shape)}"
+            fail(f"boxes[{i}]", rule, got, "pass one row of four numbers for each box")
+    return joined([b.to(dtype) for b in boxes]) if boxes else torch.zeros(0, 5, dtype=dtype, device=input.device)
+
+
+def joined(boxes: Sequence[Tensor]) -> Tensor:
+    """Return the (L, 4) boxes of one or more images as (R, 5), with the image's number in front of the corners."""
+    return torch.cat([torch.cat([torch.full_like(b[:, :1], i), b], 1) for i, b in enumerate(boxes)])
 
 
 def check_image_index(rois: Tensor, images: int) -> None:

@@ -3,21 +3,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pliant._check import fail
+from pliant._check import fail, shown
+from pliant._geometry import whole
 
+LARGEST = torch.finfo(torch.float32).max  # of a factor, since coordinates are float32 where the image is
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_tensor(name: str, tensor: Tensor, input: Tensor) -> None:
     """Raise unless `tensor` is a floating tensor on the device of `input`."""
     if not isinstance(tensor, Tensor):
-        fail(name, "must be a torch.Tensor", type(tensor).__name__, f"pass torch.as_tensor({name})", kind=TypeError)
+        fail(
+            name,
+            "must be a tensor",
+            f"a value of type {type(tensor).__name__}",
+            f"pass torch.as_tensor({name})",
+            kind=TypeError,
+        )
     if tensor.dtype not in FLOATING:
         rule = "must be float16, bfloat16, float32 or float64"
         fail(name, rule, tensor.dtype, f"pass {name}.float()", kind=TypeError)
@@ -28,7 +36,7 @@ def check_tensor(name: str, tensor: Tensor, input: Tensor) -> None:
 def check_dim(name: str, tensor: Tensor, allowed: Sequence[int], layout: str) -> None:
     """Raise unless `tensor` has one of the `allowed` numbers of dimensions."""
     if tensor.dim() not in allowed:
-        fail(name, f"must be {layout}", f"{tensor.dim()} dimensions {shape_text(tensor.shape)}", "reshape it")
+        fail(name, f"must be {layout}", f"the shape {shape_text(tensor.shape)}", "reshape it")
 
 
 def check_image(input: Tensor) -> None:
@@ -36,7 +44,9 @@ def check_image(input: Tensor) -> None:
     check_tensor("input", input, input)
     check_dim("input", input, (4,), "(N, C, H, W)")
     if min(input.shape[2:]) < 1:
-        fail("input", "must have at least one pixel", shape_text(input.shape), "pass maps of 1x1 or more")
+        fail(
+            "input", "must have at least one pixel", f"the shape {shape_text(input.shape)}", "pass maps of 1x1 or more"
+        )
 
 
 def check_maps_of_boxes(name: str, tensor: Tensor, wanted: Sequence[int], reason: str) -> None:
@@ -45,26 +55,32 @@ def check_maps_of_boxes(name: str, tensor: Tensor, wanted: Sequence[int], reason
     Nothing is written into a text before it is wrong: text would fix the number of boxes in a compiled graph.
     """
     if tuple(tensor.shape) != tuple(wanted):
-        rule = f"must be {shape_text(wanted)} for {wanted[0]} boxes and {reason}"
-        fail(name, rule, shape_text(tensor.shape), f"reshape or predict it as {shape_text(wanted)}")
+        rule = f"must have the shape {shape_text(wanted)} for {count(wanted[0], 'box', 'boxes')} and {reason}"
+        fix = f"reshape it, or predict it, as {shape_text(wanted)}"
+        fail(name, rule, f"the shape {shape_text(tensor.shape)}", fix)
 
 
-def check_integer(name: str, value: int, minimum: int | None = None) -> None:
-    """Raise unless `value` is an integer, of at least `minimum` where there is one."""
-    least = 0 if minimum is None else minimum
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
-        fail(name, "must be an integer", repr(value), f"write {name}={least}, for example", kind=TypeError)
-    if minimum is not None and value < minimum:
-        fail(name, f"must be at least {minimum}", repr(value), f"use {minimum} or more")
+def integer(name: str, value: object, minimum: int | None = None) -> int:
+    """Return `value` as an integer, of at least `minimum` where there is one."""
+    number = whole(value)
+    if number is None:
+        least = 0 if minimum is None else minimum
+        fail(name, "must be an integer", shown(value), f"write {name}={least}, for example", kind=TypeError)
+    if minimum is not None and number < minimum:
+        fail(name, f"must be at least {minimum}", shown(value), f"use {minimum} or more")
+    return number
 
 
-def check_finite(name: str, value: float, *, positive: bool = False) -> None:
-    """Raise unless `value` is a finite number, and above zero where it must be `positive`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        fail(name, "must be a number", repr(value), f"write {name}=1.0, for example", kind=TypeError)
-    if not -math.inf < value < math.inf or (positive and value <= 0):
+def number(name: str, value: Any, *, positive: bool = False) -> float:
+    """Return `value`, also of NumPy or a tensor without dimensions, as a finite number, above zero where `positive`."""
+    plain = isinstance(value, int | float) or getattr(value, "ndim", None) == 0
+    if not plain or isinstance(value, bool) or not hasattr(value, "__float__"):
+        fail(name, "must be a number", shown(value), f"write {name}=1.0, for example", kind=TypeError)
+    found = float(value)
+    if not -LARGEST <= found <= LARGEST or (positive and found <= 0):
         rule = "must be finite and above 0" if positive else "must be finite"
-        fail(name, rule, repr(value), f"write {name}=1.0, for example")
+        fail(name, rule, shown(value), f"write {name}=1.0, for example")
+    return found
 
 
 def compute_dtype(input: Tensor) -> torch.dtype:
@@ -75,3 +91,8 @@ def compute_dtype(input: Tensor) -> torch.dtype:
 def shape_text(shape: Sequence[int]) -> str:
     """Return a shape as people write it: `(2, 3)`."""
     return f"({', '.join(str(s) for s in shape)})"
+
+
+def count(number: int, one: str, several: str) -> str:
+    """Return a number of things in words: `1 channel`, `2 channels`."""
+    return f"{number} {one if number == 1 else several}"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 
-from pliant._check import fail, suggest
+from pliant._check import fail, fail_because, suggest
 from pliant.ops import _backends
 
 Impl = Literal["auto", "reference", "native", "triton"]
@@ -30,22 +30,25 @@ def check_impl(impl: str, device: torch.device, *, has_native: bool) -> None:
     if impl == "native":
         if device.type != "cpu":
             got = f"tensors on {device}"
-            fail("impl", "'native' serves CPU tensors", got, "use 'auto' or 'reference'", kind=RuntimeError)
+            fail("impl", "'native' needs CPU tensors", got, "use 'auto' or 'reference'", kind=RuntimeError)
         if not has_native:
             fix = "reinstall pliant with a C++17 compiler, or use 'auto' or 'reference'"
-            fail("impl", "'native' needs the compiled library", _backends.why_no_native(), fix, kind=RuntimeError)
+            fail_because(
+                "impl", "'native' needs the compiled library", _backends.why_no_native(), fix, kind=RuntimeError
+            )
     if impl == "triton" and (reason := _backends.why_no_triton(device)) is not None:
-        fail("impl", "'triton' cannot run", reason, "use 'auto' or 'reference'", kind=RuntimeError)
+        rule = "'triton' needs a GPU that its kernels can run on"
+        fail_because("impl", rule, reason, "use 'auto' or 'reference'", kind=RuntimeError)
 
 
-def takes_reference(operator: str, impl: Impl, tensors: Iterable[Tensor | None]) -> bool:
-    """Say whether the reference itself must run: it was asked for, or only it can carry the derivatives being taken."""
+def needs_reference(operator: str, impl: Impl, tensors: Iterable[Tensor | None]) -> bool:
+    """Say whether the reference itself must run: it was asked for, or only it has the derivatives being taken."""
     if impl == "reference":
         return True
     if not _is_transformed([t for t in tensors if t is not None]):
         return False
     if impl != "auto":
-        rule = f"'{impl}' cannot carry forward-mode or torch.func derivatives"
+        rule = f"'{impl}' has no forward-mode and no torch.func derivatives"
         fail("impl", rule, "a tensor with such a derivative", "use 'reference'", kind=RuntimeError)
     if not torch.compiler.is_compiling():
         _backends.warn_transform(operator)
@@ -53,7 +56,7 @@ def takes_reference(operator: str, impl: Impl, tensors: Iterable[Tensor | None])
 
 
 def _is_transformed(tensors: Sequence[Tensor]) -> bool:
-    """Say whether forward-mode or `torch.func` derivatives are being taken, which only the reference can carry."""
+    """Say whether forward-mode or `torch.func` derivatives are being taken, which only the reference has."""
     if torch.compiler.is_compiling():  # which can trace the first question, not the second
         return any(_has_tangent(t) for t in tensors)
     return any(_has_tangent(t) or _is_tracked_by_func(t) for t in tensors)

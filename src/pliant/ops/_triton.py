@@ -60,9 +60,9 @@ def _architecture(index: int) -> Architecture:
 
 
 def why_not(device: torch.device) -> str | None:
-    """Return why Triton kernels cannot serve tensors on `device`, or None where they can."""
+    """Return why Triton's kernels cannot run on tensors of `device`, or None where they can."""
     if device.type != "cuda":
-        return f"it serves CUDA and ROCm tensors, not those on {device.type}"
+        return f"its kernels run on CUDA and ROCm tensors, not on {device.type}"
     problem = import_problem()
     if problem is not None:
         return problem

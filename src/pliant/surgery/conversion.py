@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TypeVar, cast
+from typing import Never, TypeVar, cast
 
 from torch import nn
+from torch.nn.utils import parametrize
 
-from pliant._check import fail
+from pliant._check import fail, fail_because, refuse_other_names
 from pliant.nn import DeformConv2d
 from pliant.surgery.layer import Options, share_hooks, to_convolution, to_deformable, was_converted
-from pliant.surgery.planning import Plan, check_model, plan
+from pliant.surgery.planning import HINTS, Plan, check_model, plan
 from pliant.surgery.select import Where
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -26,6 +27,7 @@ def convert(
     offset_groups: int = 1,
     mask_scale: float = 2.0,
     offset_limit: float | None = None,
+    **other_names: Never,
 ) -> Model:
     r"""Replace the convolutions that `where` means by deformable ones that start with the same output.
 
@@ -47,6 +49,7 @@ def convert(
         mask_scale: s, the upper bound of the modulation. 2.0 is the official code's and keeps the output; 1.0 is the
             v2 paper's and mmcv's, halves every converted layer at the start, and warns.
         offset_limit: None, or so many input pixels that offsets stay within, by a tanh; see `pliant.nn.DeformConv2d`.
+        **other_names: none; a name that another library has is refused, and the message says what to write here.
 
     Returns:
         `model`, or the new layer if `model` itself was converted.
@@ -54,7 +57,7 @@ def convert(
     Raises:
         PliantError: `where` means no convolution that can be converted; near misses or reasons are named. Also if a
             layer is deformable already, by other options: `revert` it first.
-        TypeError: `model` is a script, compiled or wrapped in DistributedDataParallel.
+        TypeError: `model` is a script, compiled, sharded or wrapped in DistributedDataParallel.
         ValueError: `offset_groups`, `mask_scale` or `offset_limit` does not fit; `model` is left as it was.
 
     Example:
@@ -70,6 +73,7 @@ def convert(
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.3.
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.2.
     """
+    refuse_other_names("convert", other_names, HINTS)
     options = Options(modulated, offset_groups, mask_scale, offset_limit)
     planned = plan(model, where, modulated=modulated, offset_groups=offset_groups)
     _check_plan(model, planned, options)
@@ -90,9 +94,10 @@ def revert(model: Model) -> Model:
     """Undo `convert`: put back every convolution, of its own class, and drop the offset branches.
 
     The Parameters stay the same objects, so weights trained meanwhile are kept and weights not trained are the
-    original bits. Hooks, sharing, mode and the arguments of the convolution (padding as text, ...) come back too. It
-    works on copies and pickles of converted models. Deformable layers that `convert` did not make are left alone, and
-    a model without converted layers is returned as it is.
+    original bits. Hooks, sharing, mode and the arguments of the convolution (padding as text, ...) come back too, and
+    what pruning or a normalization of weights by hooks has put in the place of a weight. It works on copies and
+    pickles of converted models. Deformable layers that `convert` did not make are left alone, and a model without
+    converted layers is returned as it is.
 
     Args:
         model: a model that `convert` returned, or a part of one.
@@ -101,7 +106,8 @@ def revert(model: Model) -> Model:
         `model`, or the convolution if `model` itself was converted.
 
     Raises:
-        TypeError: `model` is a script, compiled or wrapped in DistributedDataParallel.
+        TypeError: `model` is a script, compiled, sharded or wrapped in DistributedDataParallel.
+        PliantError: a converted layer is parametrized, as by `torch.nn.utils.parametrizations.weight_norm`.
 
     Example:
         >>> import torch, pliant
@@ -113,10 +119,20 @@ def revert(model: Model) -> Model:
     """
     check_model(model)
     converted = [module for module in model.modules() if was_converted(module)]
+    _check_not_parametrized(model)
     convolutions: dict[nn.Module, nn.Module] = {layer: to_convolution(layer) for layer in converted}
     for layer, conv in convolutions.items():
         share_hooks(layer, conv)
     return cast(Model, _replace(model, convolutions))
+
+
+def _check_not_parametrized(model: nn.Module) -> None:
+    """Refuse converted layers whose class `torch.nn.utils.parametrize` has replaced by one of its own."""
+    for name, module in model.named_modules():
+        if was_converted(module) and parametrize.is_parametrized(module):
+            which = ", ".join(repr(key) for key in module.parametrizations)
+            fix = "call torch.nn.utils.parametrize.remove_parametrizations(layer, name) for each first"
+            fail_because("model", "must have no parametrized deformable layer", f"{name!r} has {which}", fix)
 
 
 def _check_plan(model: nn.Module, planned: Plan, options: Options) -> None:

@@ -75,7 +75,7 @@ def _why_not_parameters(conv: nn.Conv2d) -> str | None:
         return f"it holds {', '.join(sorted(state))} where weight and bias are expected (weight norm, pruning, ...)"
     if is_lazy(conv.weight):
         return "lazy: its channels are unknown before a first forward pass"
-    if type(conv.weight) is not nn.Parameter or not conv.weight.is_floating_point():
+    if not isinstance(conv.weight, nn.Parameter) or not conv.weight.is_floating_point():
         return f"its weight is a {type(conv.weight).__name__} of {conv.weight.dtype}, not a floating-point Parameter"
     return None
 
@@ -126,8 +126,7 @@ def to_deformable(conv: nn.Conv2d, options: Options) -> DeformConv2d:
     """Return the deformable layer with `conv`'s own Parameters, hooks and mode, and a zero offset branch."""
     layer = blueprint(conv, options)
     layer.conv_offset.to_empty(device=conv.weight.device)
-    for parameter in layer.conv_offset.parameters():
-        nn.init.zeros_(parameter)
+    layer.conv_offset.reset_parameters()
     layer.weight, layer.bias = conv.weight, conv.bias  # type: ignore[assignment]  # Parameters, by `why_not`
     attributes = {name: value for name, value in vars(conv).items() if name not in _MODULE_STATE}
     # Whoever reads `conv.padding_mode`, or an attribute of their own, finds it on the layer too.
@@ -138,13 +137,17 @@ def to_deformable(conv: nn.Conv2d, options: Options) -> DeformConv2d:
 
 
 def to_convolution(layer: nn.Module) -> nn.Conv2d:
-    """Return the convolution that `layer` was made from, with the layer's Parameters and mode and no hooks."""
+    """Return the convolution that `layer` was made from, with the layer's Parameters and mode and no hooks.
+
+    What pruning and normalization of weights by hooks have registered in the place of `weight` goes along.
+    """
     origin: Origin = vars(layer)[_ORIGIN]
     conv = origin.kind.__new__(origin.kind)
     nn.Module.__init__(conv)
     vars(conv).update(origin.attributes)
-    conv.register_parameter("weight", layer.weight)  # type: ignore[arg-type]
-    conv.register_parameter("bias", layer.bias)  # type: ignore[arg-type]
+    for registry in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+        vars(conv)[registry].update(vars(layer)[registry])
+    vars(conv).update({name: vars(layer)[name] for name in ("weight", "bias") if name in vars(layer)})
     return conv.train(layer.training)
 
 

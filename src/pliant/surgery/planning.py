@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Never
 
 import torch
 from torch import nn
 
-from pliant._check import fail
+from pliant._check import fail, refuse_other_names
 from pliant.surgery.layer import Options, blueprint, why_not
 from pliant.surgery.select import Where, is_spatial, select
 
 Pair = tuple[int, int]
+HINTS = dict.fromkeys(("deform_groups", "deformable_groups"), "write offset_groups= in its place")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(model: nn.Module, where: Where, *, modulated: bool = True, offset_groups: int = 1) -> Plan:
+def plan(
+    model: nn.Module, where: Where, *, modulated: bool = True, offset_groups: int = 1, **other_names: Never
+) -> Plan:
     r"""Tell what `convert` with the same arguments would do, and change nothing.
 
     Args:
@@ -99,13 +103,14 @@ def plan(model: nn.Module, where: Where, *, modulated: bool = True, offset_group
             choose 1x1.
         modulated: v2 (offsets and modulation) if true, v1 (offsets alone) if false.
         offset_groups: groups of input channels with offsets of their own; must divide the channels of each layer.
+        **other_names: none; a name that another library has is refused, and the message says what to write here.
 
     Returns:
         The plan: iterate it for the rows, print it for a table.
 
     Raises:
         PliantError: `where` means no convolution of `model`; near misses are named.
-        TypeError: `model` is a script, compiled or wrapped in DistributedDataParallel.
+        TypeError: `model` is a script, compiled, sharded or wrapped in DistributedDataParallel.
         ValueError: `offset_groups` does not fit a layer.
 
     Example:
@@ -120,6 +125,7 @@ def plan(model: nn.Module, where: Where, *, modulated: bool = True, offset_group
     References:
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.1, for the choice of stages.
     """
+    refuse_other_names("plan", other_names, HINTS)
     check_model(model)
     options = Options(modulated, offset_groups, mask_scale=1.0)  # the scale adds no parameter
     rows: list[Row] = []
@@ -156,6 +162,10 @@ def check_model(model: nn.Module) -> None:
         if isinstance(module, nn.parallel.DistributedDataParallel):
             fix = "convert first, then wrap, so that the gradients of the offset branches are exchanged (model.module)"
             fail("model", "must not be wrapped yet", "DistributedDataParallel", fix, kind=TypeError)
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "device_mesh"):  # a DTensor, whose module is not there in every build of PyTorch
+            fix = "convert first, then shard (fully_shard, parallelize_module), so that the offset branches are too"
+            fail("model", "must not be sharded yet", f"{name!r}, a {type(parameter).__name__}", fix, kind=TypeError)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -35,8 +35,8 @@ from pliant.ops._deform_conv2d import gpu_plan
 from pliant.ops._deform_conv2d.gpu_backward import deform_conv2d_triton_backward
 from pliant.ops._deform_conv2d.gpu_forward import deform_conv2d_triton
 from pliant.ops._deform_conv2d.gpu_tiles import Tile
-from pliant.ops._deform_ps_roi_pool import kernel_calls as ps
-from pliant.ops._deform_roi_pool import kernel_calls as plain
+from pliant.ops._deform_ps_roi_pool.contract import OPERATOR as PS
+from pliant.ops._deform_roi_pool.contract import OPERATOR as PLAIN
 from pliant.ops._pooling.gpu_pooling import GPU
 
 # Architecture -> what it is to compile for, and its processors. sm_89 stands for the GPUs without a row of their own.
@@ -102,13 +102,13 @@ def convolve(layer: Layer, dtype: torch.dtype) -> None:
         geometry = ConvGeometry((1, 1), (1, 1), (1, 1))
         tile = Tile(128, 64, 64, 8, 2, layer.patch) if layer.patch else None
         y = deform_conv2d_triton(x, offset, weight, bias if layer.modulated else None, geometry, mask, tile=tile)
-        deform_conv2d_triton_backward(y, x, offset, weight, mask, geometry, [True] * 4 + [layer.modulated])
+        deform_conv2d_triton_backward(y, x, offset, weight, geometry, mask, [True] * 4 + [layer.modulated])
 
 
 def pool(pooling: Pooling, dtype: torch.dtype) -> None:
     """Run a pooling's forward and backward."""
     rois = torch.empty(512, 5, device="cuda", dtype=torch.promote_types(dtype, torch.float32))
-    channels, operator = (1, plain) if pooling.operator == "plain" else (21, ps)
+    channels, operator = (1, PLAIN) if pooling.operator == "plain" else (21, PS)
     maps = (rois.new_empty(512, 2 * channels, 7, 7), rois.new_empty(512, channels, 7, 7))
     if pooling.operator == "plain":
         x = torch.empty(2, 256, 50, 84, device="cuda", dtype=dtype)
@@ -118,8 +118,8 @@ def pool(pooling: Pooling, dtype: torch.dtype) -> None:
         attributes = ((7, 7), 21, 7, (7, 7), 4, 1 / 16, 0.1)
     torch.use_deterministic_algorithms(pooling.deterministic)
     try:
-        output = operator.pool_by(GPU, x, rois, *maps, *attributes)
-        operator.pool_backward_by(GPU, output, x, rois, *maps, *attributes, [True] * 4)
+        output = operator.forward_by(GPU, x, rois, *maps, *attributes)
+        operator.backward_by(GPU, output, x, rois, *maps, *attributes, [True] * 4)
     finally:
         torch.use_deterministic_algorithms(False)
 

@@ -25,8 +25,8 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from helpers.canary import guarded_memory
-from helpers.checks import DIFFERENTIABLE, check_forward_backward
-from helpers.checks import run as run_all
+from helpers.convolution.checks import DIFFERENTIABLE, check_forward_backward
+from helpers.convolution.checks import run as run_all
 from helpers.gpu.interpreter_cases import DEPTHWISE, MUTANTS, ODD, RUNS, SLICED, V2, Mutant, Run
 from helpers.gpu.mutated import mutated_kernels
 from helpers.gpu.quick_interpreter import patch_once
@@ -37,8 +37,8 @@ from pliant.ops._deform_conv2d import gpu_backward, gpu_forward, gpu_plan, gpu_t
 OPERATOR = torch.ops.pliant.deform_conv2d
 
 
-def serve_cpu_tensors() -> torch.library.Library:
-    """Let the GPU path serve the operator on CPU tensors, while the library that is returned lives."""
+def take_cpu_tensors() -> torch.library.Library:
+    """Let the GPU path run the operator on CPU tensors, while the library that is returned lives."""
 
     def forward(x: Tensor, o: Tensor, w: Tensor, b: Tensor | None, s: Any, p: Any, d: Any, m: Tensor | None) -> Tensor:
         return gpu_forward.deform_conv2d_triton(x, o, w, b, ConvGeometry(tuple(s), tuple(p), tuple(d)), m)
@@ -47,7 +47,7 @@ def serve_cpu_tensors() -> torch.library.Library:
         u: Tensor, x: Tensor, o: Tensor, w: Tensor, s: Any, p: Any, d: Any, m: Tensor | None, needed: list[bool]
     ) -> tuple[Tensor, ...]:
         geometry = ConvGeometry(tuple(s), tuple(p), tuple(d))
-        return gpu_backward.deform_conv2d_triton_backward(u, x, o, w, m, geometry, needed)
+        return gpu_backward.deform_conv2d_triton_backward(u, x, o, w, geometry, m, needed)
 
     library = torch.library.Library("pliant", "IMPL")
     library.impl("deform_conv2d", forward, "CPU", allow_override=True)
@@ -196,14 +196,14 @@ def checks(job: str) -> dict[str, Callable[[], None]]:
     return {f.__name__.removeprefix("check_"): f for f in found}
 
 
-def serves(device: torch.device) -> None:
-    """Say that Triton serves any device, in the place of `why_not`."""
+def runs_anywhere(device: torch.device) -> None:
+    """Say that Triton runs on any device, in the place of `why_not`."""
 
 
 def main() -> None:
     patch_once()
-    library = serve_cpu_tensors()
-    mock.patch.object(_triton, "why_not", serves).start()
+    library = take_cpu_tensors()
+    mock.patch.object(_triton, "why_not", runs_anywhere).start()
     for name, function in checks(sys.argv[1]).items():
         begin, problem = time.perf_counter(), ""
         try:

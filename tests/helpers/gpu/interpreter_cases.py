@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from helpers.cases import Arguments, Case
+from helpers.convolution.cases import Arguments, Case
 
 
 class GuardedCase(Case):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from helpers.roi_cases import BY_NAME, RoICase
+from helpers.pooling.cases import BY_NAME, RoICase
 
 
 class PoolRun(NamedTuple):

@@ -23,22 +23,22 @@ import torch
 
 from helpers.gpu.pooling_cases import MUTANTS, RUNS, Mutant, PoolRun
 from helpers.gpu.quick_interpreter import patch_once
-from helpers.roi_checks import check_forward_backward, run
-from pliant.ops._deform_ps_roi_pool import kernel_calls as ps
-from pliant.ops._deform_roi_pool import kernel_calls as plain
+from helpers.pooling.checks import check_forward_backward, run
+from pliant.ops._deform_ps_roi_pool.contract import OPERATOR as PS
+from pliant.ops._deform_roi_pool.contract import OPERATOR as PLAIN
 from pliant.ops._pooling import gpu_pooling, triton_pooling
 
 KERNELS = ("pool_bins", "sum_products", "scatter_gradient")
 
 
-def serve_cpu_tensors() -> torch.library.Library:
-    """Let the GPU path serve both operators on CPU tensors, while the library that is returned lives."""
+def take_cpu_tensors() -> torch.library.Library:
+    """Let the GPU path run both operators on CPU tensors, while the library that is returned lives."""
     library = torch.library.Library("pliant", "IMPL")
-    for name, operator in (("deform_roi_pool", plain), ("deform_ps_roi_pool", ps)):
-        forward = functools.partial(operator.pool_by, gpu_pooling.GPU)
-        backward = functools.partial(operator.pool_backward_by, gpu_pooling.GPU)
-        library.impl(name, forward, "CPU", allow_override=True)
-        library.impl(f"{name}_backward", backward, "CPU", allow_override=True)
+    for operator in (PLAIN, PS):
+        forward = functools.partial(operator.forward_by, gpu_pooling.GPU)
+        backward = functools.partial(operator.backward_by, gpu_pooling.GPU)
+        library.impl(operator.name, forward, "CPU", allow_override=True)
+        library.impl(f"{operator.name}_backward", backward, "CPU", allow_override=True)
     return library
 
 
@@ -79,7 +79,7 @@ def check_mutant(mutant: Mutant) -> None:
 def main() -> None:
     warnings.simplefilter("ignore")  # the interpreter divides by zero where a GPU would give infinity
     patch_once()
-    library = serve_cpu_tensors()
+    library = take_cpu_tensors()
     jobs = {
         "values": {r.name: functools.partial(check, r) for r in RUNS},
         "mutants": {m.name: functools.partial(check_mutant, m) for m in MUTANTS},

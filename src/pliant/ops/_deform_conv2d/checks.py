@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pliant._check import fail
 from pliant._geometry import ConvGeometry
-from pliant.ops._checks import check_dim, check_tensor, shape_text
+from pliant.ops._checks import check_dim, check_tensor, count, shape_text
 from pliant.ops._dispatch import autocast_is_on
 
 
@@ -29,8 +29,8 @@ def check_arguments(
     _check_groups(input.shape[-3], weight)
     _check_maps(input, offset, weight, geometry, mask)
     if bias is not None and bias.shape != (weight.shape[0],):
-        fix = f"make it ({weight.shape[0]},)"
-        fail("bias", "must have one value for each output channel", shape_text(bias.shape), fix)
+        fix = f"give it the shape ({weight.shape[0]},)"
+        fail("bias", "must have one value for each output channel", f"the shape {shape_text(bias.shape)}", fix)
 
 
 def _check_same_dtype(input: Tensor, others: dict[str, Tensor]) -> None:
@@ -46,14 +46,16 @@ def _check_groups(channels: int, weight: Tensor) -> None:
     O, per_group, kh, kw = weight.shape
     if min(weight.shape) < 1:
         fix = "use a kernel of 1x1 or more"
-        fail("weight", "must have at least one element in each dimension", shape_text(weight.shape), fix)
+        rule = "must have at least one element in each dimension"
+        fail("weight", rule, f"the shape {shape_text(weight.shape)}", fix)
     if channels % per_group:
-        rule = f"dimension 1 must divide the {channels} channels of input"
-        fail("weight", rule, shape_text(weight.shape), f"use ({O}, {channels}, {kh}, {kw}) for groups=1")
+        rule = f"dimension 1 must divide the {count(channels, 'channel', 'channels')} of input"
+        fix = f"use the shape ({O}, {channels}, {kh}, {kw}) for one group"
+        fail("weight", rule, f"the shape {shape_text(weight.shape)}", fix)
     groups = channels // per_group
     if O % max(groups, 1):
         rule = f"dimension 0 must be a multiple of the {groups} groups that dimension 1 implies"
-        fail("weight", rule, shape_text(weight.shape), f"use a multiple of {groups} output channels")
+        fail("weight", rule, f"the shape {shape_text(weight.shape)}", f"use a multiple of {groups} output channels")
 
 
 def _check_maps(input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeometry, mask: Tensor | None) -> None:
@@ -63,19 +65,19 @@ def _check_maps(input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeo
     if channels == 0 or channels % (2 * K):
         kernel = f"{weight.shape[2]}x{weight.shape[3]}"
         rule = f"must have 2*G*{K} channels for a {kernel} kernel and G offset groups"
-        fail("offset", rule, f"{channels} channels", f"use {2 * K} for one group")
+        fail("offset", rule, count(channels, "channel", "channels"), f"use {2 * K} for one group")
     G = channels // (2 * K)
     if input.shape[-3] % G:
-        rule = f"implies {G} offset groups, which must divide the {input.shape[-3]} channels of input"
-        fail("offset", rule, f"{channels} channels", f"use {2 * K} for one group")
+        rule = f"must have 2*{K} channels for each of G offset groups, and G must divide the {input.shape[-3]} of input"
+        fail("offset", rule, f"{channels} channels, hence G = {G}", f"use {2 * K} channels for one group")
     size = geometry.output_size(input.shape[-2:], weight.shape[2:])
     if min(size) < 1:
         taps = tuple(weight.shape[2:])
-        got = f"output size {tuple(size)} from input {shape_text(input.shape)}, kernel {taps}, {geometry}"
+        got = f"the shape {shape_text(input.shape)} for the kernel {taps} with {geometry}"
         fail("input", "must be at least as large as the dilated kernel, padding included", got, "increase padding")
     wanted = {"offset": (*input.shape[:-3], channels, *size), "mask": (*input.shape[:-3], G * K, *size)}
     for name, tensor in (("offset", offset), ("mask", mask)):
         if tensor is not None and tensor.shape != wanted[name]:
-            rule = f"must be {shape_text(wanted[name])} for this input, kernel and {geometry}"
+            rule = f"must have the shape {shape_text(wanted[name])} for this input and kernel with {geometry}"
             fix = "predict it with a convolution of the same kernel, stride, padding and dilation"
-            fail(name, rule, shape_text(tensor.shape), fix)
+            fail(name, rule, f"the shape {shape_text(tensor.shape)}", fix)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator `pliant::deform_conv2d`: schema, fake, autograd, autocast, vmap, and who serves which device.
+"""The operator `pliant::deform_conv2d`: schema, fake, autograd, autocast, vmap, and the functions of each device.
 
-Each device's function is registered here and nowhere else; availability is registration.
+Each device's function is registered here and nowhere else; availability is registration. All of them take their
+arguments in the order of the schemas, with one geometry in the place of stride, padding and dilation.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ def _geometry(stride: Ints, padding: Ints, dilation: Ints) -> ConvGeometry:
 def with_geometry(function: Callable[..., Result]) -> Callable[..., Result]:
     """Return `function`, which takes one geometry, as one that takes the schemas' stride, padding and dilation."""
 
-    def served(*arguments: Any) -> Result:
-        before, geometry, after = arguments[:4], arguments[4:7], arguments[7:]
-        return function(*before, _geometry(*geometry), *after)
+    def with_its_three_parts(*arguments: Any) -> Result:
+        before, parts, after = arguments[:4], arguments[4:7], arguments[7:]
+        return function(*before, _geometry(*parts), *after)
 
-    return served
+    return with_its_three_parts
 
 
 # --- any device: the reference -------------------------------------------------------------------------------------
@@ -58,7 +59,7 @@ def with_geometry(function: Callable[..., Result]) -> Callable[..., Result]:
 def forward_reference(
     input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, mask: Tensor | None
 ) -> Tensor:
-    """Serve the forward of any device by the reference."""
+    """Compute the forward pass on any device by the reference."""
     _backends.warn_reference("deform_conv2d", input.device)
     return deform_conv2d_reference(input, offset, weight, bias, geometry, mask)
 
@@ -73,8 +74,8 @@ def backward_reference(
     mask: Tensor | None,
     needed: Sequence[bool],
 ) -> Gradients:
-    """Serve the backward of any device in closed form."""
-    return _only_needed(deform_conv2d_reference_backward(grad, input, offset, weight, mask, geometry), needed)
+    """Compute the gradients on any device in closed form."""
+    return _only_needed(deform_conv2d_reference_backward(grad, input, offset, weight, geometry, mask), needed)
 
 
 torch.library.impl(FORWARD, "CompositeExplicitAutograd")(forward_reference)
@@ -94,31 +95,18 @@ if HAS_NATIVE:
     from pliant.ops._deform_conv2d.cpu_native import deform_conv2d_cpu
     from pliant.ops._deform_conv2d.cpu_native_backward import deform_conv2d_cpu_backward
 
-    @with_geometry
-    def backward_cpu(
-        grad: Tensor,
-        input: Tensor,
-        offset: Tensor,
-        weight: Tensor,
-        geometry: ConvGeometry,
-        mask: Tensor | None,
-        needed: Sequence[bool],
-    ) -> Gradients:
-        """Serve the backward of the CPU natively."""
-        return deform_conv2d_cpu_backward(grad, input, offset, weight, mask, geometry, needed)
-
     torch.library.impl(FORWARD, "CPU")(with_geometry(deform_conv2d_cpu))
-    torch.library.impl(BACKWARD, "CPU")(backward_cpu)
+    torch.library.impl(BACKWARD, "CPU")(with_geometry(deform_conv2d_cpu_backward))
 
 
-# --- CUDA and ROCm: Triton, imported at the first call, or PyTorch's own operations where it cannot serve ------------
+# --- CUDA and ROCm: Triton, imported at the first call, or PyTorch's own operations where it cannot run --------------
 
 
 @with_geometry
 def forward_cuda(
     input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, mask: Tensor | None
 ) -> Tensor:
-    """Serve the forward of a GPU."""
+    """Compute the forward pass on a GPU."""
     reason = _backends.why_no_triton(input.device)
     if reason is None:
         from pliant.ops._deform_conv2d.gpu_forward import deform_conv2d_triton
@@ -140,14 +128,14 @@ def backward_cuda(
     mask: Tensor | None,
     needed: Sequence[bool],
 ) -> Gradients:
-    """Serve the backward of a GPU."""
+    """Compute the gradients on a GPU."""
     if _backends.why_no_triton(input.device) is None:
         from pliant.ops._deform_conv2d.gpu_backward import deform_conv2d_triton_backward
 
-        return deform_conv2d_triton_backward(grad, input, offset, weight, mask, geometry, needed)
+        return deform_conv2d_triton_backward(grad, input, offset, weight, geometry, mask, needed)
     from pliant.ops._deform_conv2d.gpu_columns import deform_conv2d_columns_backward
 
-    return _only_needed(deform_conv2d_columns_backward(grad, input, offset, weight, mask, geometry), needed)
+    return _only_needed(deform_conv2d_columns_backward(grad, input, offset, weight, geometry, mask), needed)
 
 
 torch.library.impl(FORWARD, "CUDA")(forward_cuda)

@@ -16,7 +16,7 @@ from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._deform_conv2d.cpu_problem import ChannelSlice, CpuConvolution, positions
 from pliant.ops._deform_conv2d.cpu_products import add_outer, multiply_transposed, reproducible
 from pliant.ops._native.library import TYPES, Tile
-from pliant.ops._native.memory import pointer, reused_memory
+from pliant.ops._native.memory import pointer
 
 SLICE_CHANNELS = 64  # of a share of the work under deterministic algorithms, whatever the number of threads
 
@@ -51,7 +51,7 @@ class Gradients:
         if self.input is not None and self.problem.channels_last and self.input.dtype == self.problem.dtype:
             return self.input[n, s.begin : s.end].permute(1, 2, 0), True
         shape = (self.problem.H, self.problem.W, s.width)
-        return reused_memory("grad_image", shape, self.problem.dtype).zero_(), False
+        return self.problem.scratch.take("grad_image", shape, self.problem.dtype).zero_(), False
 
     def store_image(self, n: int, s: ChannelSlice, grad_image: Tensor) -> None:
         """Write an image's gradient that was added up in memory of its own, where it is needed."""
@@ -71,8 +71,8 @@ def deform_conv2d_cpu_backward(
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
-    mask: Tensor | None,
     geometry: ConvGeometry,
+    mask: Tensor | None,
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset, weight, bias and mask of CPU tensors, empty where not needed."""
@@ -113,7 +113,7 @@ def _columns_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gr
         offset, mask = problem.maps(n)
         for first, last in problem.tiles(problem.backward_positions(s, shares)):
             u = positions(grad, n, outputs)[first:last].to(problem.dtype)  # (T, O)
-            columns = reused_memory("columns", (last - first, problem.K * s.width), problem.dtype)
+            columns = problem.scratch.take("columns", (last - first, problem.K * s.width), problem.dtype)
             described = problem.tile(s, image, first, last, offset, mask)
             if gradients.needs_samples:
                 multiply_transposed(u, weight, columns)

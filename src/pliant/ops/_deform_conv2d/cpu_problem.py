@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._native.library import Tile, load
-from pliant.ops._native.memory import reused_memory, transpose
+from pliant.ops._native.memory import Scratch, transpose
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
 TILE_BYTES = 16 << 20  # of the columns of one tile in the backward pass
@@ -57,6 +57,7 @@ class CpuConvolution:
         library = load()
         assert library is not None, "registered only where the library is loaded"
         self.native: Any = library.kernels
+        self.scratch = Scratch()
 
     def slices(self, *, copies: bool) -> list[ChannelSlice]:
         """Return the slices of channels: one, unless the image or its gradient must be copied and is large."""
@@ -90,7 +91,7 @@ class CpuConvolution:
         """Return channels `s` of image n as (H, W, channels), in storage type; channels lie side by side."""
         if self.channels_last:
             return self.input[n, s.begin : s.end].permute(1, 2, 0)
-        image = reused_memory("image", (self.H, self.W, s.width), self.input.dtype)
+        image = self.scratch.take("image", (self.H, self.W, s.width), self.input.dtype)
         self.transpose(self.input[n, s.begin : s.end].flatten(1), image.flatten(0, 1))
         return image
 

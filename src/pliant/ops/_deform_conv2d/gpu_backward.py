@@ -231,8 +231,8 @@ def deform_conv2d_triton_backward(
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
-    mask: Tensor | None,
     geometry: ConvGeometry,
+    mask: Tensor | None,
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset, weight, bias and mask of GPU tensors, empty where not needed."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The path of GPUs that Triton cannot serve: the reference, a band of output rows at a time.
+"""The path of GPUs on which Triton cannot run: the reference, a band of output rows at a time.
 
 The reference keeps all samples in memory at once; here they are bounded at any image size.
 """
@@ -51,7 +51,7 @@ def deform_conv2d_columns(
 
 
 def deform_conv2d_columns_backward(
-    grad: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, geometry: ConvGeometry
+    grad: Tensor, input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeometry, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset, weight, bias and mask (empty without a mask), band by band."""
     dtype = compute_dtype(input)
@@ -67,7 +67,7 @@ def deform_conv2d_columns_backward(
         rows = slice(first, last)
         m = None if mask is None else mask[n : n + 1, :, rows]
         x, o, u = input[n : n + 1].to(dtype), offset[n : n + 1, :, rows], grad[n : n + 1, :, rows]
-        g = deform_conv2d_reference_backward(u, x, o, wide_weight, m, _at(geometry, first))
+        g = deform_conv2d_reference_backward(u, x, o, wide_weight, _at(geometry, first), m)
         grad_image += g[0]
         grad_weight += g[2]
         grad_offset[n : n + 1, :, rows] = g[1]

@@ -25,8 +25,8 @@ def deform_conv2d_reference_backward(
     input: Tensor,
     offset: Tensor,
     weight: Tensor,
-    mask: Tensor | None,
     geometry: ConvGeometry,
+    mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset, weight, bias and mask (empty without a mask)."""
     (N, C, H, W), (O, _, kh, kw), (Ho, Wo) = input.shape, weight.shape, offset.shape[2:]

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from pliant._geometry import pair
-from pliant.ops._boxes import Boxes, as_rois, check_image_index
-from pliant.ops._checks import check_image
-from pliant.ops._deform_ps_roi_pool import contract
+from pliant.ops._boxes import Boxes, as_rois
+from pliant.ops._checks import check_image, integer, number
 from pliant.ops._deform_ps_roi_pool.checks import check_arguments
-from pliant.ops._deform_ps_roi_pool.reference import PSPooling, deform_ps_roi_pool_reference
-from pliant.ops._dispatch import Impl, check_impl, takes_reference, without_autocast
+from pliant.ops._deform_ps_roi_pool.contract import OPERATOR
+from pliant.ops._deform_ps_roi_pool.reference import PSPooling
+from pliant.ops._dispatch import Impl
 
 
 def deform_ps_roi_pool(
@@ -94,22 +93,16 @@ def deform_ps_roi_pool(
     """
     size = pair("output_size", output_size, minimum=1)
     part = size if part_size is None else pair("part_size", part_size, minimum=1)
-    pooling = PSPooling(size, output_channels, group_size, part, samples_per_bin, spatial_scale, gamma)
+    pooling = PSPooling(
+        size,
+        integer("output_channels", output_channels, 1),
+        integer("group_size", group_size, 1),
+        part,
+        integer("samples_per_bin", samples_per_bin, 1),
+        number("spatial_scale", spatial_scale, positive=True),
+        number("gamma", gamma),
+    )
     check_image(input)
-    rois = as_rois(boxes, input)
+    rois = as_rois(boxes, input).detach()  # rounded, so that it has no gradient
     check_arguments(input, rois.shape[0], offset, mask, pooling)
-    scale, factor = float(spatial_scale), float(gamma)
-    pooling = PSPooling(size, output_channels, group_size, part, samples_per_bin, scale, factor)
-    return _run(input, rois, offset, mask, pooling, impl)
-
-
-def _run(
-    input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: PSPooling, impl: Impl
-) -> Tensor:
-    check_impl(impl, input.device, has_native=contract.HAS_NATIVE)
-    if takes_reference("deform_ps_roi_pool", impl, (input, rois, offset, mask)):
-        check_image_index(rois, input.shape[0])
-        with without_autocast(input.device.type):
-            return deform_ps_roi_pool_reference(input, rois, offset, mask, pooling)
-    result: Tensor = torch.ops.pliant.deform_ps_roi_pool(input, rois, offset, mask, *pooling)
-    return result
+    return OPERATOR.call(input, rois, offset, mask, pooling, impl)

@@ -6,27 +6,27 @@ from __future__ import annotations
 from torch import Tensor
 
 from pliant._check import fail
-from pliant.ops._checks import check_dim, check_finite, check_integer, check_maps_of_boxes, check_tensor
+from pliant.ops._checks import check_dim, check_maps_of_boxes, check_tensor, count
 from pliant.ops._deform_ps_roi_pool.reference import PSPooling
 
 
 def check_arguments(input: Tensor, boxes: int, offset: Tensor | None, mask: Tensor | None, pooling: PSPooling) -> None:
     """Raise unless types, devices, dimensions and shapes fit one another and the number of `boxes`."""
     G, O = pooling.group_size, pooling.output_channels
-    check_integer("output_channels", O, 1)
-    check_integer("group_size", G, 1)
-    check_integer("samples_per_bin", pooling.samples_per_bin, 1)
-    check_finite("spatial_scale", pooling.spatial_scale, positive=True)
-    check_finite("gamma", pooling.gamma)
     if input.shape[1] != O * G * G:
-        rule = f"must have output_channels * group_size**2 = {O * G * G} channels"
-        fail("input", rule, f"{input.shape[1]} channels", "change output_channels, group_size or the layer before")
+        rule = f"must have output_channels * group_size**2 channels, which is {O * G * G}"
+        fail(
+            "input",
+            rule,
+            count(input.shape[1], "channel", "channels"),
+            "change output_channels, group_size or the layer before",
+        )
     for name, tensor, of_class in (("offset", offset, 2), ("mask", mask, 1)):
         if tensor is not None:
             _check_maps(name, tensor, of_class, input, boxes, pooling)
     if offset is not None and mask is not None and offset.shape[1] != 2 * mask.shape[1]:
         rule = f"must have as many classes as offset, which has {offset.shape[1] // 2}"
-        fail("mask", rule, f"{mask.shape[1]} classes", "predict one mask for each pair of offsets")
+        fail("mask", rule, count(mask.shape[1], "class", "classes"), "predict one mask for each pair of offsets")
 
 
 def _check_maps(name: str, tensor: Tensor, of_class: int, input: Tensor, boxes: int, pooling: PSPooling) -> None:
@@ -35,7 +35,7 @@ def _check_maps(name: str, tensor: Tensor, of_class: int, input: Tensor, boxes: 
     check_dim(name, tensor, (4,), f"(R, {of_class}*classes, part_h, part_w)")
     channels = tensor.shape[1]
     if channels < of_class or channels % of_class or pooling.output_channels % (channels // of_class):
-        classes = f"a number of classes that divides the {pooling.output_channels} output channels"
-        rule = f"must have {of_class} channels for each class, and {classes}"
-        fail(name, rule, f"{channels} channels", f"use {of_class} for one class")
+        classes = f"a number of classes that divides output_channels={pooling.output_channels}"
+        rule = f"must have {count(of_class, 'channel', 'channels')} for each class, and {classes}"
+        fail(name, rule, count(channels, "channel", "channels"), f"use {of_class} for one class")
     check_maps_of_boxes(name, tensor, (boxes, channels, *pooling.part_size), f"part_size {pooling.part_size}")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ from pliant.ops._pooling.bins import POOL_POSITION_SENSITIVE, SLOPE_X, SLOPE_Y, 
 
 
 def pool_by(
-    kernels: Kernels, input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, *attributes: Any
+    kernels: Kernels, input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: PSPooling
 ) -> Tensor:
-    """Return the pooling; the equation stands in reference.py, the attributes are those of `PSPooling`."""
-    return kernels.pool(input, _bins(input, rois, offset, mask, PSPooling.of(*attributes)))
+    """Return the pooling; the equation stands in reference.py."""
+    return kernels.pool(input, _bins(input, rois, offset, mask, pooling))
 
 
 def pool_backward_by(
@@ -27,11 +27,10 @@ def pool_backward_by(
     rois: Tensor,
     offset: Tensor | None,
     mask: Tensor | None,
-    *attributes_and_needed: Any,
+    pooling: PSPooling,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset and mask, empty where not needed."""
-    *attributes, needed = attributes_and_needed
-    pooling = PSPooling.of(*attributes)
     bins = _bins(input, rois, offset, mask, pooling)
     needs_offset, needs_mask = needed[1] and offset is not None, needed[2] and mask is not None
     g_input, sums = kernels.pool_backward(
@@ -40,7 +39,8 @@ def pool_backward_by(
     g_offset, g_mask = grad.new_empty(0), grad.new_empty(0)
     if sums is not None and offset is not None and needs_offset:
         height, width = bins.sides[:, :, 1, None, None, None].unbind(1)
-        shifts = [pooling.gamma * width * sums[..., SLOPE_X], pooling.gamma * height * sums[..., SLOPE_Y]]
+        # In this order: gamma times the width may be infinite, where the sums are 0.
+        shifts = [pooling.gamma * (width * sums[..., SLOPE_X]), pooling.gamma * (height * sums[..., SLOPE_Y])]
         g_offset = to_parts(torch.stack(shifts, 2).flatten(1, 2), pooling).to(offset.dtype)
     if sums is not None and mask is not None and needs_mask:
         g_mask = to_parts(sums[..., VALUE], pooling).to(mask.dtype)

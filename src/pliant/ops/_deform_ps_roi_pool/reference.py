@@ -117,7 +117,7 @@ def sample(input: Tensor, rois: Tensor, offset: Tensor | None, classes: int, poo
     """Return all samples of all bins."""
     (N, _, H, W), G, O = input.shape, pooling.group_size, pooling.output_channels
     dtype = compute_dtype(input)
-    rois = rois.detach().to(dtype)  # rounded, so that they have no gradient
+    rois = rois.to(dtype)
     R = rois.shape[0]
     shift_x = shift_y = None
     if offset is not None:

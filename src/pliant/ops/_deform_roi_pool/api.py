@@ -5,16 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from pliant._geometry import pair
-from pliant.ops._boxes import Boxes, as_rois, check_image_index
-from pliant.ops._checks import check_image
-from pliant.ops._deform_roi_pool import contract
+from pliant.ops._boxes import Boxes, as_rois
+from pliant.ops._checks import check_image, integer, number
 from pliant.ops._deform_roi_pool.checks import check_arguments
-from pliant.ops._deform_roi_pool.reference import Pooling, deform_roi_pool_reference
-from pliant.ops._dispatch import Impl, check_impl, takes_reference, without_autocast
+from pliant.ops._deform_roi_pool.contract import OPERATOR
+from pliant.ops._deform_roi_pool.reference import Pooling
+from pliant.ops._dispatch import Impl
 
 
 def deform_roi_pool(
@@ -87,21 +86,9 @@ def deform_roi_pool(
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.2, Eq. 2.
     """
     size = pair("output_size", output_size, minimum=1)
-    pooling = Pooling(size, spatial_scale, sampling_ratio, gamma)
+    scale, factor = number("spatial_scale", spatial_scale, positive=True), number("gamma", gamma)
+    pooling = Pooling(size, scale, integer("sampling_ratio", sampling_ratio), factor)
     check_image(input)
     rois = as_rois(boxes, input)
     check_arguments(input, rois.shape[0], offset, mask, pooling)
-    pooling = Pooling(size, float(spatial_scale), sampling_ratio, float(gamma))
-    return _run(input, rois, offset, mask, pooling, impl)
-
-
-def _run(
-    input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: Pooling, impl: Impl
-) -> Tensor:
-    check_impl(impl, input.device, has_native=contract.HAS_NATIVE)
-    if takes_reference("deform_roi_pool", impl, (input, rois, offset, mask)):
-        check_image_index(rois, input.shape[0])
-        with without_autocast(input.device.type):
-            return deform_roi_pool_reference(input, rois, offset, mask, pooling)
-    result: Tensor = torch.ops.pliant.deform_roi_pool(input, rois, offset, mask, *pooling)
-    return result
+    return OPERATOR.call(input, rois, offset, mask, pooling, impl)

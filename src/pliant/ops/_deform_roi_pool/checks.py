@@ -5,15 +5,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pliant.ops._checks import check_dim, check_finite, check_integer, check_maps_of_boxes, check_tensor
+from pliant.ops._checks import check_dim, check_maps_of_boxes, check_tensor
 from pliant.ops._deform_roi_pool.reference import Pooling
 
 
 def check_arguments(input: Tensor, boxes: int, offset: Tensor | None, mask: Tensor | None, pooling: Pooling) -> None:
     """Raise unless types, devices, dimensions and shapes fit one another and the number of `boxes`."""
-    check_finite("spatial_scale", pooling.spatial_scale, positive=True)
-    check_integer("sampling_ratio", pooling.sampling_ratio)
-    check_finite("gamma", pooling.gamma)
     for name, tensor, channels in (("offset", offset, 2), ("mask", mask, 1)):
         if tensor is not None:
             check_tensor(name, tensor, input)

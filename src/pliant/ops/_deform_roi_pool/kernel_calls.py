@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,10 +23,10 @@ from pliant.ops._pooling.bins import (
 
 
 def pool_by(
-    kernels: Kernels, input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, *attributes: Any
+    kernels: Kernels, input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: Pooling
 ) -> Tensor:
-    """Return the pooling; the equation stands in reference.py, the attributes are those of `Pooling`."""
-    return kernels.pool(input, _bins(input, rois, offset, mask, Pooling.of(*attributes)))
+    """Return the pooling; the equation stands in reference.py."""
+    return kernels.pool(input, _bins(input, rois, offset, mask, pooling))
 
 
 def pool_backward_by(
@@ -36,11 +36,10 @@ def pool_backward_by(
     rois: Tensor,
     offset: Tensor | None,
     mask: Tensor | None,
-    *attributes_and_needed: Any,
+    pooling: Pooling,
+    needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of input, rois, offset and mask, empty where not needed."""
-    *attributes, needed = attributes_and_needed
-    pooling = Pooling.of(*attributes)
     bins = _bins(input, rois, offset, mask, pooling)
     needs_products = needed[1] or (needed[2] and offset is not None) or (needed[3] and mask is not None)
     g_input, sums = kernels.pool_backward(grad, input, bins, needs_input=needed[0], needs_products=needs_products)
@@ -51,9 +50,9 @@ def pool_backward_by(
             g_rois = _gradient_of_boxes(sums, bins, offset, pooling).to(rois.dtype)
         if needed[2] and offset is not None:
             height, width = bins.sides[:, :, 1, None, None].unbind(1)
-            g_offset = torch.stack([pooling.gamma * width * slope_x, pooling.gamma * height * slope_y], 1).to(
-                offset.dtype
-            )
+            # In this order: gamma times the width may be infinite, where the sums are 0.
+            shifts = [pooling.gamma * (width * slope_x), pooling.gamma * (height * slope_y)]
+            g_offset = torch.stack(shifts, 1).to(offset.dtype)
         if needed[3] and mask is not None:
             g_mask = value.unsqueeze(1).to(mask.dtype).contiguous()
     return grad.new_empty(0) if g_input is None else g_input, g_rois, g_offset, g_mask
@@ -83,9 +82,9 @@ def _gradient_of_boxes(sums: Tensor, bins: Bins, offset: Tensor | None, pooling:
     for axis, (slope, moment) in enumerate(((SLOPE_Y, MOMENT_Y), (SLOPE_X, MOMENT_X))):
         of_start, of_size = sums[:, 0, ..., slope], sums[:, 0, ..., moment]
         if offset is not None:
-            moved = offset[:, 1 - axis].to(sums.dtype)
+            moved = pooling.gamma * offset[:, 1 - axis].to(sums.dtype)
             # A bin whose shift is not finite reads nothing, so that its sums are 0.
-            of_size = of_size + pooling.gamma * torch.where(moved.isfinite(), moved, 0) * of_start
+            of_size = of_size + torch.where(moved.isfinite(), moved, 0) * of_start
         of_end = of_size.sum((1, 2))
         ends.append((of_start.sum((1, 2)) - of_end, of_end))
     (y1, y2), (x1, x2) = ends

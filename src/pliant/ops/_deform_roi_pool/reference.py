@@ -77,7 +77,14 @@ def positions_along(
     begin, extent = (torch.where(finite, t, t.new_zeros(())).view(-1, 1, 1) for t in (begin, extent))
     shift = torch.zeros_like(extent) if offset is None else offset[:, 1 - axis].to(dtype)
     alive = finite.view(-1, 1, 1) & shift.isfinite()
-    shift = torch.where(shift.isfinite(), shift, shift.new_zeros(()))
+    # An infinite factor would make NaN of a gradient that is 0. So bins whose unit of shift is infinite read nothing,
+    # without gamma no offset counts, and one that is infinite in units of the box gives the box no gradient.
+    unit = pooling.gamma * extent if offset is not None else extent
+    alive = alive & unit.isfinite()
+    unit = torch.where(unit.isfinite(), unit, unit.new_zeros(()))
+    shift = torch.where(shift.isfinite(), shift, shift.new_zeros(())) * bool(pooling.gamma)
+    moved = unit * shift
+    moved = torch.where((pooling.gamma * shift).isfinite(), moved, moved.detach())
     if pooling.sampling_ratio > 0:
         grid = torch.full_like(extent, pooling.sampling_ratio)
     else:
@@ -86,7 +93,7 @@ def positions_along(
 
     number = torch.arange(bins, dtype=dtype, device=rois.device).view((-1, 1) if axis == 0 else (1, -1))
     bin_size = extent / bins
-    start = begin + pooling.gamma * extent * shift + number * bin_size  # (R, Ph, Pw)
+    start = begin + moved + number * bin_size  # (R, Ph, Pw)
     grid_or_1 = grid.clamp(min=1)
     # A large bin's first samples may all lie before the image; begin with the last two of those. Where the grid has
     # the box's own size and more than one sample, samples are more than half a pixel apart.

@@ -36,7 +36,7 @@ def deform_roi_pool_reference_backward(
     empty = grad.new_empty(0)
     grad_offset = empty
     if offset is not None:
-        shifts = [pooling.gamma * p.extent * g.sum(-1) for p, g in ((samples.x, grad_x), (samples.y, grad_y))]
+        shifts = [pooling.gamma * (p.extent * g.sum(-1)) for p, g in ((samples.x, grad_x), (samples.y, grad_y))]
         grad_offset = torch.stack(shifts, 1).to(offset.dtype)
     grad_mask = empty
     if mask is not None:
@@ -52,6 +52,7 @@ def _of_box(axis: int, p: Positions, grad: Tensor, pooling: Pooling) -> tuple[Te
     bins = pooling.output_size[axis]
     number = torch.arange(bins, dtype=grad.dtype, device=grad.device).view((-1, 1, 1) if axis == 0 else (-1, 1))
     in_bin = (p.within + 0.5) / p.grid.clamp(min=1).unsqueeze(-1)
-    place = pooling.gamma * p.shift.unsqueeze(-1) + (number + in_bin) / bins  # t
+    moved = pooling.gamma * p.shift.unsqueeze(-1)
+    place = torch.where(moved.isfinite(), moved, 0) + (number + in_bin) / bins  # t, of bins that read something
     end = (grad * place).sum((1, 2, 3))
     return pooling.spatial_scale * (grad.sum((1, 2, 3)) - end), pooling.spatial_scale * end

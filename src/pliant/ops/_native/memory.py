@@ -16,19 +16,29 @@ KEPT_BYTES = 16 << 20  # of one purpose, that a thread keeps for its next call
 _kept = threading.local()
 
 
-def reused_memory(purpose: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return memory whose contents do not matter, which the thread keeps for the same purpose in its next call.
+class Scratch:
+    """Memory of one call, by purpose, which the thread keeps for its next call.
 
-    Memory fresh from the system costs a page fault every 4 KiB, which for a small convolution is a tenth of its time.
+    Memory fresh from the system costs a page fault every 4 KiB, which for a small convolution is a tenth of its time. A
+    call takes all that the thread keeps, and gives it back at its end: another that starts in its middle, from a signal
+    handler or a `__del__` method, finds nothing and makes its own.
     """
-    size = math.prod(shape) * dtype.itemsize
-    memory: Tensor | None = getattr(_kept, purpose, None)
-    if memory is None or memory.numel() < size:
-        with torch.inference_mode(False):
-            memory = torch.empty(size, dtype=torch.uint8)
-        if size <= KEPT_BYTES:
-            setattr(_kept, purpose, memory)
-    return memory[:size].view(dtype).view(*shape)
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = vars(_kept).pop("memory", {})
+
+    def take(self, purpose: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return memory whose contents do not matter; what was taken before for this purpose is used again."""
+        size = math.prod(shape) * dtype.itemsize
+        memory = self._memory.get(purpose)
+        if memory is None or memory.numel() < size:
+            with torch.inference_mode(False):
+                memory = torch.empty(size, dtype=torch.uint8)
+            self._memory[purpose] = memory
+        return memory[:size].view(dtype).view(*shape)
+
+    def __del__(self) -> None:
+        _kept.memory = {purpose: memory for purpose, memory in self._memory.items() if memory.numel() <= KEPT_BYTES}
 
 
 def transpose(native: Any, source: Tensor, target: Tensor, threads: int) -> None:

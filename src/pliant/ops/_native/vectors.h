@@ -100,8 +100,11 @@ PLIANT_INLINE vec<float, L> load(const float16* p, lanes<L> n) {
   typedef vec<uint32_t, L> bits_type;
   const bits_type bits = convert<bits_type>(load_bytes<vec<uint16_t, L>>(p), n);
   const bits_type magnitude = (bits & 0x7fffu) << 13;
-  // Multiplying by 2^112 moves the exponent's bias from 15 to 127 and makes subnormals normal.
-  const auto scaled = reinterpret<bits_type>(reinterpret<vec<float, L>>(magnitude) * 0x1p112f);
+  // Adding 112 moves the exponent's bias from 15 to 127. A subnormal is what is added to 2^-14 when its bits follow that
+  // number's; no operand is a subnormal float, which a processor told to flush those would read as 0.
+  const bits_type normal = magnitude + (112u << 23);
+  const auto subnormal = reinterpret<bits_type>(reinterpret<vec<float, L>>(magnitude + (113u << 23)) - 0x1p-14f);
+  const bits_type scaled = magnitude < 0x00800000u ? subnormal : normal;
   const bits_type infinite = (magnitude >= 0x0f800000u) ? bits_type{} + 0x7f800000u : bits_type{};
   return reinterpret<vec<float, L>>(scaled | infinite | ((bits & 0x8000u) << 16));
 }

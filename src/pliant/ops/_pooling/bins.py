@@ -33,7 +33,7 @@ class Bins:
 
 
 class Kernels(NamedTuple):
-    """The two functions by which a device serves both operators."""
+    """The two functions of a device that compute both operators."""
 
     # (input, bins) to the mean of each bin, (R, outputs, Ph, Pw), contiguous and of input's type
     pool: Callable[[Tensor, Bins], Tensor]

@@ -19,7 +19,7 @@ from pliant._geometry import memory_format
 from pliant.ops._boxes import check_image_index, image_index
 from pliant.ops._checks import compute_dtype
 from pliant.ops._native.library import TYPES, Pooling, load
-from pliant.ops._native.memory import pointer, reused_memory, transpose
+from pliant.ops._native.memory import Scratch, pointer, transpose
 from pliant.ops._pooling.bins import Bins, Kernels
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
@@ -55,6 +55,7 @@ class CpuPooling:
         library = load()
         assert library is not None, "registered only where the library is loaded"
         self.native: Any = library.kernels
+        self.scratch = Scratch()
         self.sides, self.shift, self.mask = (
             None if t is None else t.to(self.dtype).contiguous() for t in (bins.sides, bins.shift, bins.mask)
         )
@@ -96,7 +97,7 @@ class CpuPooling:
         """Return channels `s` of image n as (H*W, groups, channels), or the view of them that lies so."""
         if self.reads_in_place:
             return self.input[n, s.begin * self.cells :]
-        image = reused_memory("image", (self.H * self.W, self.cells, s.width), self.input.dtype)
+        image = self.scratch.take("image", (self.H * self.W, self.cells, s.width), self.input.dtype)
         for i in range(self.cells):
             transpose(self.native, self.cell(self.input, n, s, i).flatten(1), image[:, i], self.threads)
         return image
@@ -175,7 +176,7 @@ class _Backward:
             if self.problem.reads_planes
             else (pixels, self.problem.cells, s.width)
         )
-        return reused_memory("grad_image", shape, self.problem.dtype).zero_()
+        return self.problem.scratch.take("grad_image", shape, self.problem.dtype).zero_()
 
     def store_image(self, n: int, s: OutputSlice, grad_image: Tensor | None) -> None:
         """Write an image's gradient that was added up in memory of its own."""
@@ -206,7 +207,7 @@ class _Backward:
         bins = self.problem.bins
         units = -(-min(s.width, bins.outputs // bins.classes) // UNIT)
         shape = (units, boxes, bins.classes, bins.size[0] * bins.size[1], 5)
-        return reused_memory("products", shape, self.problem.dtype).zero_()
+        return self.problem.scratch.take("products", shape, self.problem.dtype).zero_()
 
     def boxes_at_once(self, s: OutputSlice) -> int:
         """Return for how many boxes the sums over the channels of a slice fit `PRODUCT_BYTES`."""
@@ -218,6 +219,8 @@ def pool_backward(
     grad: Tensor, input: Tensor, bins: Bins, *, needs_input: bool, needs_products: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradient of input, and the sums (R, K, Ph, Pw, 5) the other gradients consist of, where needed."""
+    if not (needs_input or needs_products):
+        return None, None
     problem = CpuPooling(input, bins)
     grad = grad.to(input.dtype).contiguous()
     result = _Backward(problem, needs_input, needs_products)

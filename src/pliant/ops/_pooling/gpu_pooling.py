@@ -107,6 +107,8 @@ def pool_backward(
     grad: Tensor, input: Tensor, bins: Bins, *, needs_input: bool, needs_products: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradient of input, and the sums (R, K, Ph, Pw, 5) the other gradients consist of, where needed."""
+    if not (needs_input or needs_products):
+        return None, None
     p, grad = GpuPooling(input, bins), grad.contiguous()
     products = _products(p, grad) if needs_products else None
     return _gradient_of_image(p, grad) if needs_input else None, products
