@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from pliant.nn import DeformConv2d
+from pliant.nn.offset_branch import OffsetConv2d
 
 _MODULE_STATE = frozenset(vars(nn.Module()))  # what every module has: parameters, children, hooks, mode
 _HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name)
@@ -125,8 +126,9 @@ def blueprint(conv: nn.Conv2d, options: Options) -> DeformConv2d:
 def to_deformable(conv: nn.Conv2d, options: Options) -> DeformConv2d:
     """Return the deformable layer with `conv`'s own Parameters, hooks and mode, and a zero offset branch."""
     layer = blueprint(conv, options)
-    layer.conv_offset.to_empty(device=conv.weight.device)
-    layer.conv_offset.reset_parameters()
+    branch, place = layer.conv_offset, {"device": conv.weight.device, "dtype": conv.weight.dtype}
+    sizes = (branch.in_channels, branch.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    layer.conv_offset = OffsetConv2d(*sizes, **place)  # type: ignore[arg-type]
     layer.weight, layer.bias = conv.weight, conv.bias  # type: ignore[assignment]  # Parameters, by `why_not`
     attributes = {name: value for name, value in vars(conv).items() if name not in _MODULE_STATE}
     # Whoever reads `conv.padding_mode`, or an attribute of their own, finds it on the layer too.

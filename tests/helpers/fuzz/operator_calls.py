@@ -9,13 +9,15 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pliant.ops import deform_conv2d, deform_ps_roi_pool, deform_roi_pool
+from pliant.ops._boxes import as_rois
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last", "gaps", "expanded", "inside")
@@ -27,9 +29,28 @@ class Call:
     """One call: the operator without its tensors, and these by name."""
 
     description: str
-    operator: Callable[..., Tensor]
+    operator: Callable[..., Tensor]  # the public function, which still takes the tensors and `impl`
     tensors: dict[str, Tensor]
-    differentiable: tuple[str, ...]
+    backward: Callable[[Tensor, list[bool]], tuple[Tensor, ...]]  # of the upstream gradient and of what is needed
+    slots: tuple[str, ...]  # names of the backward's results
+
+    @property
+    def differentiable(self) -> list[str]:
+        """Return the names of the tensors that have gradients."""
+        return [name for name in self.slots if name in self.tensors]
+
+    def gradients(self, upstream: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Return the gradients of these names, and make sure that nothing else was computed."""
+        found = self.backward(upstream, [name in names for name in self.slots])
+        for name, gradient in zip(self.slots, found, strict=True):
+            wanted = self.tensors[name] if name in names else None
+            if gradient.numel() if wanted is None else gradient.shape != wanted.shape:
+                raise WrongResultError(f"gradient of {name} has the shape {tuple(gradient.shape)}: {self.description}")
+        return {name: g for name, g in zip(self.slots, found, strict=True) if name in names}
+
+
+class WrongResultError(AssertionError):
+    """What a call returned is wrong."""
 
 
 class Draw:
@@ -123,7 +144,14 @@ def _convolution(draw: Draw) -> Call:
     if draw.often(0.5):
         tensors["bias"] = draw.laid_out(draw.normal(outputs), dtype)
     operator = functools.partial(deform_conv2d, stride=stride, padding=padding, dilation=dilation)
-    return _call(operator, tensors, tuple(tensors))
+
+    def backward(grad: Tensor, needed: list[bool]) -> tuple[Tensor, ...]:
+        x, offset, weight = tensors["input"], tensors["offset"], tensors["weight"]
+        arguments = (grad, x, offset, weight, stride, padding, dilation, tensors.get("mask"), needed)
+        found: tuple[Tensor, ...] = torch.ops.pliant.deform_conv2d_backward(*arguments)
+        return found
+
+    return _call(operator, tensors, backward, ("input", "offset", "weight", "bias", "mask"))
 
 
 def _boxes(draw: Draw, images: int, boxes: int, size: int) -> Tensor:
@@ -145,7 +173,7 @@ def _shift(draw: Draw, *shape: int) -> Tensor:
     return draw.spread_far(offset) if draw.often(0.3) else offset
 
 
-def _options(draw: Draw) -> dict[str, object]:
+def _options(draw: Draw) -> dict[str, Any]:
     gamma = draw.random.choice((0.1, 0.1, 0.0, 2.5, -0.3))
     return {"spatial_scale": draw.random.choice((1.0, 0.62, 1 / 16)), "gamma": gamma}
 
@@ -164,8 +192,19 @@ def _pooling(draw: Draw) -> Call:
         tensors["offset"] = draw.laid_out(_shift(draw, boxes, 2, *bins), pick.choice(DTYPES))
     if draw.often(0.6):
         tensors["mask"] = draw.laid_out(draw.normal(boxes, 1, *bins), pick.choice(DTYPES))
-    options = {"output_size": bins, "sampling_ratio": pick.choice((0, 0, 1, 2, 5)), **_options(draw)}
-    return _call(functools.partial(deform_roi_pool, **options), tensors, tuple(tensors))
+    options: dict[str, Any] = {"output_size": bins, "sampling_ratio": pick.choice((0, 0, 1, 2, 5)), **_options(draw)}
+    operator = functools.partial(deform_roi_pool, **options)
+    names = ("output_size", "spatial_scale", "sampling_ratio", "gamma")
+    backward = _backward_of_pooling(torch.ops.pliant.deform_roi_pool_backward, tensors, [options[n] for n in names])
+    return _call(operator, tensors, backward, ("input", "boxes", "offset", "mask"))
+
+
+def _backward_of_pooling(
+    operator: Callable[..., tuple[Tensor, ...]], tensors: dict[str, Tensor], attributes: list[Any]
+) -> Callable[[Tensor, list[bool]], tuple[Tensor, ...]]:
+    x, rois = tensors["input"], as_rois(tensors["boxes"], tensors["input"])
+    maps = (tensors.get("offset"), tensors.get("mask"))
+    return lambda grad, needed: operator(grad, x, rois, *maps, *attributes, needed)
 
 
 def _position_sensitive(draw: Draw) -> Call:
@@ -183,12 +222,19 @@ def _position_sensitive(draw: Draw) -> Call:
         tensors["offset"] = draw.laid_out(_shift(draw, boxes, 2 * classes, *part), pick.choice(DTYPES))
     if draw.often(0.6):
         tensors["mask"] = draw.laid_out(draw.normal(boxes, classes, *part), pick.choice(DTYPES))
-    options = {"output_size": bins, "output_channels": outputs, "group_size": group, "part_size": part}
+    options: dict[str, Any] = {"output_size": bins, "output_channels": outputs, "group_size": group, "part_size": part}
     options |= {"samples_per_bin": draw.size(4), **_options(draw)}
-    operator = functools.partial(deform_ps_roi_pool, **options)  # type: ignore[arg-type]
-    return _call(operator, tensors, tuple(name for name in tensors if name != "boxes"))
+    operator = functools.partial(deform_ps_roi_pool, **options)
+    names = ("output_size", "output_channels", "group_size", "part_size", "samples_per_bin", "spatial_scale", "gamma")
+    backward = _backward_of_pooling(torch.ops.pliant.deform_ps_roi_pool_backward, tensors, [options[n] for n in names])
+    return _call(operator, tensors, backward, ("input", "offset", "mask"))
 
 
-def _call(operator: functools.partial[Tensor], tensors: dict[str, Tensor], differentiable: tuple[str, ...]) -> Call:
+def _call(
+    operator: functools.partial[Tensor],
+    tensors: dict[str, Tensor],
+    backward: Callable[[Tensor, list[bool]], tuple[Tensor, ...]],
+    slots: tuple[str, ...],
+) -> Call:
     shown = [f"{name} {tuple(t.shape)} {t.dtype} strides {t.stride()}" for name, t in tensors.items()]
-    return Call(f"{operator.func.__name__} {operator.keywords}: {'; '.join(shown)}", operator, tensors, differentiable)
+    return Call(f"{operator.func.__name__} {operator.keywords}: {'; '.join(shown)}", operator, tensors, backward, slots)
