@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
 
+P = ParamSpec("P")
+R = TypeVar("R")
 LONGEST_VALUE = 80  # characters of a value in a message
 
 
@@ -38,14 +41,21 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
-def refuse_other_names(function: str, others: Mapping[str, object], hints: Mapping[str, str]) -> None:
-    """Raise a TypeError, as Python does, for the first argument in `others`, which `function` does not have.
+def hint_at_names(function: str, hints: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator that says for names of arguments in other libraries, `hints`, what would work here."""
 
-    `hints` says for names that other libraries have what would work here.
-    """
-    for name, value in others.items():
-        fix = hints.get(name, "leave it out")
-        fail(name, f"{function} has no argument of this name", f"{name}={shown(value)}", fix, kind=TypeError)
+    def decorate(wrapped: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(wrapped)
+        def checked(*arguments: P.args, **named: P.kwargs) -> R:
+            for name, value in named.items():
+                if name in hints:
+                    rule = f"{function} has no argument of this name"
+                    fail(name, rule, f"{name}={shown(value)}", hints[name], kind=TypeError)
+            return wrapped(*arguments, **named)
+
+        return checked
+
+    return decorate
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

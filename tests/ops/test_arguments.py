@@ -63,7 +63,6 @@ def test_a_list_of_boxes_may_be_shorter_than_the_batch() -> None:
          "leave it out: the number of offset groups follows from the channels of offset"),
         ({"groups": 1}, "groups: deform_conv2d has no argument of this name; got groups=1; "
          "leave it out: the number of groups follows from dimension 1 of weight"),
-        ({"striede": 1}, "striede: deform_conv2d has no argument of this name; got striede=1; leave it out"),
     ],
 )  # fmt: skip
 def test_names_of_other_libraries(names: dict[str, Any], message: str) -> None:

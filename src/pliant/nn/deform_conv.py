@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Never
 
 import torch
 from torch import Tensor, nn
 
-from pliant._check import fail, refuse_other_names, shown
+from pliant._check import fail, hint_at_names, shown
 from pliant._geometry import padding_pair, pair
 from pliant.nn.offset_branch import OffsetConv2d
 from pliant.ops import deform_conv2d
@@ -62,7 +61,6 @@ class DeformConv2d(nn.Module):
             in which offsets run away. Parameters and their names are the same with it and without.
         device: where the parameters are made, as for `torch.nn.Conv2d`.
         dtype: their type.
-        **other_names: none; a name that another library has is refused, and the message says what to write here.
 
     Shape:
         input (N, C, H, W) or (C, H, W); output (N, O, Ho, Wo) or (O, Ho, Wo), sizes as for `torch.nn.Conv2d`.
@@ -86,6 +84,7 @@ class DeformConv2d(nn.Module):
     bias: nn.Parameter | None
     conv_offset: OffsetConv2d
 
+    @hint_at_names("DeformConv2d", HINTS)
     def __init__(
         self,
         in_channels: int,
@@ -103,10 +102,8 @@ class DeformConv2d(nn.Module):
         offset_limit: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        **other_names: Never,
     ) -> None:
         super().__init__()
-        refuse_other_names("DeformConv2d", other_names, HINTS)
         _check_bias(bias)
         in_channels, out_channels = integer("in_channels", in_channels, 1), integer("out_channels", out_channels, 1)
         self.in_channels, self.out_channels = in_channels, out_channels

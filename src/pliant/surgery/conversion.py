@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Never, TypeVar, cast
+from typing import TypeVar, cast
 
 from torch import nn
 from torch.nn.utils import parametrize
 
-from pliant._check import fail, fail_because, refuse_other_names
+from pliant._check import fail, fail_because, hint_at_names
 from pliant.nn import DeformConv2d
 from pliant.surgery.layer import Options, share_hooks, to_convolution, to_deformable, was_converted
 from pliant.surgery.planning import HINTS, Plan, check_model, plan
@@ -19,6 +19,7 @@ from pliant.surgery.select import Where
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@hint_at_names("convert", HINTS)
 def convert(
     model: Model,
     where: Where,
@@ -27,7 +28,6 @@ def convert(
     offset_groups: int = 1,
     mask_scale: float = 2.0,
     offset_limit: float | None = None,
-    **other_names: Never,
 ) -> Model:
     r"""Replace the convolutions that `where` means by deformable ones that start with the same output.
 
@@ -49,7 +49,6 @@ def convert(
         mask_scale: s, the upper bound of the modulation. 2.0 is the official code's and keeps the output; 1.0 is the
             v2 paper's and mmcv's, halves every converted layer at the start, and warns.
         offset_limit: None, or so many input pixels that offsets stay within, by a tanh; see `pliant.nn.DeformConv2d`.
-        **other_names: none; a name that another library has is refused, and the message says what to write here.
 
     Returns:
         `model`, or the new layer if `model` itself was converted.
@@ -73,7 +72,6 @@ def convert(
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.3.
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.2.
     """
-    refuse_other_names("convert", other_names, HINTS)
     options = Options(modulated, offset_groups, mask_scale, offset_limit)
     planned = plan(model, where, modulated=modulated, offset_groups=offset_groups)
     _check_plan(model, planned, options)

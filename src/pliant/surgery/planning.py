@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Never
 
 import torch
 from torch import nn
 
-from pliant._check import fail, refuse_other_names
+from pliant._check import fail, hint_at_names
 from pliant.surgery.layer import Options, blueprint, why_not
 from pliant.surgery.select import Where, is_spatial, select
 
@@ -84,9 +83,8 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(
-    model: nn.Module, where: Where, *, modulated: bool = True, offset_groups: int = 1, **other_names: Never
-) -> Plan:
+@hint_at_names("plan", HINTS)
+def plan(model: nn.Module, where: Where, *, modulated: bool = True, offset_groups: int = 1) -> Plan:
     r"""Tell what `convert` with the same arguments would do, and change nothing.
 
     Args:
@@ -103,7 +101,6 @@ def plan(
             choose 1x1.
         modulated: v2 (offsets and modulation) if true, v1 (offsets alone) if false.
         offset_groups: groups of input channels with offsets of their own; must divide the channels of each layer.
-        **other_names: none; a name that another library has is refused, and the message says what to write here.
 
     Returns:
         The plan: iterate it for the rows, print it for a table.
@@ -125,7 +122,6 @@ def plan(
     References:
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.1, for the choice of stages.
     """
-    refuse_other_names("plan", other_names, HINTS)
     check_model(model)
     options = Options(modulated, offset_groups, mask_scale=1.0)  # the scale adds no parameter
     rows: list[Row] = []

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Never
 
 import torch
 from torch import Tensor
 
-from pliant._check import refuse_other_names
+from pliant._check import hint_at_names
 from pliant._geometry import ConvGeometry, padding_pair, pair
 from pliant.ops._deform_conv2d import contract
 from pliant.ops._deform_conv2d.checks import check_arguments
@@ -25,6 +24,7 @@ HINTS = {
 }
 
 
+@hint_at_names("deform_conv2d", HINTS)
 def deform_conv2d(
     input: Tensor,
     offset: Tensor,
@@ -36,7 +36,6 @@ def deform_conv2d(
     mask: Tensor | None = None,
     *,
     impl: Impl = "auto",
-    **other_names: Never,
 ) -> Tensor:
     r"""Convolve with taps that each look where a learned offset sends them (v1), and weigh it (v2).
 
@@ -61,7 +60,6 @@ def deform_conv2d(
         mask: (N, G*K, Ho, Wo), the modulation of each tap, usually in [0, 1]; or None, which is v1.
         impl: "auto" follows the device. "reference" is plain PyTorch, differentiable to any order; "native" (CPU) and
             "triton" (GPU) are the kernels. An explicit choice runs or raises; it never falls back.
-        **other_names: none; a name that another library has is refused, and the message says what to write here.
 
     Returns:
         (N, O, Ho, Wo), or (O, Ho, Wo) for one image, of input's type; channels_last where input is channels_last.
@@ -92,7 +90,6 @@ def deform_conv2d(
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.1, Eq. 2-4;
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.2, Eq. 1.
     """
-    refuse_other_names("deform_conv2d", other_names, HINTS)
     steps, taps = pair("stride", stride, minimum=1), pair("dilation", dilation, minimum=1)
     geometry = ConvGeometry(steps, padding_pair(padding, _kernel_size(weight), steps, taps), taps)
     check_arguments(input, offset, weight, bias, geometry, mask)
