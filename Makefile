@@ -35,8 +35,9 @@ help: ## what can be made
 demo: $(INSTALLED) $(NATIVE) ## train, evaluate and draw on real photographs; writes demo/
 	$(BIN)/pliant demo --out demo
 
+# A file is tested by one process, so that what its tests share, such as a training, is done once.
 test: $(INSTALLED) $(NATIVE) test-sanitize ## all tests, those of the C++ kernels under sanitizers too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-sanitize: $(SANITIZED) ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error

@@ -21,8 +21,6 @@ LIBRARY = re.compile(r"pliant/ops/_native/libpliant_cpu\.(so|dylib|dll)")
 BUILD = "import sys; from scikit_build_core.build import build_wheel; build_wheel(sys.argv[1])"
 # A build that imports torch fails: PyTorch is no part of building.
 NO_TORCH = "import sys; sys.modules['torch'] = None; "
-
-pytestmark = pytest.mark.xdist_group("wheels")  # one process, so that the wheel is built once
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files with binutils")
 
 

@@ -24,8 +24,6 @@ SETTINGS = (
     "--anchor-sizes 16 32 64 --device cpu"
 )
 
-pytestmark = pytest.mark.xdist_group("commands")  # one process, so that the run is trained once
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,8 +18,6 @@ from pliant.cli.convert_checkpoint import SOURCES
 from pliant.detection import faster_rcnn
 from pliant.train.model import load_run
 
-pytestmark = pytest.mark.xdist_group("convert_checkpoint")  # one process, so that the checkpoint is made once
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

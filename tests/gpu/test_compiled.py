@@ -17,27 +17,22 @@ from helpers.gpu.compile_matrix import ARCHITECTURES, BRANCHES, EVERY_KERNEL, NU
 from helpers.gpu.processes import run_program
 
 no_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-TOGETHER = {"sm_90": 0, "sm_80": 1, "sm_89": 1, "sm_100": 1, "gfx942": 0}  # a process costs seconds before it compiles
 GOOD = {"architecture": "sm_90", "kernel": "fused_convolution", "work": "large", "type": "bfloat16", "shared": 99_000,
         "registers": 240, "spills": 0, "tensor": 2, "wide_loads": 36, "atomics": 0, "approximate": 0}  # fmt: skip
 
 
 @functools.cache
-def compiled(process: int) -> list[dict[str, Any]]:
+def compiled() -> list[dict[str, Any]]:
     """Return what the machine code of each kernel holds (see compiled.py)."""
-    architectures = [name for name, number in TOGETHER.items() if number == process]
-    done = run_program("compiled", *architectures, interpreted=False)
+    done = run_program("compiled", *TESTED, interpreted=False)
     assert done.status == 0, done.errors
     return done.rows
 
 
 @no_triton
-@pytest.mark.parametrize(
-    "architecture",
-    [pytest.param(name, marks=pytest.mark.xdist_group(f"compiled_{process}")) for name, process in TOGETHER.items()],
-)
+@pytest.mark.parametrize("architecture", TESTED)
 def test_kernels_keep_their_budgets(architecture: str) -> None:
-    rows = [row for row in compiled(TOGETHER[architecture]) if row["architecture"] == architecture]
+    rows = [row for row in compiled() if row["architecture"] == architecture]
     wanted = {(t, w.name, k) for t, works in TESTED[architecture].items() for w, ks in works.items() for k in ks}
     assert {(row["type"], row["work"], row["kernel"]) for row in rows} == wanted
     assert [fault for row in rows for fault in faults(row)] == []

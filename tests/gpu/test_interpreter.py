@@ -28,19 +28,16 @@ def assert_no_problem(job: str, name: str) -> None:
     assert found[name] == ""
 
 
-@pytest.mark.xdist_group("interpreted_values")
 @pytest.mark.parametrize("name", [run.name for run in RUNS])
 def test_output_and_gradients_match_the_loops(name: str) -> None:
     assert_no_problem("values", name)
 
 
-@pytest.mark.xdist_group("interpreted_mutants")
 @pytest.mark.parametrize("name", [mutant.name for mutant in MUTANTS])
 def test_a_wrong_kernel_is_caught(name: str) -> None:
     assert_no_problem("mutants", name)
 
 
-@pytest.mark.xdist_group("interpreted_mutants")
 @pytest.mark.parametrize("name", DISPATCHER)
 def test_behind_the_dispatcher(name: str) -> None:
     assert_no_problem("dispatcher", name)

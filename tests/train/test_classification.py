@@ -21,8 +21,6 @@ SETTINGS = (
     "--batch-size 9 --lr 0.02 --label-smoothing 0.05 --eval-every 8 --device cpu --log-every 2"
 )
 
-pytestmark = pytest.mark.xdist_group("classification")  # one process, so that the run is trained once
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

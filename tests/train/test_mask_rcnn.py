@@ -27,8 +27,6 @@ SETTINGS = (
     "--min-size 64 --max-size 96 --device cpu --log-every 1"
 )
 
-pytestmark = pytest.mark.xdist_group("mask_rcnn")  # one process, so that the run is trained once
-
 
 def run_of(shapes: Path, folder: Path, options: str) -> Path:
     arguments = ["--data", str(shapes), *shlex.split(SETTINGS), *shlex.split(options)]

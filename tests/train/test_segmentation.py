@@ -26,8 +26,6 @@ SETTINGS = (
     "--batch-size 4 --epochs 8 --lr 0.1 --warmup-steps 2 --rotate 5 --eval-every 8 --device cpu --log-every 4"
 )
 
-pytestmark = pytest.mark.xdist_group("segmentation")  # one process, so that the run is trained once
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
