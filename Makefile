@@ -27,7 +27,7 @@ NATIVE := build/native/.installed
 SANITIZED := build/sanitize/.built
 GPU_TESTS := tests/gpu/test_on_device.py tests/gpu/test_pooling_on_device.py
 
-.PHONY: help demo test test-sanitize lint format native bench compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
+.PHONY: help demo test test-sanitize lint format native bench docs compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -42,7 +42,7 @@ test: $(INSTALLED) $(NATIVE) test-sanitize ## all tests, those of the C++ kernel
 test-sanitize: $(SANITIZED) ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
 
-lint: $(INSTALLED) ## ruff, mypy, clang-format
+lint: $(INSTALLED) docs ## ruff, mypy, clang-format, and the site's links
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -57,6 +57,10 @@ native: $(NATIVE) ## build the CPU library into src/ for the editable install
 
 bench: $(BENCH_INSTALLED) $(NATIVE) ## time the operators against plain convolution and other libraries
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+# In strict mode: a link, a heading or a name that is not there is an error.
+docs: $(INSTALLED) ## build the site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 compile-matrix: $(if $(PYTHON),,$(INSTALLED)) ## compile every GPU kernel for every architecture and type; needs no GPU, takes minutes
 	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(or $(PYTHON),$(BIN)/python) -m helpers.gpu.full_matrix
