@@ -16,14 +16,13 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from benchmarks.accuracy.datasets import load_shapes
-from benchmarks.accuracy.rows import RESULTS, Key, Row, missing, read_rows, run_missing
+from benchmarks.accuracy.rows import RESULTS, Key, Row, git_commit, missing, read_rows, run_missing
 from pliant.demo.shapes import Settings, deformable, fit, network
 
 ROWS = RESULTS / "warped.jsonl"
@@ -87,12 +86,6 @@ def chosen(arguments: argparse.Namespace) -> Iterator[Key]:
     for key in plan(tuple(arguments.datasets)):
         if key["seed"] in arguments.seeds and key["epochs"] in arguments.epochs and key["arm"] in arguments.arms:
             yield key
-
-
-def git_commit() -> str:
-    """Return the commit of the code, with a plus where files were changed."""
-    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=10"]
-    return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detection on photographs, plain against deformable: `python -m benchmarks.accuracy.detection --data neu=DIR`.
+
+NEU-DET (defects of steel) and BCCD (blood cells), each a folder in Pascal VOC's layout with the splits `train` and
+`val`. The arms are rows of the v2 paper as far as a small backbone allows: deformable layers in the pyramid or in the
+last stages, deformable RoI pooling, mimicking. `DIR` is not part of pliant; both sets are found at their public addresses.
+
+A run that is stopped goes on from its last checkpoint in `--work`; a finished one is a row in
+`benchmarks/results/accuracy/detection.jsonl`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy.bootstrap import intervals
+from benchmarks.accuracy.rows import RESULTS, Key, Row, git_commit, missing, read_rows, run_missing
+from pliant.data import open_detection
+from pliant.evaluation import coco_results, evaluate_detections
+from pliant.train import TrainConfig
+from pliant.train.engine import detect
+from pliant.train.model import load_run
+from pliant.train.run import resume, train
+
+ROWS = RESULTS / "detection.jsonl"
+DATASETS = ("neu", "bccd")
+PYRAMID, LAST = r"fpn\.layer_blocks", "c4-c5"
+ARMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "pyramid-mdconv+mdpool": {"deform": PYRAMID, "roi_pool": "modulated"},
+    "pyramid-mdconv": {"deform": PYRAMID},
+    "pyramid-dconv": {"deform": PYRAMID, "modulated": False},
+    "pyramid-mdconv+dpool": {"deform": PYRAMID, "roi_pool": "deform"},
+    "pyramid-mdconv+mdpool+mimic": {"deform": PYRAMID, "roi_pool": "modulated", "mimic": True, "mimic_crop_size": 96},
+    "last-dconv": {"deform": LAST, "modulated": False},
+    "last-mdconv": {"deform": LAST},
+}
+STEPS = {"neu": (1800, 7200), "bccd": (600, 2400)}
+SIDE = {"neu": 200, "bccd": 320}
+SEEDS = 3
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+DRAWS = 200
+
+
+def plan() -> list[Key]:
+    """Return all runs: short trainings first, seed by seed, and within them plain beside each deformable arm."""
+    return [
+        {"dataset": dataset, "arm": arm, "steps": STEPS[dataset][length], "seed": seed}
+        for length, dataset, seed, arm in itertools.product((0, 1), DATASETS, range(SEEDS), ARMS)
+    ]
+
+
+def config_of(key: Key, data: Path, weights: Path | None) -> TrainConfig:
+    """Return the settings of a run; arms differ in `ARMS` alone."""
+    return TrainConfig(
+        data=str(data),
+        val_split=None,
+        backbone="mobilenet_v2",
+        weights=None if weights is None else str(weights),
+        strides=(8, 16, 32),
+        fpn_channels=96,
+        head_channels=256,
+        roi_samples=128,
+        anchor_sizes=(16.0, 32.0, 64.0, 128.0),
+        min_size=(SIDE[key["dataset"]],),
+        max_size=2 * SIDE[key["dataset"]],
+        steps=key["steps"],
+        batch_size=4,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=1e-2,
+        offset_lr_scale=0.3,
+        schedule="onecycle",
+        grad_clip=10.0,
+        checkpoint_every=100,
+        seed=key["seed"],
+        device="cpu",
+        **ARMS[key["arm"]],
+    )
+
+
+def run(key: Key, folders: dict[str, Path], weights: Path | None, work: Path) -> Row:
+    """Train, or go on training, one detector, and test it on the validation images."""
+    folder = work / "-".join(str(key[name]) for name in ("dataset", "arm", "steps", "seed"))
+    started = time.process_time()
+    resumed = (folder / "config.json").is_file()
+    if not (resume(folder) if resumed else train(config_of(key, folders[key["dataset"]], weights), folder)):
+        raise KeyboardInterrupt
+    seconds = time.process_time() - started
+    model, _, _ = load_run(folder)
+    data = open_detection(folders[key["dataset"]], "val")
+    outputs = [(int(target["image_id"]), detect(model, image, torch.device("cpu"))) for image, target in data]
+    results, truth = coco_results(outputs, data.categories), data.coco_ground_truth()
+    metrics = evaluate_detections(truth, results).as_dict()
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **{name: round(metrics[name], 4) for name in NAMES},
+        "per_category": {name: round(value, 4) for name, value in metrics["per_category"].items()},
+        "bootstrap_95": intervals(truth, results, NAMES, draws=DRAWS),
+        "cpu_seconds": None if resumed else round(seconds, 1),  # of a resumed run only a part is known
+    }
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=DIR", help="neu=DIR, bccd=DIR or both")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="MobileNetV2 of ImageNet (default: random)")
+    parser.add_argument("--work", type=Path, default=Path("build/accuracy"), metavar="DIR", help="folder of the runs")
+    parser.add_argument(
+        "--rows", type=Path, default=ROWS, metavar="FILE", help=f"where rows are added (default: {ROWS})"
+    )
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=range(SEEDS))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each (default: 2)")
+    parser.add_argument("--minutes", type=float, default=60, help="after which no further run starts (default: 60)")
+    parser.add_argument("--commit", help="of the code, where it is no git checkout")
+    parser.add_argument("--list", action="store_true", help="say what is missing, run nothing")
+    arguments = parser.parse_args()
+    folders = {name: Path(folder) for name, _, folder in (given.partition("=") for given in arguments.data)}
+    keys = [
+        key
+        for key in plan()
+        if key["dataset"] in folders and key["arm"] in arguments.arms and key["seed"] in arguments.seeds
+    ]
+    if arguments.list:
+        for key in missing(keys, read_rows(arguments.rows)):
+            print(key)
+        return
+    one = functools.partial(run, folders=folders, weights=arguments.weights, work=arguments.work)
+    commit = arguments.commit or git_commit()
+    left = run_missing(keys, one, arguments.rows, jobs=arguments.jobs, seconds=60 * arguments.minutes, commit=commit)
+    print(f"{left} of {len(keys)} runs are still missing")
+
+
+if __name__ == "__main__":
+    main()
