@@ -3,7 +3,7 @@
 
 NEU-DET (defects of steel) and BCCD (blood cells), each a folder in Pascal VOC's layout with the splits `train` and
 `val`. The arms are rows of the v2 paper as far as a small backbone allows: deformable layers in the pyramid or in the
-last stages, deformable RoI pooling, mimicking. `DIR` is not part of pliant; both sets are found at their public addresses.
+last stages, deformable RoI pooling, mimicking. `DIR` is not part of pliant; both sets are public.
 
 A run that is stopped goes on from its last checkpoint in `--work`; a finished one is a row in
 `benchmarks/results/accuracy/detection.jsonl`.
