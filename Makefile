@@ -60,7 +60,7 @@ bench: $(BENCH_INSTALLED) $(NATIVE) ## time the operators against plain convolut
 
 # In strict mode: a link, a heading or a name that is not there is an error.
 docs: $(INSTALLED) ## build the site into build/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 compile-matrix: $(if $(PYTHON),,$(INSTALLED)) ## compile every GPU kernel for every architecture and type; needs no GPU, takes minutes
 	PYTHONPATH=src:tests OMP_NUM_THREADS=1 $(or $(PYTHON),$(BIN)/python) -m helpers.gpu.full_matrix
