@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import NoReturn, ParamSpec, TypeVar
@@ -18,8 +19,25 @@ LONGEST_VALUE = 80  # characters of a value in a message
 class PliantError(ValueError):
     """A problem with what the user gave: data, a configuration, a checkpoint, a missing package.
 
-    The command line prints its text on one line and exits with status 2.
+    The command line prints its text on one line and exits with status 2. Names from files of strangers are often part
+    of it: control characters in them are escaped, so that they cannot steer a terminal or add lines to a log.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(plain(" ".join(str(message).split())))
+
+
+def plain(text: object) -> str:
+    r"""Return `text` as one line that any terminal and file can show: characters that are not printable are escaped.
+
+    Example:
+        >>> print(plain("oak\x1b[2J\n\ud800"))
+        oak\x1b[2J\n\ud800
+    """
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode("ascii")
+        for c in str(text)
+    )
 
 
 def fail(argument: str, rule: str, got: object, fix: str, *, kind: type[Exception] = PliantError) -> NoReturn:

@@ -14,6 +14,8 @@ from PIL import Image
 
 WIDTH, HEIGHT = 60, 40
 
+Make = Callable[..., Path]  # what the fixtures are: see their inner functions
+
 
 def save_noise(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), **options: Any) -> Path:
     """Write an RGB image of noise; (width, height) in pixels."""
@@ -31,13 +33,15 @@ def cut(path: Path, keep: float = 0.5) -> None:
 
 @pytest.fixture
 def make_coco(tmp_path: Path) -> Callable[..., Path]:
-    """Write a COCO folder of images 1.jpg, 2.jpg, ...; keywords change parts of the json."""
+    """Write a COCO folder of images 1.jpg, 2.jpg, ..., with a box each if none are given; keywords change parts."""
 
-    def make(annotations: Iterable[Mapping[str, Any]] = (), images: int = 4, /, **parts: Any) -> Path:
+    def make(annotations: Iterable[Mapping[str, Any]] | None = None, images: int = 4, /, **parts: Any) -> Path:
         names = [f"{i}.jpg" for i in range(1, images + 1)]
         for name in names:
             save_noise(tmp_path / "train2017" / name)
         listed = [{"id": 10 * i, "file_name": n, "width": WIDTH, "height": HEIGHT} for i, n in enumerate(names, 1)]
+        if annotations is None:
+            annotations = [{"bbox": [1, 2, 30, 9], "image_id": entry["id"]} for entry in listed]
         content = {
             "images": listed,
             "annotations": [{"id": i, "image_id": 10, "category_id": 5, **a} for i, a in enumerate(annotations, 1)],
@@ -53,10 +57,15 @@ def make_coco(tmp_path: Path) -> Callable[..., Path]:
 
 
 def voc_xml(
-    objects: str = "", *, file_name: str = "a.jpg", size: tuple[int, int] | None = (WIDTH, HEIGHT), head: str = ""
+    objects: str | None = None,
+    *,
+    file_name: str = "a.jpg",
+    size: tuple[int, int] | None = (WIDTH, HEIGHT),
+    head: str = "",
 ) -> str:
-    """Return the text of an annotation; `objects` is what `voc_object` returns, joined."""
+    """Return the text of an annotation; `objects` is what `voc_object` returns, joined, and one box by default."""
     stated = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>" if size else ""
+    objects = voc_object("oak", 2, 3, 31, 11) if objects is None else objects
     return f"{head}<annotation><filename>{file_name}</filename>{stated}{objects}</annotation>"
 
 

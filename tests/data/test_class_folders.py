@@ -60,7 +60,9 @@ def test_broken_images_are_found_when_they_are_read_and_empty_classes_at_once(tr
     assert dataset[0][1]["image_id"].item() == 2
     assert dataset[3][1]["image_id"].item() == 5
     assert dataset.report.names(Problem.BROKEN_PIXELS) == ["Oak/i.jpg", "yew/i.jpg"]
-    with pytest.raises(PliantError, match="must have no problems where strict=True; got 1 classes without an image"):
+    with pytest.raises(
+        PliantError, match="must have no problems where strict=True; got classes without an image: 1, kept"
+    ):
         open_classification(trees, strict=True)
 
 
@@ -76,10 +78,14 @@ def test_of_many_images_some_twenty_are_opened(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(
         "pliant.data.classification.open.read_header", lambda path: opened.append(path) or read_header(path)
     )
+    with pytest.raises(PliantError, match="must have two classes with images at least; got 'ash' alone"):
+        open_classification(tmp_path)
+    save_noise(tmp_path / "train" / "oak" / "1.jpg")
+    opened.clear()
     dataset = open_classification(tmp_path)
-    assert len(dataset) == 179
+    assert len(dataset) == 180
     assert 20 <= len(opened) <= 25
-    info = dataset.image_info(-1)
+    info = dataset.image_info(-2)
     assert (info.id, info.file_name, info.width, info.height) == (179, "ash/a9.jpg", 30, 20)
 
 

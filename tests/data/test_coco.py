@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ import torch
 from torchvision.tv_tensors import BoundingBoxes
 
 from pliant._check import PliantError
-from pliant.data import Category, Problem, open_detection
+from pliant.data import Category, Problem, detection_transforms, open_detection
 
-from .conftest import HEIGHT, WIDTH, save_noise
-
-Make = Callable[..., Path]
+from .conftest import HEIGHT, WIDTH, Make, save_noise
 
 
 def test_labels_follow_the_ids_and_boxes_become_corners(make_coco: Make) -> None:
@@ -50,7 +47,7 @@ def test_labels_follow_the_ids_and_boxes_become_corners(make_coco: Make) -> None
 
 
 def test_an_image_without_boxes_has_empty_tensors_of_the_right_shape(make_coco: Make) -> None:
-    target = open_detection(make_coco(), "train")[1][1]
+    target = open_detection(make_coco([BOX]), "train")[1][1]
     assert {name: tuple(value.shape) for name, value in target.items()} == {
         "boxes": (0, 4), "labels": (0,), "image_id": (), "area": (0,), "iscrowd": (0,)
     }  # fmt: skip
@@ -85,7 +82,7 @@ def test_the_ground_truth_has_the_ids_of_the_source(make_coco: Make) -> None:
 )
 def test_a_bad_box_is_left_out_by_name(make_coco: Make, change: dict[str, Any], problem: Problem, place: str) -> None:
     dataset = open_detection(make_coco([change, {"bbox": [1, 2, 30, 9]}]), "train")
-    assert dataset.report.summary() == [f"1 {problem.text}: left out ({place})"]
+    assert dataset.report.summary() == [f"{problem.text}: 1, left out ({place})"]
     assert dataset[0][1]["boxes"].tolist() == [[1, 2, 31, 11]]
     assert [row["id"] for row in dataset.coco_ground_truth()["annotations"]] == [2]
 
@@ -100,18 +97,20 @@ def test_missing_images_are_left_out_by_name(make_coco: Make) -> None:
     root = make_coco([{"bbox": [1, 2, 3, 4], "image_id": 40}])
     (root / "train2017" / "2.jpg").unlink()
     dataset = open_detection(root, "train")
-    assert dataset.report.summary() == ["1 images that are not there: left out (2.jpg)"]
+    assert dataset.report.summary() == ["images that are not there: 1, left out (2.jpg)"]
     assert [dataset.image_info(i).id for i in range(len(dataset))] == [10, 30, 40]
     assert dataset[2][1]["boxes"].tolist() == [[1, 2, 4, 6]]
 
 
 def test_half_of_the_images_must_be_in_order(make_coco: Make) -> None:
-    folder = make_coco([], 5) / "train2017"
+    folder = make_coco(None, 5) / "train2017"
     for name in ("1.jpg", "3.jpg"):
         (folder / name).unlink()
     assert len(open_detection(folder.parent, "train")) == 3
     (folder / "4.jpg").unlink()
-    with pytest.raises(PliantError, match=r"'train': must have at least half of its images in order; got 2 of 5; 3 im"):
+    with pytest.raises(
+        PliantError, match=r"'train': must have at least half of its images in order; got 2 of 5; images"
+    ):
         open_detection(folder.parent, "train")
 
 
@@ -126,33 +125,135 @@ def test_an_image_of_another_size_than_stated_is_left_out_by_name(make_coco: Mak
 
 
 @pytest.mark.parametrize(
+    ("key", "entries", "problem", "place"),
+    [
+        ("images", [{"id": 10, "file_name": "2.jpg"}], Problem.INVALID_IMAGE, "images[4] with id 10 a second time"),
+        ("images", [{"id": "1"}], Problem.INVALID_IMAGE, "images[4] without a whole number as its id"),
+        ("images", [{"id": 1.0}], Problem.INVALID_IMAGE, "images[4] without a whole number as its id"),
+        ("images", [{"id": True}], Problem.INVALID_IMAGE, "images[4] without a whole number as its id"),
+        ("images", [{"id": 2**63}], Problem.INVALID_IMAGE, "images[4] without a whole number as its id"),
+        ("images", [["id", 1]], Problem.INVALID_IMAGE, "images[4] without a whole number as its id"),
+        ("images", [{"id": 1}], Problem.INVALID_IMAGE, "images[4] without a file name"),
+        ("images", [{"id": 1, "file_name": 7}], Problem.INVALID_IMAGE, "images[4] without a file name"),
+        ("images", [{"id": 1, "file_name": "../1.jpg"}], Problem.UNSAFE_NAME, "images[4]: '../1.jpg'"),
+        ("images", [{"id": 1, "file_name": "a\\..\\1"}], Problem.UNSAFE_NAME, "images[4]: 'a\\\\..\\\\1'"),
+        ("images", [{"id": 1, "file_name": "/1.jpg"}], Problem.UNSAFE_NAME, "images[4]: '/1.jpg'"),
+        ("images", [{"id": 1, "file_name": "C:1.jpg"}], Problem.UNSAFE_NAME, "images[4]: 'C:1.jpg'"),
+        ("images", [{"id": 1, "file_name": "1\ud800"}], Problem.UNSAFE_NAME, "images[4]: '1\\ud800'"),
+        ("images", [{"id": 1, "file_name": "a" * 999}], Problem.MISSING_IMAGE, "a" * 999),
+        ("categories", [{"id": 9, "name": "b"}], Problem.INVALID_CATEGORY, "categories[2] with id 9 a second time"),
+        ("categories", [{"id": 1}], Problem.INVALID_CATEGORY, "categories[2] without a name"),
+        ("categories", [{"id": 1, "name": "\ud83d"}], Problem.INVALID_CATEGORY, "categories[2] without a name"),
+        ("annotations", [None], Problem.INVALID_ANNOTATION, "annotations[4] without a whole number as its id"),
+        ("annotations", [{"id": 1e30}], Problem.INVALID_ANNOTATION, "annotations[4] without a whole number as its id"),
+        ("annotations", [{"id": 3}], Problem.INVALID_ANNOTATION, "annotations[4] with id 3 a second time"),
+    ],
+)
+def test_a_bad_entry_is_left_out_and_the_others_stay(
+    make_coco: Make, key: str, entries: list[Any], problem: Problem, place: str
+) -> None:
+    file = make_coco() / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, key: content[key] + entries}))
+    dataset = open_detection(file.parent.parent, "train")
+    assert dataset.report.names(problem) == [place]
+    assert dataset.report.count() == 1
+    assert len(dataset) == 4 and dataset.report.boxes == 4 and dataset.class_names == ["ash", "oak"]
+
+
+@pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"images": [{"id": 1, "file_name": "1.jpg"}, {"id": 1, "file_name": "2.jpg"}]},
-         r"images\[1\]: must have an id of its own; got 'id 1 a second time'"),
-        ({"annotations": [{"id": 4, "image_id": 10}, {"id": 4, "image_id": 10}]},
-         r"annotations\[1\]: must have an id of its own"),
-        ({"categories": [{"id": 4, "name": "a"}, {"id": 4, "name": "b"}]},
-         r"categories\[1\]: must have an id of its own"),
-        ({"categories": []}, "categories: must not be empty"),
-        ({"images": [{"id": "1", "file_name": "1.jpg"}]}, r"images\[0\]: must have an integer 'id'"),
-        ({"images": [{"id": 1}]}, r"images\[0\]: must have a 'file_name'; got None"),
-        ({"images": [{"id": 1, "file_name": "../1.jpg"}]}, r"images\[0\]: must name a file inside the folder"),
-        ({"images": [{"id": 1, "file_name": "a\\..\\..\\1.jpg"}]}, "must name a file inside"),
-        ({"images": [{"id": 1, "file_name": "/etc/1.jpg"}]}, "must name a file inside"),
-        ({"images": [{"id": 1, "file_name": "C:1.jpg"}]}, "must name a file inside"),
+        ({"categories": []}, "categories: must be categories with an id and a name; got none"),
+        ({"categories": [{"id": "4", "name": "a"}]}, "categories: must be categories with an id and a name; got none"),
+        (
+            {"images": [{"id": 1, "file_name": "../1.jpg"}]},
+            "must have at least half of its images in order; got 0 of 1",
+        ),
         ({"images": []}, "must list images; got none"),
-        ({"images": {"id": 1}}, "must be COCO json, an object with a list of objects 'images'"),
-        ({"annotations": None}, "must be COCO json, an object with a list of objects 'annotations'; got None"),
+        ({"images": {"id": 1}}, "must be COCO json, an object with a list of objects 'images'; got a dict"),
+        ({"annotations": None}, "an object with a list of objects 'annotations'; got a NoneType"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_file_is_refused_in_one_line(make_coco: Make, parts: dict[str, Any], message: str) -> None:
     with pytest.raises(PliantError, match=message) as raised:
         open_detection(make_coco(**parts), "train")
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[1, 2]", "[" * 100_000, "\xff\xfe"])
+BOX = {"bbox": [3, 4, 20, 10]}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "got"),
+    [
+        ([], "it lists no boxes"),
+        ([{**BOX, "iscrowd": 1}] * 3, r"got 0 of 3; most of the others are crowds or difficult objects \(3\)"),
+        ([{}, {}, BOX], r"got 1 of 3; most of the others are boxes that are not four finite numbers \(2\)"),
+        ([{**BOX, "image_id": "10"}] * 2, r"got 0 of 2; most of the others are boxes of images that are not listed"),
+        ([{**BOX, "category_id": "5"}] * 2, r"got 0 of 2; most of the others are boxes of a category that is not"),
+        (
+            [{"bbox": [0.25, 0.5, 0.5, 0.25]}] * 2 + [{}],
+            r"got 0 of 3; most of the others are boxes in 0\.\.1, .* \(2\)",
+        ),
+        (
+            [{**BOX, "iscrowd": "no"}, {}, {**BOX, "iscrowd": []}],
+            r"got 0 of 3; .* boxes whose iscrowd is neither 0 nor 1 \(2\)",
+        ),
+    ],
+)
+def test_data_that_nothing_can_be_learned_from_are_refused(
+    make_coco: Make, annotations: list[dict[str, Any]], got: str
+) -> None:
+    with pytest.raises(PliantError, match=f"must have boxes to learn from, and lose fewer than half of them; {got}"):
+        open_detection(make_coco(annotations), "train")
+
+
+@pytest.mark.parametrize(("flag", "crowd"), [("0", 0), ("1", 1), (False, 0), (True, 1), (1.0, 1)])
+def test_flags_of_crowds_are_read_as_what_they_say(make_coco: Make, flag: object, crowd: int) -> None:
+    assert open_detection(make_coco([BOX, {**BOX, "iscrowd": flag}]), "train")[0][1]["iscrowd"].tolist() == [0, crowd]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "problem"),
+    [
+        ([5, 6, 1e-6, 9], Problem.TINY_BOX),
+        ([0, 6, 1e-4, 9], Problem.TINY_BOX),
+        ([WIDTH - 1e-6, 6, 20, 9], Problem.TINY_BOX),
+        ([0.1, 0.2, 0.9, 0.5], Problem.NORMALISED_BOX),
+        ([0, 0, 1, 1], Problem.NORMALISED_BOX),
+        ([0.9, 0.8, 0.4, 0.3], Problem.NORMALISED_BOX),
+        ([1e308, 6, 1e308, 9], Problem.INVALID_BOX),
+        ([True, 6, 4, 9], Problem.INVALID_BOX),
+    ],
+)
+def test_boxes_that_no_float32_holds_and_shares_of_the_image_are_left_out(
+    make_coco: Make, bbox: list[float], problem: Problem
+) -> None:
+    dataset = open_detection(make_coco([{"bbox": bbox}, BOX, {"bbox": [0, 0, 0.5, 2]}]), "train")
+    assert (dataset.report.count(problem), dataset.report.count(), dataset.report.boxes) == (1, 1, 2)
+    mirrored = detection_transforms(flip=1.0)(*dataset[0])[1]["boxes"]
+    assert ((mirrored[:, 2:] - mirrored[:, :2]) > 0).all()
+
+
+def test_an_area_that_no_image_has_is_that_of_the_box(make_coco: Make) -> None:
+    annotations = [{**BOX, "area": area} for area in (1e300, -3, "7", 10**400, WIDTH * HEIGHT)]
+    areas = open_detection(make_coco(annotations), "train")[0][1]["area"].tolist()
+    assert areas == [200, 200, 200, 200, WIDTH * HEIGHT]
+
+
+def test_names_cannot_steer_the_terminal(make_coco: Make) -> None:
+    listed = [{"id": i, "file_name": f"{i}.jpg"} for i in range(1, 5)]
+    root = make_coco(
+        [{**BOX, "image_id": i} for i in (1, 2, 3)],
+        images=[*listed, {"id": 9, "file_name": "\x1b[2J\n\u202e.jpg", "width": 3, "height": 2}],
+    )
+    lines = open_detection(root, "train").report.summary()
+    assert lines[0] == r"images that are not there: 1, left out (\x1b[2J\n\u202e.jpg)"
+    assert str(PliantError("a\nb\x1b[0m")) == r"a b\x1b[0m"
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", "[" * 100_000, "\xff\xfe", "9" * 5000, "\xef\xbb\xbf["])
 def test_a_file_that_is_no_coco_json_is_refused(make_coco: Make, text: str) -> None:
     root = make_coco()
     (root / "annotations" / "instances_train2017.json").write_bytes(text.encode("latin-1"))
@@ -205,7 +306,7 @@ def test_labels_follow_a_trained_model_by_name(make_coco: Make) -> None:
     dataset = open_detection(make_coco(boxes), "train", categories=known)
     assert dataset[0][1]["labels"].tolist() == [2]
     assert dataset.report.summary() == [
-        "1 boxes of a category that the model does not know: left out (1.jpg, annotation 2: 'ash')"
+        "boxes of a category that the model does not know: 1, left out (1.jpg, annotation 2: 'ash')"
     ]
     assert dataset.coco_ground_truth()["annotations"][0]["category_id"] == 2
     with pytest.raises(PliantError, match="must have boxes of the categories of the model, 'elm'; got 'ash', 'oak'"):
@@ -223,7 +324,7 @@ def test_categories_of_one_name_keep_their_ids(make_coco: Make) -> None:
 def test_strict_makes_any_problem_an_error(make_coco: Make) -> None:
     root = make_coco([{"bbox": [1, 2, 0, 4]}])
     with pytest.raises(
-        PliantError, match=r"where strict=True; got 1 boxes without area: left out \(1.jpg, annotation 1"
+        PliantError, match=r"where strict=True; got boxes without area: 1, left out \(1.jpg, annotation 1"
     ):
         open_detection(root, "train", strict=True)
 

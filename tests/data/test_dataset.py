@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader
 from pliant.data import Problem, UnreadableImageError, collate, open_detection, read_image
 from pliant.data.image_dataset import PixelCache
 
-from .conftest import HEIGHT, WIDTH, cut
-from .test_coco import Make
+from .conftest import HEIGHT, WIDTH, Make, cut
 
 BOXES = [{"bbox": [i, 2, 3, 4], "image_id": 10 * i} for i in (1, 2, 3, 4)]
 
@@ -40,7 +39,7 @@ def test_a_broken_image_is_replaced_by_the_next_one_named_once_and_counted(
     assert dataset[1][1]["boxes"].tolist() == [[3, 2, 6, 6]]
     assert [record.getMessage()[:5] for record in caplog.records] == ["2.jpg", "4.jpg"]
     assert dataset.report.summary() == [
-        "2 images found broken while reading: replaced by the next image (2.jpg; 4.jpg)"
+        "images found broken while reading: 2, replaced by the next image (2.jpg; 4.jpg)"
     ]
 
 

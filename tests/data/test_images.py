@@ -16,8 +16,7 @@ from PIL import Image
 from pliant.data import Problem, UnreadableImageError, open_detection, read_image
 from pliant.data.images import HugeImageError, read_header
 
-from .conftest import HEIGHT, WIDTH, cut, save_noise
-from .test_coco import Make
+from .conftest import HEIGHT, WIDTH, Make, cut, save_noise
 
 # Two rows, three columns, all six colours different.
 PIXELS = np.array(
@@ -79,14 +78,24 @@ FIRST_ROW = {
 
 
 @pytest.mark.parametrize("orientation", FIRST_ROW)
-def test_exif_orientations(tmp_path: Path, orientation: int) -> None:
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
+def test_exif_orientations(tmp_path: Path, orientation: int, name: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path, Image.fromarray(PIXELS), exif=exif)
+    path = saved(tmp_path, Image.fromarray(PIXELS), name, exif=exif, **({"lossless": True} if "webp" in name else {}))
     got = read_image(path)
     assert [got[:, y, x].tolist() for y, x in FIRST_ROW[orientation]] == PIXELS[0].tolist()
     assert read_header(path).upright_size == (got.shape[2], got.shape[1])
-    assert tuple(read_image(path, apply_exif=False).shape) == (3, 2, 3)
+    assert read_header(path).size == (3, 2)
+    assert torch.equal(read_image(path, apply_exif=False), torch.from_numpy(PIXELS).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg"])
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0MM\0*\0\0\xff\xff", b"\xff" * 40])
+def test_exif_that_cannot_be_read_says_nothing(tmp_path: Path, name: str, exif: bytes) -> None:
+    path = saved(tmp_path, Image.fromarray(PIXELS), name, exif=exif)
+    assert read_header(path).orientation == 1
+    assert tuple(read_image(path).shape) == (3, 2, 3)
 
 
 @pytest.mark.parametrize(("stated", "problems"), [((WIDTH, HEIGHT), 1), ((HEIGHT, WIDTH), 0)])
@@ -96,7 +105,7 @@ def test_the_stated_size_says_whether_boxes_were_drawn_upright(
     exif = Image.Exif()
     exif[0x0112] = 6
     entry = {"id": 1, "file_name": "1.jpg", "width": stated[0], "height": stated[1]}
-    root = make_coco(images=[entry])
+    root = make_coco([{"bbox": [1, 2, 30, 9], "image_id": 1}], images=[entry])
     save_noise(root / "train2017" / "1.jpg", exif=exif)
     dataset = open_detection(root, "train")
     assert tuple(dataset[0][0].shape) == (3, stated[1], stated[0])

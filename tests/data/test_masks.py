@@ -84,6 +84,8 @@ def test_polygons_are_filled_as_pycocotools_does_and_joined() -> None:
         ([[1, 2, 3, 4, 5, True]], "a polygon that is no list of finite numbers"),
         ([[1, 2, 3, 4, 5, 10**400]], "a polygon that is no list of finite numbers"),
         ([[0, 0, 1e9, 0, 1e9, 1e9]], "a polygon far outside the image"),
+        ([[0, 0, 12, 8] * 2**16], f"polygons with edges of {13 * 2**17} pixels in all"),
+        ([[1, 1] * (2**20 + 1)], f"polygons with edges of {2**20 + 1} pixels in all"),
         ({"size": [10**6, 10**6], "counts": [10**12]}, "run lengths of a mask of another size than 4x6"),
         ({"size": [4, 6], "counts": [10, 20]}, "run lengths of 30 pixels in place of 24"),
         ({"size": [4, 6], "counts": [30, -6]}, "run lengths that are no list of integers from 0"),
@@ -115,15 +117,20 @@ def test_coco_masks_stand_in_the_rows_of_their_boxes(make_coco: Callable[..., Pa
             {"bbox": [1, 1, 3, 3]},
             {"bbox": [8, 0, 3, HEIGHT], "segmentation": {"size": [HEIGHT, WIDTH], "counts": crowd}, "iscrowd": 1},
             {"bbox": [1, 1, 3, 3], "segmentation": [[1, 2]]},
+            {**BOX, "segmentation": POLYGON},
+            {"segmentation": [[1, 2], POLYGON[0], [3, 4, 5, 6, 7, float("nan")]], "id": 9},
         ]
     )
     dataset = open_detection(root, "train", masks=True)
     _, target = dataset[0]
-    expected = torch.zeros(2, HEIGHT, WIDTH, dtype=torch.uint8)
-    expected[0, 4:14, 5:25] = 1
+    expected = torch.zeros(4, HEIGHT, WIDTH, dtype=torch.uint8)
+    expected[[0, 2, 3], 4:14, 5:25] = 1
     expected[1, :, 8:11] = 1
     assert torch.equal(target["masks"], expected) and target["masks"].dtype == torch.uint8
-    assert target["area"].tolist() == [200.0, 3 * HEIGHT] and target["iscrowd"].tolist() == [0, 1]
+    assert target["area"].tolist() == [200.0, 3 * HEIGHT, 200.0, 200.0] and target["iscrowd"].tolist() == [0, 1, 0, 0]
+    assert target["boxes"].tolist()[3] == [5, 4, 25, 14]
+    assert dataset.report.names(Problem.BOX_FROM_MASK) == ["1.jpg, annotation 9"]
+    assert dataset.report.names(Problem.INVALID_PART) == ["1.jpg, annotation 9: a polygon of 2 numbers"]
     assert dataset.report.names(Problem.MISSING_MASK) == ["1.jpg, annotation 2"]
     assert dataset.report.names(Problem.INVALID_MASK) == ["1.jpg, annotation 4: a polygon of 2 numbers"]
     assert tuple(dataset[1][1]["masks"].shape) == (0, HEIGHT, WIDTH)
@@ -142,7 +149,8 @@ def test_masks_that_would_fill_the_memory_are_left_out(
 ) -> None:
     monkeypatch.setattr("pliant.data.detection.boxes._MAX_MASK_PIXELS", 2 * WIDTH * HEIGHT)
     many = {**BOX, "segmentation": POLYGON, "image_id": 20}
-    dataset = open_detection(make_coco([{**BOX, "segmentation": POLYGON}, many, many, many]), "train", masks=True)
+    alone = [{**BOX, "segmentation": POLYGON, "image_id": 10 * i} for i in (1, 1, 3, 4)]
+    dataset = open_detection(make_coco([*alone, many, many, many]), "train", masks=True)
     assert len(dataset) == 3
     assert dataset.report.names(Problem.HUGE_MASKS) == [f"2.jpg: 3 masks of {WIDTH}x{HEIGHT}"]
 
@@ -158,7 +166,7 @@ def write_object_map(root: Path, stem: str, values: np.ndarray) -> None:
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
 def test_voc_numbers_objects_in_the_order_of_the_xml(make_voc: Callable[..., Path]) -> None:
     objects = voc_object("oak", 6, 5, 25, 14) + voc_object("ash", 31, 21, 40, 30) + voc_object("oak", 1, 1, 4, 4)
-    root = make_voc({"a": voc_xml(objects), "b": voc_xml(objects)})
+    root = make_voc({"a": voc_xml(objects), "b": voc_xml(voc_object("oak", 6, 5, 25, 14))})
     (root / "ImageSets" / "Segmentation").mkdir()
     (root / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\n")
     values = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)

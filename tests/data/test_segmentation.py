@@ -143,7 +143,7 @@ def test_a_list_cannot_name_files_outside_its_folder(tmp_path: Path, name: str) 
     lists = tmp_path / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text(f"{name}\n", encoding="utf-8")
-    with pytest.raises(PliantError, match="must list names without a folder"):
+    with pytest.raises(PliantError, match="half of its images in order; got 0 of 1; names that could lead out"):
         open_segmentation(tmp_path, "train")
 
 
@@ -174,14 +174,34 @@ def test_values_that_are_no_class_are_ignored_and_reported(plain: Path) -> None:
     save_labels(plain / "labels" / "train" / "2.png", np.where(LABELS == 2, 77, LABELS).astype(np.uint8))
     dataset = open_segmentation(plain)
     assert dataset[1][1]["labels_map"].tolist() == [[0, 1, 255, 255], [0, 0, 255, 1], [1, 0, 0, 255]]
-    assert dataset.report.summary() == ["1 label maps with values that are no class: those pixels ignored (2.png)"]
+    assert dataset.report.summary() == ["label maps with values that are no class: 1, those pixels ignored (2.png)"]
 
 
 def test_label_maps_without_a_class_are_refused_at_once(plain: Path) -> None:
     for path in (plain / "labels" / "train").iterdir():
         save_labels(path, np.full_like(LABELS, 77))
-    with pytest.raises(PliantError, match=r"must have pixels of its classes \('ground', 'tree', 'house', ...\)"):
+    rule = r"pixels of its classes \('ground', 'tree', 'house'\) to learn from, .* got 0 of 48; most .* no class \(48\)"
+    with pytest.raises(PliantError, match=rule):
         open_segmentation(plain)
+
+
+@pytest.mark.parametrize("values", [np.where(LABELS == 0, 0, 255), 0 * LABELS, np.where(LABELS == 0, 0, 200)])
+def test_label_maps_of_one_class_are_refused(plain: Path, values: np.ndarray) -> None:
+    for path in (plain / "labels" / "train").iterdir():
+        save_labels(path, values.astype(np.uint8))
+    with pytest.raises(PliantError, match=r"must have pixels of two classes at least|to learn from"):
+        open_segmentation(plain)
+    (plain / "classes.txt").write_text("building\n")
+    with pytest.raises(PliantError, match="must name two classes at least; got 1; name the background too"):
+        open_segmentation(plain)
+
+
+def test_a_class_without_a_pixel_is_named(plain: Path) -> None:
+    for path in (plain / "labels" / "train").iterdir():
+        save_labels(path, np.where(LABELS == 2, 0, LABELS).astype(np.uint8))
+    assert open_segmentation(plain).report.summary() == [
+        "classes without a pixel in the label maps looked into: 1, kept (house)"
+    ]
 
 
 def test_everything_wrong_is_left_out_counted_and_named(plain: Path) -> None:
@@ -197,10 +217,10 @@ def test_everything_wrong_is_left_out_counted_and_named(plain: Path) -> None:
     dataset = open_segmentation(plain)
     assert len(dataset) == 7
     assert [line.split(" (")[0] for line in dataset.report.summary()] == [
-        "1 images that cannot be read: left out",
-        "1 images whose size is not the one in their annotation: left out",
-        "1 images without a label map: left out",
-        "2 label maps that cannot be read: image left out",
+        "images that cannot be read: 1, left out",
+        "images whose size is not the one in their annotation: 1, left out",
+        "images without a label map: 1, left out",
+        "label maps that cannot be read: 2, image left out",
     ]
     assert "at most 178,956,970 pixels" in dataset.report.names(Problem.UNREADABLE_LABELS)[1]
     with pytest.raises(PliantError, match="must have no problems where strict=True"):
@@ -228,10 +248,13 @@ def test_a_label_map_broken_behind_its_header_is_replaced_like_a_broken_image(
     ("name", "text", "message"),
     [
         ("classes.txt", "ground\nground\n", "must give each class a name of its own; got 'ground'"),
-        ("classes.txt", "", "must name values from 0 to 254; got no name"),
-        ("classes.json", '{"255": "void"}', "must name values from 0 to 254; got value 255"),
+        ("classes.txt", "", "must name two classes at least; got 0"),
+        ("classes.json", '{"0": "ground", "255": "void"}', "must name values from 0 to 254; got value 255"),
         ("classes.json", '["ground", 3]', "must be a list of names"),
         ("classes.json", '{"one": "ground"}', "must be a list of names"),
+        ("classes.json", '{"0": "ground", "1": "\\ud800"}', r"a name of its own; got '\\ud800'"),
+        ("classes.json", '{"0": "ground", "1' + "0" * 5000 + '": "tree"}', "must be a list of names"),
+        ("classes.txt", "ground\n\nhouse\n", "must give each class a name of its own; got ''"),
         ("classes.json", "{", "must be a json file"),
         ("classes.json", '"ground"', "must be a list of names"),
     ],

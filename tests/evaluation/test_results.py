@@ -56,7 +56,7 @@ def test_a_file_of_results_comes_back_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[{", r"results\.json: must be a json file; got text that is none"),
+        ("[{", r"results\.json: must be a json file; Expecting"),
         ('{"image_id": 1}', r"results\.json: must be an array of detections; got dict"),
         ("[3]", r"results\.json\[0\]: must be a detection; got 3"),
         ('[{"image_id": 1, "category_id": "a"}]', r"results\.json\[0\]: must have an integer image_id"),

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from pliant._check import fail
-from pliant.data.files import load_json
+from pliant.data.files import is_text, lines_of, load_json
 from pliant.data.records import Category
 
 # Label 0 is the background; the rest as the development kit numbers them.
@@ -44,6 +45,9 @@ CITYSCAPES_IDS = range(34)
 # Values 0 to 254 of a label map can be classes.
 MAX_CLASSES = 255
 
+# Values of at most three digits: a longer one is no grey level, whatever it says.
+_VALUE = re.compile(r"[0-9]{1,3}")
+
 FILES = ("classes.txt", "classes.json")
 
 
@@ -57,20 +61,19 @@ def read_class_names(folders: Iterable[Path]) -> list[Category] | None:
         PliantError: the file is broken, names a class twice, or a value outside 0..254.
     """
     for file in (folder / name for folder in folders for name in FILES):
-        if file.is_file():
+        if file.exists():
             return _check(file, _from_json(file) if file.suffix == ".json" else _from_lines(file))
     return None
 
 
 def _from_lines(file: Path) -> dict[int, str]:
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").strip().splitlines()
-    return {value: line.strip() for value, line in enumerate(lines)}
+    return dict(enumerate(lines_of(file)))
 
 
 def _from_json(file: Path) -> dict[int, str]:
     content = load_json(file)
     pairs = enumerate(content) if isinstance(content, list) else content.items() if isinstance(content, dict) else ()
-    names = {int(value): name for value, name in pairs if isinstance(name, str) and str(value).isdecimal()}
+    names = {int(value): name for value, name in pairs if isinstance(name, str) and _VALUE.fullmatch(str(value))}
     if not names or len(names) != len(content):
         rule = "must be a list of names, or an object of values and names"
         fix = 'write e.g. ["background", "tree"] or {"0": "background", "7": "tree"}'
@@ -80,12 +83,14 @@ def _from_json(file: Path) -> dict[int, str]:
 
 def _check(file: Path, names: dict[int, str]) -> list[Category]:
     wrong = [value for value in names if not 0 <= value < MAX_CLASSES]
-    if wrong or not names:
-        got = f"value {wrong[0]}" if wrong else "no name"
-        fail(str(file), "must name values from 0 to 254", got, "255 is for what is ignored")
+    if wrong:
+        fail(str(file), "must name values from 0 to 254", f"value {wrong[0]}", "255 is for what is ignored")
+    if len(names) < 2:
+        fix = "name the background too"
+        fail(str(file), "must name two classes at least", f"{len(names)}", fix)
     seen: set[str] = set()
     for name in names.values():
-        if not name or name in seen:
+        if not is_text(name) or name in seen:
             fail(str(file), "must give each class a name of its own", repr(name), "correct it")
         seen.add(name)
     return [Category(value, names[value]) for value in sorted(names)]

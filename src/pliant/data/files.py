@@ -1,74 +1,154 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of any layout: json, lists of names, names that stay in their folder, and the images of a folder."""
+"""Files of strangers in any layout: read whole and bounded; names that stay in their folder; the images of a folder."""
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NoReturn
+from typing import Any
 
-from pliant._check import PliantError, fail
+from pliant._check import PliantError, fail, fail_because
 from pliant.data.images import EXTENSIONS
+from pliant.data.report import DataReport, Problem
+
+# The largest json in use is some 6 GB; lists of names have a line for each image or class.
+_MAX_JSON = 8 * 2**30
+_MAX_TEXT = 64 * 2**20
+# The whole numbers that a tensor of ids holds.
+_MAX_ID = 2**63
+# What unpacking an archive of macOS leaves beside the files; hidden files begin with a dot.
+_DEBRIS = "__MACOSX"
+
+
+def read_bounded(file: Path, limit: int = _MAX_TEXT) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Raises:
+        PliantError: it is a device, a pipe or a folder, is larger, or cannot be read.
+    """
+    try:
+        if not file.is_file():
+            fail_because(str(file), "must be a file", "it is none, or a link to none", "put the file itself there")
+        if file.stat().st_size > limit:
+            fail(str(file), f"must have at most {limit:,} bytes", f"{file.stat().st_size:,}", "split it")
+        return file.read_bytes()
+    except (OSError, MemoryError) as error:
+        raise PliantError(f"{file}: must be a file that can be read; {error}; check it") from error
 
 
 def load_json(file: Path) -> Any:
     """Read a json file, or raise a `PliantError` that says where it is broken."""
+    content = read_bounded(file, _MAX_JSON)
     try:
-        return json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise PliantError(f"{file}: must be a json file; got text that is none; {error}") from error
+        return json.loads(content)
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise PliantError(f"{file}: must be a json file; {error}; correct or replace it") from error
 
 
-def brief(value: object) -> str:
-    """Return `value` as a message shows it: at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a text in UTF-8, or in UTF-16 with its mark, without blanks around them and at the end.
 
-
-def refuse_entry(place: str, rule: str, got: object) -> NoReturn:
-    """Raise a `PliantError` about an entry of a json file."""
-    fail(place, rule, brief(got), "correct the json file")
+    Bytes that are no UTF-8 come back as Python has them in file names, so that they still name the file they did.
+    """
+    content = read_bounded(file)
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16") if utf16 else content.decode("utf-8-sig", "surrogateescape")
+    except UnicodeDecodeError as error:
+        raise PliantError(f"{file}: must be a text in UTF-8; {error}; save it in UTF-8") from error
+    return [line.strip() for line in text.rstrip().splitlines()] if text.strip() else []
 
 
 def is_id(value: object) -> bool:
-    """Say whether `value` is an integer, which true and false are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Say whether `value` is an integer of 64 bits, which true, false and 1.0 are not."""
+    return isinstance(value, int) and not isinstance(value, bool) and -_MAX_ID <= value < _MAX_ID
 
 
-def check_inside(name: object, place: str) -> str:
-    """Return `name` if it is a relative path that stays in its folder, on any system; refuse it otherwise."""
-    if not isinstance(name, str) or not name:
-        refuse_entry(place, "must have a 'file_name'", name)
+def finite(value: object) -> float | None:
+    """Return a finite number of json as a float; None for anything else, and for integers beyond the floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def is_text(value: object) -> bool:
+    """Say whether `value` is a text that can be written: not empty, without half of a pair of surrogates."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def stays_inside(name: object) -> bool:
+    """Say whether `name` is a relative path that stays in its folder, on any system."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
     windows, posix = PureWindowsPath(name), PurePosixPath(name)
-    if windows.drive or windows.root or posix.is_absolute() or ".." in windows.parts or "\0" in name:
-        refuse_entry(place, "must name a file inside the folder of images", repr(name))
-    return name
+    return not (windows.drive or windows.root or posix.is_absolute() or ".." in windows.parts)
+
+
+def is_plain_name(name: str) -> bool:
+    """Say whether a listed name is one in its folder: no path, and none that could lead out of it."""
+    return stays_inside(name) and "/" not in name and "\\" not in name
 
 
 def stated_size(width: object, height: object) -> tuple[int, int] | None:
     """Return (width, height) if both are positive integers; many tools write 0 where they did not look."""
-    if is_id(width) and is_id(height):
-        assert isinstance(width, int) and isinstance(height, int)
-        return (width, height) if width > 0 and height > 0 else None
-    return None
+    if not is_id(width) or not is_id(height):
+        return None
+    assert isinstance(width, int) and isinstance(height, int)
+    return (width, height) if width > 0 and height > 0 else None
 
 
-def lines_of(path: Path) -> list[str]:
-    """Return the lines of a list of images, without blanks."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def is_hidden(name: str) -> bool:
+    """Say whether a file or folder is no part of the data: hidden, or left by the unpacking of an archive.
+
+    Example:
+        >>> [is_hidden(name) for name in (".ipynb_checkpoints", "._a.jpg", "__MACOSX", "a.jpg")]
+        [True, True, True, False]
+    """
+    return name.startswith(".") or name == _DEBRIS
 
 
-def check_stem(stem: str, split: str) -> None:
-    """Refuse a listed name that could lead out of its folder."""
-    if "/" in stem or "\\" in stem or "\0" in stem:
-        fail(f"split {split!r}", "must list names without a folder", repr(stem), "correct it")
+def visible(paths: Iterable[Path], report: DataReport | None = None) -> list[Path]:
+    """Return `paths` in order, without hidden ones, which are counted in `report`."""
+    found = []
+    for path in sorted(paths, key=lambda path: path.name):
+        if not is_hidden(path.name):
+            found.append(path)
+        elif report is not None:
+            report.add(Problem.HIDDEN_FILE, path.name)
+    return found
 
 
-def files_by_stem(folder: Path) -> dict[str, list[str]]:
+def files_by_stem(folder: Path, report: DataReport | None = None) -> dict[str, list[str]]:
     """Return the images in `folder`: their names without suffix, each with the file names that have it."""
     files: dict[str, list[str]] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else ():
-        if path.suffix.lower() in EXTENSIONS:
-            files.setdefault(path.stem, []).append(path.name)
+    images = (path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS) if folder.is_dir() else ()
+    for path in visible(images, report):
+        files.setdefault(path.stem, []).append(path.name)
     return files
+
+
+def image_names(
+    folder: Path, report: DataReport | None = None, suffixes: tuple[str, ...] = EXTENSIONS
+) -> Iterator[str]:
+    """Yield the images in `folder` and the folders in it, as paths below it, folder by folder in order of names.
+
+    Links to other folders are not followed; hidden files and folders are left out, and counted in `report`.
+    """
+    for place, inner, names in os.walk(folder):
+        below = Path(place).relative_to(folder).as_posix()
+        images = (name for name in names if name.lower().endswith(suffixes))
+        seen = visible((Path(name) for name in images), report)
+        inner[:] = [path.name for path in visible((Path(name) for name in inner), report)]
+        yield from (name.name if below == "." else f"{below}/{name.name}" for name in seen)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from pliant._check import PliantError, fail
 
@@ -30,18 +29,15 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
 
 # What Pillow raises for files that lie about themselves.
-_BROKEN = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError),
+    *(AttributeError, RecursionError, struct.error, zlib.error),
+)
 
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# The orientation that undoes one: quarter turns undo each other, the others themselves.
+_UNDO = {6: 8, 8: 6}
+# Rows whose 16-bit values are scaled together: of a whole image the steps between would take gigabytes.
+_ROWS = 64
 
 
 class UnreadableImageError(PliantError):
@@ -74,7 +70,9 @@ def read_header(path: Path | str) -> ImageHeader:
         HugeImageError: it has more than 178,956,970 pixels.
     """
     with opened(path) as image:
-        return ImageHeader(image.size, _orientation(image))
+        orientation = _orientation(image)
+        upright_by_pillow = image.format == "TIFF" and orientation > 4
+        return ImageHeader(image.size[::-1] if upright_by_pillow else image.size, orientation)
 
 
 def read_image(path: Path | str, *, apply_exif: bool = True) -> Tensor:
@@ -106,18 +104,29 @@ def read_image(path: Path | str, *, apply_exif: bool = True) -> Tensor:
     """
     with opened(path) as image:
         orientation = _orientation(image)
+        turned_by_pillow = image.format == "TIFF"  # when it loads the pixels
         pixels = _to_rgb(image)
-        if apply_exif and orientation in _UPRIGHT:
-            pixels = pixels.transpose(_UPRIGHT[orientation])
-        tensor: Tensor = pil_to_tensor(pixels)  # (3, H, W)
-        return tensor.contiguous()
+    if apply_exif and not turned_by_pillow:
+        pixels = _turned(pixels, orientation)
+    elif turned_by_pillow and not apply_exif:
+        pixels = _turned(pixels, _UNDO.get(orientation, orientation))
+    # A copy in any case: NumPy's view of the bytes of Pillow is not to be written into.
+    return pixels.permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
+
+
+def is_regular(path: Path) -> bool:
+    """Say whether a file is there that can be read to its end: no folder, device or pipe, nor a link to one."""
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the system, a folder that may not be entered
+        return False
 
 
 @contextmanager
 def opened(path: Path | str, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
     """Open an image of one of `formats`, and word everything that goes wrong until it is closed."""
     path = Path(path)
-    if not path.is_file():
+    if not is_regular(path):
         fail("image", "must be an image file", path, "no such file is there", kind=UnreadableImageError)
     try:
         with warnings.catch_warnings():
@@ -148,28 +157,51 @@ def _check_size(path: Path, size: tuple[int, int]) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image that is not decoded yet; 1 where there is none that can be read."""
     # Pillow decodes a PNG to its end in search of EXIF; only an EXIF block before the pixels is looked at.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return orientation if orientation in _UPRIGHT else 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _BROKEN:
+        return 1
+    return orientation if isinstance(orientation, int) and 2 <= orientation <= 8 else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _turned(pixels: Tensor, orientation: int) -> Tensor:
+    """Turn pixels (H, W, 3) as Pillow does for an EXIF orientation."""
+    if orientation == 1:
+        return pixels
+    image = Image.fromarray(pixels.numpy())
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return _pixels(ImageOps.exif_transpose(image))
+
+
+def _to_rgb(image: Image.Image) -> Tensor:
+    """Decode an image to RGB (H, W, 3) uint8."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
-        return Image.fromarray(_sixteen_to_eight_bits(np.asarray(image))).convert("RGB")
+        return _sixteen_to_eight_bits(np.asarray(image))[..., None].expand(-1, -1, 3)
     if image.mode == "P" and "transparency" in image.info:
         # Pillow warns when it takes such a palette straight to RGB; the colours are the same.
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return _pixels(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _sixteen_to_eight_bits(values: np.ndarray) -> np.ndarray:
+def _pixels(image: Image.Image) -> Tensor:
+    with warnings.catch_warnings():
+        # NumPy's view of Pillow's bytes is read-only, which PyTorch warns of; nothing writes into it.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(np.asarray(image))
+
+
+def _sixteen_to_eight_bits(values: np.ndarray) -> Tensor:
     """Scale 0..65535 to 0..255, rounding; converting mode "I" to RGB would clip all above 255 to white."""
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise ValueError(f"32-bit pixels from {values.min()} to {values.max()} have no agreed range")
-    wide = torch.from_numpy(values.astype(np.int64))
-    eight: np.ndarray = ((wide * 255 + 32767) // 65535).to(torch.uint8).numpy()
-    return eight
+    scaled = torch.empty(values.shape, dtype=torch.uint8)
+    for start in range(0, len(values), _ROWS):
+        wide = torch.from_numpy(values[start : start + _ROWS].astype(np.int64))
+        scaled[start : start + _ROWS] = (wide * 255 + 32767) // 65535
+    return scaled

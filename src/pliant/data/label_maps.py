@@ -24,8 +24,6 @@ SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 # Values of a map are grey levels or palette indices; wider ones are taken while they fit.
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
-_NO_CLASS = -1
-
 
 def read_label_size(path: Path | str) -> tuple[int, int]:
     """Read (width, height) of a label map without decoding it, and check that it is one.
@@ -110,19 +108,16 @@ class LabelTable:
     Example:
         >>> table = LabelTable({7: 0, 11: 1, 0: IGNORE})
         >>> labels, unknown = table(torch.tensor([[7, 0, 11], [255, 9, 7]], dtype=torch.uint8))
-        >>> labels.tolist(), unknown
+        >>> labels.tolist(), list(unknown)
         ([[0, 255, 1], [255, 255, 0]], [9])
     """
 
     def __init__(self, labels: Mapping[int, int]) -> None:
-        self._table = torch.full((256,), _NO_CLASS, dtype=torch.int16)
-        for value, label in {**labels, IGNORE: IGNORE}.items():
-            self._table[value] = label
+        self._labels = bytes(labels.get(value, IGNORE) for value in range(256))
+        self._known = bytes({*labels, IGNORE})
 
-    def __call__(self, values: Tensor) -> tuple[Tensor, list[int]]:
-        """Map values (H, W) uint8 to labels (H, W) uint8; also return the values that mean nothing."""
-        labels = self._table[values.long()]
-        unknown = labels == _NO_CLASS
-        if not unknown.any():
-            return labels.to(torch.uint8), []
-        return labels.masked_fill(unknown, IGNORE).to(torch.uint8), values[unknown].unique().tolist()
+    def __call__(self, values: Tensor) -> tuple[Tensor, bytes]:
+        """Map values (H, W) uint8 to labels (H, W) uint8; also return the value of each pixel that means nothing."""
+        content = values.numpy().tobytes()  # translated as bytes: indices would take eight times the memory
+        labels = torch.frombuffer(bytearray(content.translate(self._labels)), dtype=torch.uint8)
+        return labels.reshape(values.shape), content.translate(None, self._known)

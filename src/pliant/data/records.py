@@ -40,22 +40,23 @@ class SourceImage:
 class SourceBox:
     """A box as the source has it, with `corners` (x1, y1, x2, y2) in pixels, 0-based and half-open.
 
-    `corners` is empty where the source has no four numbers. `where` is the place in its file, for the report.
-    `segmentation` is what COCO json says of the object's mask, unchecked; None where masks are not asked for.
+    `corners` is empty where the source has no four numbers, and `crowd` None where it says neither yes nor no. `where`
+    is the place in its file, for the report. `segmentation` is what COCO json says of the object's mask, unchecked, or
+    the same with bytes as `counts` where the reader coded it; None where masks are not asked for.
     """
 
     id: int
     category_id: int | None
     corners: tuple[float, ...]
     area: float | None
-    crowd: bool
+    crowd: bool | None
     where: str
     segmentation: object = None
 
 
 @dataclass
 class Source:
-    """One split as its files say it."""
+    """One split as its files say it; `listed` is how many images they list, in order or not."""
 
     categories: list[Category]
     images: list[SourceImage] = field(default_factory=list)

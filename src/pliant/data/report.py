@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from pliant._check import plain
 
 # Enough names to find the pattern of a mistake; a data set of a million broken files must not fill the run folder.
 _NAMES_KEPT = 1000
@@ -23,6 +26,10 @@ class Problem(Enum):
     UNKNOWN_SIZE = ("unknown_size", "images without a size in their annotation", "size taken from the image")
     TURNED_IMAGE = ("turned_image", "images annotated without their EXIF orientation", "read without it")
     BROKEN_PIXELS = ("broken_pixels", "images found broken while reading", "replaced by the next image")
+    HIDDEN_FILE = ("hidden_file", "hidden files and folders", "skipped")
+    INVALID_IMAGE = ("invalid_image", "images listed without an id and a file name of their own", "left out")
+    INVALID_CATEGORY = ("invalid_category", "categories without an id and a name of their own", "left out")
+    INVALID_ANNOTATION = ("invalid_annotation", "annotations without an id of their own", "left out")
     MISSING_ANNOTATION = ("missing_annotation", "annotation files that are not there", "image left out")
     UNREADABLE_ANNOTATION = ("unreadable_annotation", "annotation files that cannot be read", "image left out")
     OTHER_FILE_NAME = ("other_file_name", "annotation files that name another image", "taken by their own name")
@@ -31,17 +38,26 @@ class Problem(Enum):
     UNKNOWN_LABELS = ("unknown_labels", "label maps with values that are no class", "those pixels ignored")
     UNTRAINED_CLASS = ("untrained_class", "classes that the model does not know", "their pixels or images left out")
     EMPTY_CLASS = ("empty_class", "classes without an image", "kept")
+    UNSEEN_CLASS = ("unseen_class", "classes without a pixel in the label maps looked into", "kept")
     REPEATED_IMAGE = ("repeated_image", "images listed more than once", "used once")
+    UNSAFE_NAME = ("unsafe_name", "names that could lead out of their folder", "left out")
     UNKNOWN_IMAGE = ("unknown_image", "boxes of images that are not listed", "left out")
     UNKNOWN_CATEGORY = ("unknown_category", "boxes of a category that is not listed", "left out")
     UNTRAINED_CATEGORY = ("untrained_category", "boxes of a category that the model does not know", "left out")
     INVALID_BOX = ("invalid_box", "boxes that are not four finite numbers", "left out")
+    INVALID_CROWD = ("invalid_crowd", "boxes whose iscrowd is neither 0 nor 1", "left out")
+    NORMALISED_BOX = ("normalised_box", "boxes in 0..1, shares of the image in place of pixels", "left out")
     EMPTY_BOX = ("empty_box", "boxes without area", "left out")
+    TINY_BOX = ("tiny_box", "boxes narrower than a sixteenth of a pixel", "left out")
     OUTSIDE_BOX = ("outside_box", "boxes outside their image", "left out")
     CLIPPED_BOX = ("clipped_box", "boxes that reach beyond their image", "cut at its border")
+    BOX_FROM_MASK = ("box_from_mask", "masks without a box", "box taken from the mask")
     MISSING_MASK = ("missing_mask", "boxes without a mask", "left out")
     INVALID_MASK = ("invalid_mask", "masks that cannot be read", "box left out")
+    INVALID_PART = ("invalid_part", "masks with parts that are no polygons", "those parts left out")
     HUGE_MASKS = ("huge_masks", "images whose masks have too many pixels in all", "left out")
+    # Counted among what is lost, and no problem: the metric has a use for them.
+    CROWD = ("crowd", "crowds or difficult objects", "not learned from")
 
     def __init__(self, key: str, text: str, action: str) -> None:
         self.key = key
@@ -54,19 +70,21 @@ class DataReport:
     """Everything that was found wrong with one split, and what was done about each.
 
     `images`, `boxes`, `crowd_boxes` and `empty_images` count what is left for use: photographs, boxes (crowds
-    included), boxes marked crowd or difficult, and photographs without a box.
+    included), boxes marked crowd or difficult, and photographs without a box. `lost` counts the objects of which
+    nothing is learned, by the reason.
 
     Example:
         >>> report = DataReport()
         >>> report.add(Problem.EMPTY_BOX, "a.xml, object 3")
         >>> report.summary()
-        ['1 boxes without area: left out (a.xml, object 3)']
+        ['boxes without area: 1, left out (a.xml, object 3)']
     """
 
     images: int = 0
     boxes: int = 0
     crowd_boxes: int = 0
     empty_images: int = 0
+    lost: Counter[Problem] = field(default_factory=Counter)
     _counts: dict[Problem, int] = field(default_factory=dict)
     _names: dict[Problem, list[str]] = field(default_factory=dict)
 
@@ -75,7 +93,12 @@ class DataReport:
         self._counts[problem] = self.count(problem) + 1
         names = self._names.setdefault(problem, [])
         if len(names) < _NAMES_KEPT:
-            names.append(where)
+            names.append(plain(where))
+
+    def lose(self, problem: Problem, where: str) -> None:
+        """Count one `problem` that costs an object."""
+        self.add(problem, where)
+        self.lost[problem] += 1
 
     def count(self, *problems: Problem) -> int:
         """Return how often any of `problems` was found; with no argument, how many problems there are."""
@@ -91,10 +114,10 @@ class DataReport:
         return lines or ["no problems"]
 
     def line(self, problem: Problem) -> str:
-        """Return the line of one kind: how many, what, what was done, and the first three names."""
+        """Return the line of one kind: what, how many, what was done, and the first three names."""
         count, names = self.count(problem), self._names[problem][:_NAMES_SHOWN]
         more = f", and {count - len(names)} more" if count > len(names) else ""
-        return f"{count} {problem.text}: {problem.action} ({'; '.join(names)}{more})"
+        return f"{problem.text}: {count}, {problem.action} ({'; '.join(names)}{more})"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain values for JSON: counts, and the kinds with their names."""

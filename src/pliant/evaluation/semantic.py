@@ -86,6 +86,7 @@ def segmentation_metrics(matrix: Tensor, names: Sequence[str]) -> SegmentationMe
               \mathrm{mIoU} = \frac{1}{|C'|} \sum_{c \in C'} \mathrm{IoU}_c
 
     over the classes :math:`C'` with at least one pixel in truth or prediction, as Pascal VOC's development kit does.
+    Where the truth has pixels of one class alone the means are undefined: one label for every pixel would be perfect.
 
     Args:
         matrix: (C, C) counts: row the true label, column the predicted one.
@@ -105,11 +106,12 @@ def segmentation_metrics(matrix: Tensor, names: Sequence[str]) -> SegmentationMe
     found, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     union = true + predicted - found
     ious = [ratio(f, u) for f, u in zip(found.tolist(), union.tolist(), strict=True)]
+    several = int((true > 0).sum()) > 1
     recalls = [ratio(f, t) for f, t in zip(found.tolist(), true.tolist(), strict=True)]
     return SegmentationMetrics(
-        miou=_mean(ious),
+        miou=_mean(ious) if several else UNDEFINED,
         pixel_accuracy=ratio(float(found.sum()), float(counts.sum())),
-        mean_accuracy=_mean(recalls),
+        mean_accuracy=_mean(recalls) if several else UNDEFINED,
         per_category=dict(zip(names, ious, strict=True)),
         pixels=int(matrix.sum()),
     )

@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pliant._check import fail
 from pliant.data.classification.dataset import ClassificationDataset
-from pliant.data.image_checks import refuse_unusable
-from pliant.data.images import EXTENSIONS, UnreadableImageError, read_header
-from pliant.data.records import Category, Source
+from pliant.data.files import image_names, visible
+from pliant.data.image_checks import refuse_unusable, shown_names
+from pliant.data.images import UnreadableImageError, read_header
+from pliant.data.records import Category
 from pliant.data.refusals import check_folder, refuse_layout, refuse_split
 from pliant.data.report import DataReport, Problem
 from pliant.data.transforms import Transform
-
-_SHOWN = 8  # classes that are named in an error
 
 # How many images are opened when a split is.
 _PROBES = 20
@@ -47,7 +45,8 @@ def open_classification(
 
     Raises:
         PliantError: the split is not there, has no folders of classes or no images; fewer than half of the images that
-            are opened are in order; no class is one of `categories`; or, with `strict`, anything is wrong.
+            are opened are in order; no class is one of `categories`, or, where that is None, fewer than two have
+            images; or, with `strict`, anything is wrong.
 
     Example:
         >>> import pathlib, tempfile
@@ -62,32 +61,35 @@ def open_classification(
     """
     root = Path(root)
     check_folder(root)
-    folders = _class_folders(root, split)
     report = DataReport()
+    folders = _class_folders(root, split, report)
     own = [Category(label, path.name) for label, path in enumerate(folders)]
     known = own if categories is None else list(categories)
     place = f"{root}, split {split!r}"
     _refuse_other_classes(place, own, known)
     names, labels = _listed(folders, {category.name: label for label, category in enumerate(known)}, report)
     report.images = len(names)
-    refuse_unusable(place, Source(own, listed=len(names)), known, report, strict)
+    refuse_unusable(place, len(names), report, strict=strict)
     _probe(place, root / split, names)
+    if categories is None and len(set(labels)) < 2:
+        got = f"{shown_names(known)} alone"
+        fail(place, "must have two classes with images at least", got, "add the folder of another class")
     return ClassificationDataset(
         root, split, known, names, labels, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
     )
 
 
-def _class_folders(root: Path, split: str) -> list[Path]:
-    splits = [path.name for path in sorted(root.iterdir()) if path.is_dir() and _subfolders(path)]
+def _class_folders(root: Path, split: str, report: DataReport) -> list[Path]:
+    splits = [path.name for path in _subfolders(root) if _subfolders(path)]
     if split not in splits:
         if splits:
             refuse_split(root, split, splits)
         refuse_layout(root, "must be a folder of splits with a folder for each class", f"{split}/CLASS/IMAGE.jpg")
-    return _subfolders(root / split)
+    return _subfolders(root / split, report)
 
 
-def _subfolders(path: Path) -> list[Path]:
-    return sorted((child for child in path.iterdir() if child.is_dir()), key=lambda child: child.name)
+def _subfolders(path: Path, report: DataReport | None = None) -> list[Path]:
+    return visible((child for child in path.iterdir() if child.is_dir()), report)
 
 
 def _listed(folders: Sequence[Path], labels: Mapping[str, int], report: DataReport) -> tuple[list[str], list[int]]:
@@ -98,20 +100,12 @@ def _listed(folders: Sequence[Path], labels: Mapping[str, int], report: DataRepo
         if folder.name not in labels:
             report.add(Problem.UNTRAINED_CLASS, folder.name)
             continue
-        inside = list(_images(folder))
+        inside = [f"{folder.name}/{name}" for name in image_names(folder, report)]
         if not inside:
             report.add(Problem.EMPTY_CLASS, folder.name)
         names += inside
         found += [labels[folder.name]] * len(inside)
     return names, found
-
-
-def _images(folder: Path) -> Iterator[str]:
-    """Yield the images in `folder` and the folders in it, by name; links to other folders are not followed."""
-    for place, inner, names in os.walk(folder):
-        inner.sort()
-        below = Path(place).relative_to(folder.parent).as_posix()
-        yield from (f"{below}/{name}" for name in sorted(names) if name.lower().endswith(EXTENSIONS))
 
 
 def _probe(place: str, home: Path, names: Sequence[str]) -> None:
@@ -130,5 +124,5 @@ def _probe(place: str, home: Path, names: Sequence[str]) -> None:
 
 def _refuse_other_classes(place: str, own: Sequence[Category], known: Sequence[Category]) -> None:
     if not {category.name for category in own} & {category.name for category in known}:
-        names, has = (", ".join(repr(c.name) for c in some[:_SHOWN]) for some in (known, own))
-        fail(place, f"must have classes of the model, {names}", has, "give the data of this model")
+        rule = f"must have classes of the model, {shown_names(known)}"
+        fail(place, rule, shown_names(own), "give the data of this model")

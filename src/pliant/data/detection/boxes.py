@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pliant.data.detection.masks import BadMaskError, encode_segmentation, mask_area
+from pliant.data.detection.masks import BadMaskError, encode_segmentation, good_parts, mask_area, mask_corners
 from pliant.data.image_checks import CheckedImage, Progress, Verify, checked_image
 from pliant.data.records import Category, ImageInfo, Source, SourceBox
 from pliant.data.report import DataReport, Problem
 
-# Pixels of all masks of an image together, a byte each when it is read: 2,000 objects of a megapixel.
-_MAX_MASK_PIXELS = 2**31
+# Pixels of all masks of an image together, a byte each when it is read: 1,000 objects of a megapixel.
+_MAX_MASK_PIXELS = 2**30
+# Narrower boxes lose their area in float32 when a wide image is mirrored or resized.
+_LEAST_SIDE = 1 / 16
 
 # Boxes written as x, y, width, height with rounded decimals end a little outside; that is no finding.
 _ROUNDING = 1e-2
@@ -55,8 +57,12 @@ def check_source(
     images = []
     for done, image in enumerate(source.images, 1):
         checked = checked_image(image, report, verify)
-        if checked and not (masks and _has_huge_masks(checked.info, source, report)):
+        if isinstance(checked, CheckedImage) and masks and _has_huge_masks(checked.info, source, report):
+            checked = Problem.HUGE_MASKS
+        if isinstance(checked, CheckedImage):
             images.append(checked)
+        else:
+            report.lost[checked] += len(source.boxes.get(image.id, ()))
         if progress:
             progress(done, len(source.images))
     table = _box_table(images, source, _labels(source.categories, categories), report, masks)
@@ -66,11 +72,13 @@ def check_source(
 
 def _labels(source: Sequence[Category], known: Sequence[Category]) -> dict[int, int | None]:
     """Map the source's category ids to labels 1..C of `known`: by name, and by id where names repeat."""
+    same: dict[str, dict[int, int]] = {}
+    for label, category in enumerate(known, 1):
+        same.setdefault(category.name, {})[category.id] = label
     labels: dict[int, int | None] = {}
     for category in source:
-        same = [(label, other.id) for label, other in enumerate(known, 1) if other.name == category.name]
-        exact = [label for label, other_id in same if other_id == category.id]
-        labels[category.id] = exact[0] if exact else same[0][0] if same else None
+        by_id = same.get(category.name, {})
+        labels[category.id] = by_id.get(category.id, next(iter(by_id.values()), None))
     return labels
 
 
@@ -82,14 +90,12 @@ def _box_table(
     for image in images:
         for box in source.boxes.get(image.info.id, ()):
             place = f"{image.info.file_name}, {box.where}"
-            if box.category_id not in labels:
-                report.add(Problem.UNKNOWN_CATEGORY, f"{place}: category {box.category_id!r}")
-            elif (label := labels[box.category_id]) is None:
-                report.add(Problem.UNTRAINED_CATEGORY, f"{place}: {names[box.category_id]!r}")
-            elif corners := _checked_corners(box, image.info, place, report):
-                mask = _checked_mask(box, image.info, place, report) if masks else None
-                if masks and mask is None:
-                    continue
+            label = _checked_label(box, labels, names, place, report)
+            mask = _checked_mask(box, image.info, place, report) if masks and label is not None else None
+            if label is None or (masks and mask is None):
+                continue
+            corners = _checked_corners(_with_box(box, mask, image.info, place, report), image.info, place, report)
+            if corners:
                 kept.append((corners, label, _area(box, corners, mask, image.info), box.crowd, box.id))
                 runs += [mask] if mask is not None else []
         starts.append(len(kept))
@@ -104,22 +110,56 @@ def _box_table(
     )
 
 
-def _checked_corners(box: SourceBox, info: ImageInfo, place: str, report: DataReport) -> tuple[float, ...] | None:
-    if len(box.corners) != 4 or not all(map(math.isfinite, box.corners)):
-        report.add(Problem.INVALID_BOX, place)
+def _checked_label(
+    box: SourceBox, labels: dict[int, int | None], names: dict[int, str], place: str, report: DataReport
+) -> int | None:
+    if box.category_id is None or box.category_id not in labels:
+        report.lose(Problem.UNKNOWN_CATEGORY, f"{place}: category {box.category_id!r}")
+    elif (label := labels[box.category_id]) is None:
+        report.lose(Problem.UNTRAINED_CATEGORY, f"{place}: {names[box.category_id]!r}")
+    elif box.crowd is None:
+        report.lose(Problem.INVALID_CROWD, place)
+    else:
+        return label
+    return None
+
+
+def _with_box(box: SourceBox, mask: bytes | None, info: ImageInfo, place: str, report: DataReport) -> tuple[float, ...]:
+    """Return the corners of a box; those of its mask where it states none."""
+    if box.corners or mask is None:
+        return box.corners
+    report.add(Problem.BOX_FROM_MASK, place)
+    return mask_corners(mask, info.height, info.width)
+
+
+def _checked_corners(
+    corners: tuple[float, ...], info: ImageInfo, place: str, report: DataReport
+) -> tuple[float, ...] | None:
+    if len(corners) != 4 or not all(map(math.isfinite, corners)):
+        report.lose(Problem.INVALID_BOX, place)
         return None
-    x1, y1, x2, y2 = box.corners
-    if x2 <= x1 or y2 <= y1:
-        report.add(Problem.EMPTY_BOX, f"{place}: {x2 - x1:g}x{y2 - y1:g}")
-        return None
+    x1, y1, x2, y2 = corners
     inside = (max(x1, 0.0), max(y1, 0.0), min(x2, float(info.width)), min(y2, float(info.height)))
-    if inside[2] <= inside[0] or inside[3] <= inside[1]:
-        report.add(Problem.OUTSIDE_BOX, place)
-        return None
-    beyond = max(abs(a - b) for a, b in zip(inside, box.corners, strict=True))
-    if beyond > _ROUNDING:
-        report.add(Problem.CLIPPED_BOX, f"{place}: {beyond:.4g} pixels beyond")
-    return inside
+    if x2 <= x1 or y2 <= y1:
+        report.lose(Problem.EMPTY_BOX, f"{place}: {x2 - x1:g}x{y2 - y1:g}")
+    elif inside[2] <= inside[0] or inside[3] <= inside[1]:
+        report.lose(Problem.OUTSIDE_BOX, place)
+    elif _is_normalised(corners) and min(info.width, info.height) > 2:
+        report.lose(Problem.NORMALISED_BOX, place)
+    elif min(inside[2] - inside[0], inside[3] - inside[1]) < _LEAST_SIDE:
+        report.lose(Problem.TINY_BOX, f"{place}: {x2 - x1:g}x{y2 - y1:g}")
+    else:
+        beyond = max(abs(a - b) for a, b in zip(inside, corners, strict=True))
+        if beyond > _ROUNDING:
+            report.add(Problem.CLIPPED_BOX, f"{place}: {beyond:.4g} pixels beyond")
+        return inside
+    return None
+
+
+def _is_normalised(corners: tuple[float, ...]) -> bool:
+    """Say whether a box has numbers from 0 to 1 alone, as corners or as corner and size: in pixels it is a speck."""
+    x1, y1, x2, y2 = corners
+    return max(x2, y2) <= 1 or (min(x1, y1) >= 0 and max(x1, y1, x2 - x1, y2 - y1) <= 1)
 
 
 def _has_huge_masks(info: ImageInfo, source: Source, report: DataReport) -> bool:
@@ -134,18 +174,21 @@ def _has_huge_masks(info: ImageInfo, source: Source, report: DataReport) -> bool
 def _checked_mask(box: SourceBox, info: ImageInfo, place: str, report: DataReport) -> bytes | None:
     """Return a box's mask as compressed run lengths; None, and an entry in `report`, if it has none."""
     if not box.segmentation:
-        report.add(Problem.MISSING_MASK, place)
+        report.lose(Problem.MISSING_MASK, place)
         return None
     try:
-        return encode_segmentation(box.segmentation, info.height, info.width)
+        segmentation, bad = good_parts(box.segmentation, info.height, info.width)
+        if bad:
+            report.add(Problem.INVALID_PART, f"{place}: {bad}")
+        return encode_segmentation(segmentation, info.height, info.width)
     except BadMaskError as error:
-        report.add(Problem.INVALID_MASK, f"{place}: {error}")
+        report.lose(Problem.INVALID_MASK, f"{place}: {error}")
         return None
 
 
 def _area(box: SourceBox, corners: tuple[float, ...], mask: bytes | None, info: ImageInfo) -> float:
     """Return the source's area, which for COCO is that of the mask; else that of the mask; else that of the box."""
-    if box.area is not None and math.isfinite(box.area) and box.area > 0:
+    if box.area is not None and 0 < box.area <= info.width * info.height:
         return box.area
     if mask is not None:
         return mask_area(mask, info.height, info.width)
@@ -157,3 +200,4 @@ def _count(report: DataReport, table: BoxTable) -> None:
     report.boxes = len(table.labels)
     report.crowd_boxes = int(table.crowd.sum())
     report.empty_images = int((table.starts.diff() == 0).sum())
+    report.lost[Problem.CROWD] += report.crowd_boxes

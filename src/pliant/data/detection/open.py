@@ -12,10 +12,10 @@ from pliant.data.detection.boxes import check_source
 from pliant.data.detection.coco import coco_splits, match_split, read_coco
 from pliant.data.detection.dataset import DetectionDataset
 from pliant.data.detection.voc import find_voc, read_voc
-from pliant.data.image_checks import Progress, Verify, refuse_unusable
+from pliant.data.image_checks import Progress, Verify, refuse_few, refuse_unusable, shown_names
 from pliant.data.records import Category, Source
 from pliant.data.refusals import check_folder, refuse_layout, refuse_split
-from pliant.data.report import DataReport
+from pliant.data.report import DataReport, Problem
 from pliant.data.transforms import Transform
 
 
@@ -44,7 +44,8 @@ def open_detection(
         categories: those of a trained model, which labels then follow, by name; None takes them from the data.
         transforms: applied to image and target, see `detection_transforms` and `eval_transforms`.
         masks: read the objects' masks too, polygons and run lengths of COCO json or VOC's `SegmentationObject`, for
-            the images listed in `ImageSets/Segmentation`; a box without a mask is left out.
+            the images listed in `ImageSets/Segmentation`; a box without a mask is left out,
+            and a mask without a box gives it.
         strict: make any problem an error.
         verify: "header" opens every image and reads its size; "pixels" decodes every image too, so that broken ones
             are left out at once and not replaced later: right for evaluation.
@@ -52,9 +53,9 @@ def open_detection(
         progress: called as `progress(done, total)` while images are checked.
 
     Raises:
-        PliantError: the layout or the split is not there; a file of annotations is broken, has an id twice, or names
-            an image outside its folder; fewer than half of the images are in order; no box has one of `categories`;
-            or, with `strict`, anything is wrong.
+        PliantError: the layout or the split is not there; a file of annotations is broken; fewer than half of the
+            images are in order, or of the boxes left to learn from; no box has one of `categories`; or, with `strict`,
+            anything is wrong.
 
     Example:
         >>> import pathlib, tempfile
@@ -78,10 +79,26 @@ def open_detection(
     source = _read(root, split, report, needs_all_names=categories is None, masks=masks)
     known = source.categories if categories is None else list(categories)
     images, boxes = check_source(source, known, report, verify, progress, masks=masks)
-    refuse_unusable(f"{root}, split {split!r}", source, known, report, strict)
+    place = f"{root}, split {split!r}"
+    refuse_unusable(place, source.listed, report, strict=strict)
+    _refuse_other_data(place, source.categories, known, report)
+    refuse_few(place, "boxes", report.boxes - report.crowd_boxes, report.lost)
     return DetectionDataset(
         root, split, known, images, boxes, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
     )
+
+
+def _refuse_other_data(place: str, has: Sequence[Category], known: Sequence[Category], report: DataReport) -> None:
+    """Refuse data of another model: without masks where it needs them, or without one of its categories."""
+    if report.boxes:
+        return
+    lines = "; ".join(report.summary())
+    if report.count(Problem.MISSING_MASK, Problem.INVALID_MASK):
+        rule = "must have masks, polygons or run lengths in COCO json or VOC's SegmentationObject"
+        fail(place, rule, lines, "annotate them, or take a model without masks")
+    if report.count(Problem.UNTRAINED_CATEGORY):
+        rule = f"must have boxes of the categories of the model, {shown_names(known)}"
+        fail(place, rule, shown_names(has), "give the data of this model")
 
 
 def _read(root: Path, split: str, report: DataReport, *, needs_all_names: bool, masks: bool) -> Source:

@@ -13,14 +13,16 @@ from xml.parsers import expat
 
 from pliant._check import PliantError, fail
 from pliant.data.detection.voc_masks import add_object_masks
-from pliant.data.files import check_stem, files_by_stem, lines_of, stated_size
-from pliant.data.images import EXTENSIONS
+from pliant.data.files import files_by_stem, is_plain_name, lines_of, read_bounded, stated_size, visible
+from pliant.data.images import EXTENSIONS, is_regular
 from pliant.data.records import Category, Source, SourceBox, SourceImage
 from pliant.data.report import DataReport, Problem
 from pliant.data.voc_folders import find_voc_home
 
-# The largest annotation of VOC 2012 is 20 kB; a megabyte holds some 2,000 boxes.
-_MAX_XML_BYTES = 64 * 2**20
+# The largest annotation of VOC 2012 is 20 kB; a megabyte holds some 2,000 boxes, of ten elements each.
+_MAX_XML_BYTES = 8 * 2**20
+_MAX_ELEMENTS = 250_000
+_MAX_DEPTH = 100
 _PER_CLASS_LINE = re.compile(r"\S+\s+(-1|0|1)")
 
 
@@ -57,17 +59,22 @@ def find_voc(root: Path, split: str, lists: str = "Main") -> VocLayout | None:
     if home is None and (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir():
         fix = f"list the images of each split, one name a line, as in ImageSets/{lists}/{split}.txt"
         fail(str(root), "must say which images are in a split", f"no folder ImageSets/{lists}", fix)
-    return _with_image_sets(home, lists) if home else _beside_images(root, split)
+    return _with_image_sets(home, lists, split) if home else _beside_images(root, split)
 
 
-def _with_image_sets(home: Path, folder: str) -> VocLayout:
+def _with_image_sets(home: Path, folder: str, split: str) -> VocLayout:
     for name in ("Annotations", "JPEGImages"):
         if not (home / name).is_dir():
             fail(str(home), f"must hold the folder {name} beside ImageSets", "none", "put it there")
-    lists = {path.stem: lines_of(path) for path in sorted((home / "ImageSets" / folder).glob("*.txt"))}
+    files = visible((home / "ImageSets" / folder).glob("*.txt"))
+    lists = {path.stem: _listed(path) for path in files if path.stem == split or is_regular(path)}
     splits = {name: lines for name, lines in lists.items() if not _is_per_class(lines)}
     annotations = home / "Annotations"
-    return VocLayout(annotations, home / "JPEGImages", splits, sorted(annotations.glob("*.xml")))
+    return VocLayout(annotations, home / "JPEGImages", splits, visible(annotations.glob("*.xml")))
+
+
+def _listed(path: Path) -> list[str]:
+    return [line for line in lines_of(path) if line]
 
 
 def _is_per_class(lines: list[str]) -> bool:
@@ -76,7 +83,7 @@ def _is_per_class(lines: list[str]) -> bool:
 
 
 def _beside_images(root: Path, split: str) -> VocLayout | None:
-    xml = {path: sorted(path.glob("*.xml")) for path in sorted(root.iterdir()) if path.is_dir()}
+    xml = {path: visible(path.glob("*.xml")) for path in visible(root.iterdir()) if path.is_dir()}
     splits = {path.name: [file.stem for file in files] for path, files in xml.items() if files}
     if not splits:
         return None
@@ -96,7 +103,7 @@ def read_voc(
         names |= _all_names(layout, {layout.annotations / f"{stem}.xml" for stem in annotations})
     categories = [Category(i, name) for i, name in enumerate(sorted(names), 1)]
     source = Source(categories, listed=len(set(layout.splits[split])))
-    _fill(source, annotations, files_by_stem(layout.images), layout.images, report)
+    _fill(source, annotations, files_by_stem(layout.images, report), layout.images, report)
     if masks:
         add_object_masks(source, layout.images.parent / "SegmentationObject", report)
     return source
@@ -105,11 +112,12 @@ def read_voc(
 def _read_annotations(layout: VocLayout, split: str, report: DataReport) -> dict[str, _Annotation]:
     annotations: dict[str, _Annotation] = {}
     for stem in layout.splits[split]:
-        check_stem(stem, split)
         path = layout.annotations / f"{stem}.xml"
-        if stem in annotations:
+        if not is_plain_name(stem):
+            report.add(Problem.UNSAFE_NAME, stem)
+        elif stem in annotations:
             report.add(Problem.REPEATED_IMAGE, stem)
-        elif not path.is_file():
+        elif not is_regular(path):
             report.add(Problem.MISSING_ANNOTATION, path.name)
         else:
             try:
@@ -199,22 +207,37 @@ def _text(element: Element | None, name: str) -> str | None:
 def parse_xml(path: Path) -> Element:
     """Parse an xml file of a stranger: no document type, hence no entities, no files of others, no expansion.
 
+    Attributes, which VOC has none of, are not kept.
+
     Raises:
-        PliantError: the file is broken, too large, or declares a document type.
+        PliantError: the file is broken, too large, too deep, or declares a document type.
     """
-    if path.stat().st_size > _MAX_XML_BYTES:
-        raise PliantError(f"larger than {_MAX_XML_BYTES} bytes")
-    builder = TreeBuilder()
+    builder, depth, count = TreeBuilder(), 0, 0
+
+    def start(name: str, _: object) -> None:
+        nonlocal depth, count
+        depth, count = depth + 1, count + 1
+        if depth > _MAX_DEPTH or count > _MAX_ELEMENTS:
+            raise PliantError(f"has more than {_MAX_ELEMENTS} elements, or {_MAX_DEPTH} inside each other")
+        builder.start(name, {})
+
+    def end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(name)
+
     parser = expat.ParserCreate()
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = _refuse_doctype
     try:
-        parser.Parse(path.read_bytes(), True)
-    except (expat.ExpatError, ValueError) as error:
-        raise PliantError(str(error)) from error
-    root: Element = builder.close()
+        parser.Parse(read_bounded(path, _MAX_XML_BYTES), True)
+        root: Element = builder.close()
+    except PliantError:
+        raise
+    except (expat.ExpatError, ValueError, LookupError, AssertionError, MemoryError) as error:
+        raise PliantError(f"must be xml in a known encoding; {error}; replace it") from error
     return root
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pliant.data.detection.masks import coco_segmentation, encode_masks
-from pliant.data.images import UnreadableImageError
+from pliant.data.detection.masks import encode_masks
+from pliant.data.images import UnreadableImageError, is_regular
 from pliant.data.label_maps import read_label_map
-from pliant.data.records import Source, SourceBox
+from pliant.data.records import Source, SourceBox, SourceImage
 from pliant.data.report import DataReport, Problem
 
 
@@ -23,26 +23,30 @@ def add_object_masks(source: Source, folder: Path, report: DataReport) -> None:
     kept = []
     for image in source.images:
         path = folder / f"{image.path.stem}.png"
-        if not path.is_file():
-            report.add(Problem.MISSING_LABELS, image.file_name)
+        if not is_regular(path):
+            _leave_out(source, image, report, Problem.MISSING_LABELS, image.file_name)
             continue
         try:
             values = read_label_map(path)
         except UnreadableImageError as error:
-            report.add(Problem.UNREADABLE_LABELS, f"{path.name}: {error}")
+            _leave_out(source, image, report, Problem.UNREADABLE_LABELS, f"{path.name}: {error}")
             continue
         source.boxes[image.id] = _with_masks(source.boxes.get(image.id, []), values)
         kept.append(image)
     source.images = kept
 
 
+def _leave_out(source: Source, image: SourceImage, report: DataReport, problem: Problem, where: str) -> None:
+    report.add(problem, where)
+    report.lost[problem] += len(source.boxes.get(image.id, ()))
+
+
 def _with_masks(boxes: list[SourceBox], values: Tensor) -> list[SourceBox]:
     """Return the boxes of an image, each with the pixels (H, W) of its number; with None if there are none."""
-    height, width = values.shape
     given = []
     for number, box in enumerate(boxes, 1):
         pixels = values == number
         runs = encode_masks(pixels[None])[0] if number < 255 and bool(pixels.any()) else None
-        segmentation = None if runs is None else coco_segmentation(runs, height, width)
+        segmentation = None if runs is None else {"size": list(values.shape), "counts": runs}
         given.append(dataclasses.replace(box, segmentation=segmentation))
     return given

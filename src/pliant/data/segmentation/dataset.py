@@ -72,6 +72,16 @@ class SegmentationDataset(CheckedDataset):
             self._odd[index] = 1
         return labels
 
+    def pixels_of_classes(self, index: int) -> tuple[Tensor, int]:
+        """Return how many pixels of the label map of image `index` have each label (C,), and how many a value of none.
+
+        Raises:
+            UnreadableImageError: the label map is broken.
+        """
+        labels, unknown = self._table(read_label_map(self._labels[index]))
+        counts = labels.flatten().bincount(minlength=256)[: len(self.categories)]
+        return counts, len(unknown)
+
     def _target(self, index: int) -> Target:
         info = self.image_info(index)
         labels = self.labels_map(index)

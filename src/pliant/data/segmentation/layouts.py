@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from pliant._check import fail
 from pliant.data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_IDS, VOC_CLASSES, read_class_names
-from pliant.data.files import check_stem, files_by_stem, lines_of
-from pliant.data.images import EXTENSIONS
+from pliant.data.files import files_by_stem, image_names, is_plain_name, lines_of, visible
 from pliant.data.label_maps import SUFFIXES
 from pliant.data.records import Category
 from pliant.data.refusals import refuse_layout, refuse_split
@@ -34,10 +33,11 @@ class LabelledImage:
 
 @dataclass
 class LabelSource:
-    """One split: its classes by their value in the label maps, the values ignored on purpose, and its images."""
+    """One split: its classes by their value in the label maps, its images, how many it lists, the values ignored."""
 
     categories: list[Category]
     images: list[LabelledImage]
+    listed: int
     ignored: frozenset[int] = field(default_factory=frozenset)
 
 
@@ -68,26 +68,26 @@ def _find_voc(root: Path) -> LabelLayout | None:
     home = find_voc_home(root, "Segmentation")
     if home is None:
         return None
-    lists = {path.stem: path for path in sorted((home / "ImageSets" / "Segmentation").glob("*.txt"))}
+    lists = {path.stem: path for path in visible((home / "ImageSets" / "Segmentation").glob("*.txt"))}
     return LabelLayout(tuple(lists), lambda split, report: _read_voc(root, home, split, lists[split], report))
 
 
 def _read_voc(root: Path, home: Path, split: str, file: Path, report: DataReport) -> LabelSource:
     own = read_class_names((root, home))
     categories = own or [Category(value, name) for value, name in enumerate(VOC_CLASSES)]
-    images = files_by_stem(home / "JPEGImages")
+    images = files_by_stem(home / "JPEGImages", report)
     labels = {folder: files_by_stem(home / folder) for folder in _VOC_LABELS}
     found: dict[str, LabelledImage] = {}
-    for stem in lines_of(file):
-        check_stem(stem, split)
-        if stem in found:
-            report.add(Problem.REPEATED_IMAGE, stem)
+    stems = [line for line in lines_of(file) if line]
+    for stem in stems:
+        if not is_plain_name(stem) or stem in found:
+            report.add(Problem.REPEATED_IMAGE if stem in found else Problem.UNSAFE_NAME, stem)
             continue
         name = images.get(stem, [f"{stem}.jpg"])[0]
         maps = [home / folder / _map_of(files[stem]) for folder, files in labels.items() if stem in files]
         fallback = home / _VOC_LABELS[0] / f"{stem}.png"
         found[stem] = LabelledImage(name, home / "JPEGImages" / name, maps[0] if maps else fallback)
-    return LabelSource(categories, list(found.values()))
+    return LabelSource(categories, list(found.values()), len(set(stems)))
 
 
 def _map_of(names: list[str]) -> str:
@@ -99,52 +99,49 @@ def _find_cityscapes(root: Path) -> LabelLayout | None:
     images, labels = root / "leftImg8bit", root / "gtFine"
     if not images.is_dir() or not labels.is_dir():
         return None
-    splits = tuple(path.name for path in sorted(images.iterdir()) if path.is_dir())
-    return LabelLayout(splits, lambda split, report: _read_cityscapes(images / split, labels / split))
+    splits = tuple(path.name for path in visible(images.iterdir()) if path.is_dir())
+    return LabelLayout(splits, lambda split, report: _read_cityscapes(images / split, labels / split, report))
 
 
-def _read_cityscapes(images: Path, labels: Path) -> LabelSource:
+def _read_cityscapes(images: Path, labels: Path, report: DataReport) -> LabelSource:
     categories = [Category(value, name) for value, name in CITYSCAPES_CLASSES.items()]
     pairs = []
-    for path in sorted(images.glob("*/*_leftImg8bit.png")):
+    for path in sorted(visible(images.glob("*/*_leftImg8bit.png"), report)):
         stem = path.name.removesuffix("_leftImg8bit.png")
         city = path.parent.name
         pairs.append(LabelledImage(f"{city}/{path.name}", path, labels / city / f"{stem}_gtFine_labelIds.png"))
-    return LabelSource(categories, pairs, frozenset(CITYSCAPES_IDS) - CITYSCAPES_CLASSES.keys())
+    return LabelSource(categories, pairs, len(pairs), frozenset(CITYSCAPES_IDS) - CITYSCAPES_CLASSES.keys())
 
 
 def _find_plain(root: Path) -> LabelLayout | None:
     """Find `images/{split}` and `labels/{split}`, or `{split}/images` and `{split}/labels`."""
     homes = {split: pair for images, labels in reversed(_PLAIN) for split, pair in _plain_splits(root, images, labels)}
-    return LabelLayout(tuple(homes), lambda split, report: _read_plain(root, *homes[split])) if homes else None
+    if not homes:
+        return None
+    return LabelLayout(tuple(homes), lambda split, report: _read_plain(root, *homes[split], report))
 
 
 def _plain_splits(root: Path, images: str, labels: str) -> Iterator[tuple[str, tuple[Path, Path]]]:
-    for path in sorted(root.iterdir()):
+    for path in visible(root.iterdir()):
         if (path / images).is_dir() and (path / labels).is_dir():
             yield path.name, (path / images, path / labels)
     if (root / images).is_dir() and (root / labels).is_dir():
-        for path in sorted((root / images).iterdir()):
+        for path in visible((root / images).iterdir()):
             if path.is_dir():
                 yield path.name, (path, root / labels / path.name)
 
 
-def _read_plain(root: Path, images: Path, labels: Path) -> LabelSource:
+def _read_plain(root: Path, images: Path, labels: Path, report: DataReport) -> LabelSource:
     categories = read_class_names((root,))
     if categories is None:
         fix = "write one name a line: line k, from 0, is the class of value k"
         fail(str(root), "must name its classes in classes.txt or classes.json", "neither", fix)
-    maps = {path.relative_to(labels).with_suffix(""): path for path in _files(labels, SUFFIXES)}
+    maps = {Path(name).with_suffix(""): name for name in image_names(labels, suffixes=SUFFIXES)}
     pairs = []
-    for path in _files(images, EXTENSIONS):
-        name = path.relative_to(images)
-        fallback = labels / name.with_suffix(".png")
-        pairs.append(LabelledImage(name.as_posix(), path, maps.get(name.with_suffix(""), fallback)))
-    return LabelSource(categories, pairs)
-
-
-def _files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    for name in sorted(image_names(images, report)):
+        stem = Path(name).with_suffix("")
+        pairs.append(LabelledImage(name, images / name, labels / maps.get(stem, f"{stem}.png")))
+    return LabelSource(categories, pairs, len(pairs))
 
 
 def _refuse_layout(root: Path, split: str) -> NoReturn:

@@ -3,25 +3,32 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from pliant._check import fail
-from pliant.data.image_checks import CheckedImage, Progress, Verify, checked_image, refuse_unusable
-from pliant.data.images import UnreadableImageError
+from pliant.data.image_checks import (
+    CheckedImage,
+    Progress,
+    Verify,
+    checked_image,
+    refuse_few,
+    refuse_unusable,
+    shown_names,
+)
+from pliant.data.images import UnreadableImageError, is_regular
 from pliant.data.label_maps import IGNORE, LabelTable, read_label_map, read_label_size
-from pliant.data.records import Category, Source, SourceImage
+from pliant.data.records import Category, SourceImage
 from pliant.data.refusals import check_folder
 from pliant.data.report import DataReport, Problem
 from pliant.data.segmentation.dataset import SegmentationDataset
 from pliant.data.segmentation.layouts import LabelledImage, LabelSource, read_labels
 from pliant.data.transforms import Transform
 
-# How many label maps are looked into when a split is opened, to see whether they hold the classes that they should.
-_PROBES = 20
+# At most how many label maps are looked into when a split is opened, until every class was seen.
+_PROBES = 200
 
 
 def open_segmentation(
@@ -55,9 +62,9 @@ def open_segmentation(
         progress: called as `progress(done, total)` while images are checked.
 
     Raises:
-        PliantError: the layout, the split or the names of the classes are not there; a list names a file outside its
-            folder; fewer than half of the images are in order; the first label maps hold no pixel of any class; or,
-            with `strict`, anything is wrong.
+        PliantError: the layout, the split or the names of the classes are not there; fewer than half of the images are
+            in order; of the pixels in up to 200 label maps fewer than half have a class, or, where `categories` is
+            None, all have the same; or, with `strict`, anything is wrong.
 
     Example:
         >>> import pathlib, tempfile
@@ -65,11 +72,13 @@ def open_segmentation(
         >>> root = pathlib.Path(tempfile.mkdtemp())
         >>> for folder, mode in (("images", "RGB"), ("labels", "L")):
         ...     (root / folder / "train").mkdir(parents=True)
-        ...     Image.new(mode, (4, 3), 1 if mode == "L" else "red").save(root / folder / "train" / "a.png")
+        ...     image = Image.new(mode, (4, 3), 1 if mode == "L" else "red")
+        ...     image.paste(0, (0, 0, 2, 3))
+        ...     image.save(root / folder / "train" / "a.png")
         >>> _ = (root / "classes.txt").write_text("background\ntree\n")
         >>> image, target = open_segmentation(root)[0]
         >>> tuple(image.shape), target["labels_map"].unique().tolist()
-        ((3, 3, 4), [1])
+        ((3, 3, 4), [0, 1])
     """
     root = Path(root)
     check_folder(root)
@@ -80,11 +89,12 @@ def open_segmentation(
     table = _label_table(place, source, known, report)
     images, labels = _check_pairs(source.images, report, verify, progress)
     report.images = len(images)
-    refuse_unusable(place, Source(source.categories, listed=len(source.images)), known, report, strict)
+    refuse_unusable(place, source.listed, report, strict=strict)
     dataset = SegmentationDataset(
         root, split, known, images, labels, table, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
     )
-    _probe(place, dataset, known)
+    _look_into(place, dataset, report, alone=categories is None)
+    refuse_unusable(place, source.listed, report, strict=strict)
     return dataset
 
 
@@ -96,8 +106,8 @@ def _label_table(place: str, source: LabelSource, known: Sequence[Category], rep
         if category.name not in place_of:
             report.add(Problem.UNTRAINED_CLASS, category.name)
     if all(label == IGNORE for label in labels.values()):
-        names, has = (", ".join(repr(c.name) for c in some) for some in (known, source.categories))
-        fail(place, f"must have classes of the model, {names}", has, "give the data of this model")
+        rule = f"must have classes of the model, {shown_names(known)}"
+        fail(place, rule, shown_names(source.categories), "give the data of this model")
     return LabelTable(labels)
 
 
@@ -107,7 +117,7 @@ def _check_pairs(
     images, labels = [], []
     for number, pair in enumerate(pairs, 1):
         checked = _checked_pair(pair, number, report, verify)
-        if checked:
+        if isinstance(checked, CheckedImage):
             images.append(checked)
             labels.append(pair.labels)
         if progress:
@@ -115,32 +125,42 @@ def _check_pairs(
     return images, labels
 
 
-def _checked_pair(pair: LabelledImage, number: int, report: DataReport, verify: Verify) -> CheckedImage | None:
-    if not pair.labels.is_file():
+def _checked_pair(pair: LabelledImage, number: int, report: DataReport, verify: Verify) -> CheckedImage | Problem:
+    if not is_regular(pair.labels):
         report.add(Problem.MISSING_LABELS, f"{pair.file_name}: no {pair.labels.name}")
-        return None
+        return Problem.MISSING_LABELS
     try:
         size = read_label_size(pair.labels)
         if verify == "pixels":
             read_label_map(pair.labels)
     except UnreadableImageError as error:
         report.add(Problem.UNREADABLE_LABELS, f"{pair.labels.name}: {error}")
-        return None
+        return Problem.UNREADABLE_LABELS
     return checked_image(SourceImage(number, pair.file_name, pair.image, size), report, verify)
 
 
-def _probe(place: str, dataset: SegmentationDataset, known: Sequence[Category]) -> None:
-    """Refuse label maps that hold nothing but what is ignored: a model would learn nothing, without a word."""
-    probed = copy.copy(dataset)
-    probed._odd = torch.zeros_like(dataset._odd)  # what is found here is found again when the image is read
-    step = max(1, len(dataset) // _PROBES)
-    for index in range(0, len(dataset), step):
+def _look_into(place: str, dataset: SegmentationDataset, report: DataReport, *, alone: bool) -> None:
+    """Count the pixels of each class in some label maps; refuse those that nothing can be learned from.
+
+    Where the classes are the data's own (`alone`), those without a pixel are named, and one class is too few: calling
+    every pixel by it would be right everywhere.
+    """
+    classes = len(dataset.categories)
+    counts, unknown = torch.zeros(classes, dtype=torch.int64), 0
+    for index in range(0, len(dataset), max(1, len(dataset) // _PROBES)):
         try:
-            if (probed.labels_map(index) != IGNORE).any():
-                return
+            found, other = dataset.pixels_of_classes(index)
         except UnreadableImageError:
             continue
-    names = ", ".join(repr(category.name) for category in known[:3])
-    rule = f"must have pixels of its classes ({names}, ...)"
-    fix = "write the values that classes.txt or classes.json names"
-    fail(place, rule, "none in the label maps looked at", fix)
+        counts, unknown = counts + found, unknown + other
+        if counts.all():
+            break
+    things = f"pixels of its classes ({shown_names(dataset.categories)})"
+    refuse_few(place, things, int(counts.sum()), {Problem.UNKNOWN_LABELS: unknown})
+    empty = [category.name for category, count in zip(dataset.categories, counts.tolist(), strict=True) if not count]
+    if alone and classes - len(empty) < 2:
+        got = f"{classes - len(empty)}; 255 is no class but what is ignored"
+        fix = "write the value of its class into each pixel, as classes.txt or classes.json numbers them"
+        fail(place, f"must have pixels of two classes at least, of {shown_names(dataset.categories)}", got, fix)
+    for name in empty if alone else ():
+        report.add(Problem.UNSEEN_CLASS, name)
