@@ -11,10 +11,9 @@ import pytest
 import torch
 from torchvision.tv_tensors import BoundingBoxes
 
+from helpers.data_sets import HEIGHT, WIDTH, Make, save_noise
 from pliant._check import PliantError
 from pliant.data import Category, Problem, detection_transforms, open_detection
-
-from .conftest import HEIGHT, WIDTH, Make, save_noise
 
 
 def test_labels_follow_the_ids_and_boxes_become_corners(make_coco: Make) -> None:

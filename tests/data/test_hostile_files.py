@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.data_sets import Make, save_noise, voc_object, voc_xml
 from pliant._check import PliantError
 from pliant.data import Problem, open_classification, open_detection, open_segmentation, read_image
 from pliant.data.detection.masks import BadMaskError, encode_segmentation
 from pliant.data.detection.voc import parse_xml
 from pliant.data.files import image_names, lines_of, load_json, read_bounded
-
-from .conftest import Make, save_noise, voc_object, voc_xml
 
 
 @pytest.fixture(params=["device", "pipe", "folder", "loop", "nowhere"])

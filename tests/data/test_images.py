@@ -13,10 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.data_sets import HEIGHT, WIDTH, Make, cut, save_noise
 from pliant.data import Problem, UnreadableImageError, open_detection, read_image
 from pliant.data.images import HugeImageError, read_header
-
-from .conftest import HEIGHT, WIDTH, Make, cut, save_noise
 
 # Two rows, three columns, all six colours different.
 PIXELS = np.array(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as pycocotools
 
+from helpers.data_sets import HEIGHT, WIDTH, Make, voc_object, voc_xml
 from pliant._check import PliantError
 from pliant.data import Problem, collate, detection_transforms, open_detection
 from pliant.data.detection.masks import (
@@ -27,8 +27,6 @@ from pliant.data.detection.masks import (
 )
 from pliant.data.detection.transforms import RandomCrop
 from pliant.data.transforms import rotate90
-
-from .conftest import HEIGHT, WIDTH, voc_object, voc_xml
 
 # pycocotools, which only checks us here, is older than NumPy 2's rules of copying.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
@@ -109,7 +107,7 @@ BOX = {"bbox": [5, 4, 20, 10]}
 POLYGON = [[5, 4, 25, 4, 25, 14, 5, 14]]  # the pixels of the box
 
 
-def test_coco_masks_stand_in_the_rows_of_their_boxes(make_coco: Callable[..., Path]) -> None:
+def test_coco_masks_stand_in_the_rows_of_their_boxes(make_coco: Make) -> None:
     crowd = [8 * HEIGHT, 3 * HEIGHT, (WIDTH - 11) * HEIGHT]
     root = make_coco(
         [
@@ -139,14 +137,12 @@ def test_coco_masks_stand_in_the_rows_of_their_boxes(make_coco: Callable[..., Pa
     assert np.array_equal(np.stack(found), expected.numpy())
 
 
-def test_data_without_masks_are_refused_where_masks_are_asked_for(make_coco: Callable[..., Path]) -> None:
+def test_data_without_masks_are_refused_where_masks_are_asked_for(make_coco: Make) -> None:
     with pytest.raises(PliantError, match="must have masks, polygons or run lengths in COCO json or VOC's"):
         open_detection(make_coco([BOX]), "train", masks=True)
 
 
-def test_masks_that_would_fill_the_memory_are_left_out(
-    make_coco: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_that_would_fill_the_memory_are_left_out(make_coco: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pliant.data.detection.boxes._MAX_MASK_PIXELS", 2 * WIDTH * HEIGHT)
     many = {**BOX, "segmentation": POLYGON, "image_id": 20}
     alone = [{**BOX, "segmentation": POLYGON, "image_id": 10 * i} for i in (1, 1, 3, 4)]
@@ -164,7 +160,7 @@ def write_object_map(root: Path, stem: str, values: np.ndarray) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
-def test_voc_numbers_objects_in_the_order_of_the_xml(make_voc: Callable[..., Path]) -> None:
+def test_voc_numbers_objects_in_the_order_of_the_xml(make_voc: Make) -> None:
     objects = voc_object("oak", 6, 5, 25, 14) + voc_object("ash", 31, 21, 40, 30) + voc_object("oak", 1, 1, 4, 4)
     root = make_voc({"a": voc_xml(objects), "b": voc_xml(voc_object("oak", 6, 5, 25, 14))})
     (root / "ImageSets" / "Segmentation").mkdir()
@@ -184,7 +180,7 @@ class TestTransforms:
     """Masks go where the pixels go."""
 
     @pytest.fixture
-    def sample(self, make_coco: Callable[..., Path]) -> tuple[torch.Tensor, dict[str, Any]]:
+    def sample(self, make_coco: Make) -> tuple[torch.Tensor, dict[str, Any]]:
         corner = [[40.0, 30, 60, 30, 60, 40]]
         annotations = [
             {**BOX, "segmentation": POLYGON},

@@ -15,11 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from helpers.data_sets import cut, save_noise
 from pliant._check import PliantError
 from pliant.data import Category, Problem, UnreadableImageError, open_segmentation, read_label_map, write_label_map
 from pliant.data.class_names import CITYSCAPES_CLASSES, VOC_CLASSES
-
-from .conftest import cut, save_noise
 
 # Three rows, four columns, no symmetry.
 LABELS = np.array([[0, 1, 2, 2], [0, 0, 255, 1], [1, 0, 0, 2]], dtype=np.uint8)

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.data_sets import HEIGHT, WIDTH, Make, save_noise, voc_object, voc_xml
 from pliant._check import PliantError
 from pliant.data import Category, Problem, open_detection
 from pliant.data.detection.voc import parse_xml
-
-from .conftest import HEIGHT, WIDTH, Make, save_noise, voc_object, voc_xml
 
 
 def test_boxes_are_one_based_and_inclusive(make_voc: Make) -> None:

@@ -40,6 +40,11 @@ def test_a_class_that_is_only_predicted_counts_as_missed() -> None:
     assert (metrics.miou, metrics.mean_accuracy) == (0.25, 0.5)
 
 
+def test_one_class_alone_is_no_perfect_score() -> None:
+    metrics = segmentation_metrics(confusion(torch.tensor([0, 0, 255]), torch.tensor([0, 0, 3]), 4), NAMES)
+    assert (metrics.miou, metrics.mean_accuracy, metrics.per_category["ground"]) == (-1.0, -1.0, 1.0)
+
+
 def test_nothing_but_ignored_pixels_leaves_every_number_undefined() -> None:
     metrics = segmentation_metrics(confusion(torch.tensor([255]), torch.tensor([1]), 4), NAMES)
     assert (metrics.miou, metrics.pixel_accuracy, metrics.mean_accuracy, metrics.pixels) == (-1.0, -1.0, -1.0, 0)

@@ -86,7 +86,7 @@ def segmentation_metrics(matrix: Tensor, names: Sequence[str]) -> SegmentationMe
               \mathrm{mIoU} = \frac{1}{|C'|} \sum_{c \in C'} \mathrm{IoU}_c
 
     over the classes :math:`C'` with at least one pixel in truth or prediction, as Pascal VOC's development kit does.
-    Where the truth has pixels of one class alone the means are undefined: one label for every pixel would be perfect.
+    Where that is one class alone the means are undefined: a label that nothing could miss is no perfect score.
 
     Args:
         matrix: (C, C) counts: row the true label, column the predicted one.
@@ -106,7 +106,7 @@ def segmentation_metrics(matrix: Tensor, names: Sequence[str]) -> SegmentationMe
     found, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     union = true + predicted - found
     ious = [ratio(f, u) for f, u in zip(found.tolist(), union.tolist(), strict=True)]
-    several = int((true > 0).sum()) > 1
+    several = int((union > 0).sum()) > 1
     recalls = [ratio(f, t) for f, t in zip(found.tolist(), true.tolist(), strict=True)]
     return SegmentationMetrics(
         miou=_mean(ious) if several else UNDEFINED,

@@ -94,7 +94,6 @@ def open_segmentation(
         root, split, known, images, labels, table, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
     )
     _look_into(place, dataset, report, alone=categories is None)
-    refuse_unusable(place, source.listed, report, strict=strict)
     return dataset
 
 

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torchvision.datasets import ImageFolder
 
+from helpers.data_sets import cut, save_noise
 from pliant._check import PliantError
 from pliant.data import Category, Problem, classification_transforms, open_classification, read_image
 from pliant.data.images import read_header
-
-from .conftest import cut, save_noise
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from helpers.data_sets import HEIGHT, WIDTH, Make, cut
 from pliant.data import Problem, UnreadableImageError, collate, open_detection, read_image
 from pliant.data.image_dataset import PixelCache
-
-from .conftest import HEIGHT, WIDTH, Make, cut
 
 BOXES = [{"bbox": [i, 2, 3, 4], "image_id": 10 * i} for i in (1, 2, 3, 4)]
 
