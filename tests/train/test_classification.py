@@ -53,7 +53,7 @@ def test_a_broken_image_is_left_out_of_the_accuracy(
     (tmp_path / "data" / "val" / "bar" / "2.png").write_bytes(b"no image")
     assert main(["eval", str(run), "--data", str(tmp_path / "data")]) == 0
     out = capsys.readouterr().out
-    assert "9 images of 3 classes; 1 images found broken while reading" in out
+    assert "9 images of 3 classes; images found broken while reading: 1" in out
     assert "over 8 images" in out
 
 
