@@ -72,7 +72,7 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, text: str, message
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(PliantError, match="results: must be a file of COCO results; got .*none.json; no such file"):
+    with pytest.raises(PliantError, match="results: must be a file of COCO results, .*none.json; no such file"):
         load_results(tmp_path / "none.json")
 
 

@@ -93,10 +93,6 @@ def read_tensors(path: Path, argument: str = "weights") -> dict[str, Tensor]:
         content = _content(path, argument)
     except PliantError:
         raise
-    except pickle.UnpicklingError as error:
-        fix = "save its state dict alone, where you trust the file: torch.save(checkpoint['state_dict'], 'weights.pth')"
-        got = f"{path} ({_reason(error)})"
-        raise PliantError(f"{argument}: must hold tensors and plain values alone; got {got}; {fix}") from error
     except BROKEN_FILE as error:
         raise PliantError(
             f"{argument}: must be a whole PyTorch or safetensors file; got {path} ({_reason(error)}); copy it again"
@@ -114,13 +110,30 @@ def read_tensors(path: Path, argument: str = "weights") -> dict[str, Tensor]:
 def _content(path: Path, argument: str) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            # PyTorch compresses nothing. What is compressed, or named twice, can unpack to any size.
-            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                fix = "save it again with torch.save"
-                fail(argument, "must not be compressed", str(path), fix)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return load_plain(path, argument)
+
+
+def load_plain(path: Path, argument: str) -> Any:
+    """Load the tensors and plain values of a PyTorch file to the CPU, without running any code from it.
+
+    Raises:
+        PliantError: a damaged file, one that unpacks to more than its size, or one that holds other things.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                # PyTorch compresses nothing. What is compressed, or named twice, can unpack to any size.
+                if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                    fail(argument, "must not be compressed", str(path), "save it again with torch.save")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except PliantError:
+        raise
+    except pickle.UnpicklingError as error:
+        got, fix = f"{path} ({_reason(error)})", "ask its maker for the state dict alone, as safetensors"
+        raise PliantError(f"{argument}: must hold tensors and plain values alone; got {got}; {fix}") from error
+    except (*BROKEN_FILE, OSError) as error:
+        got = f"{path} ({_reason(error)})"
+        raise PliantError(f"{argument}: must be a whole file of PyTorch's; got {got}; copy it again") from error
 
 
 def _check_size(tensors: Mapping[str, Tensor], path: Path, argument: str) -> None:
@@ -133,7 +146,8 @@ def _check_size(tensors: Mapping[str, Tensor], path: Path, argument: str) -> Non
 
 
 def _reason(error: Exception) -> str:
-    """The line of PyTorch's long message that names what it met."""
+    """The part of PyTorch's long message that names what it met, without its advice on how to load it anyway."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "WeightsUnpickler error" in line]
-    return (named or lines or [type(error).__name__])[0]
+    named = [line.partition("WeightsUnpickler error:")[2].strip() for line in lines if "WeightsUnpickler error" in line]
+    text = (named or [type(error).__name__] if isinstance(error, pickle.UnpicklingError) else lines or [""])[0]
+    return text.partition(" Please use")[0].partition(" was not an allowed")[0] or type(error).__name__

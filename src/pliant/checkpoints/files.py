@@ -19,7 +19,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         PliantError: no such file, a pickle with other things than tensors, or a damaged file.
     """
     if path.suffix == ".pkl" and path.is_file():
-        fix = "load it in detectron2 where you trust it, and torch.save(model.state_dict(), 'model.pth')"
+        fix = "save the model's state dict as a .pth file in the library that made it"
         fail("checkpoint", "must not be a pickle, which runs code when it is read", str(path), fix)
     if path.suffix == ".params" and path.is_file():
         return read_params(path)

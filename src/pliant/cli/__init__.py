@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
-from pliant._check import PliantError
+from pliant._check import PliantError, plain
 from pliant.cli import convert_checkpoint, demo, env, evaluate, explain, export, plan, predict, train
 from pliant.cli.parser import Parser, reject_unknown
 
@@ -25,12 +26,15 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 bad input (told in one line), 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where Python is embedded, or a test listens
+            stream.reconfigure(errors="backslashreplace")  # names of any script on a terminal that is not UTF-8
     arguments, unknown = build_parser().parse_known_args(argv)
     reject_unknown(arguments, unknown)
     try:
         status: int = arguments.run(arguments)
     except (PliantError, OSError) as error:
-        print(f"pliant: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"pliant: {plain(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pliant: interrupted", file=sys.stderr)

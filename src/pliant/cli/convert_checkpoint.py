@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pliant._check import PliantError, fail, require_package
+from pliant._check import fail, require_package
 from pliant.cli.parser import Commands, Parser, add_command
 
 if TYPE_CHECKING:
@@ -94,16 +94,13 @@ def _write_layers(conversion: Conversion, arguments: argparse.Namespace, changed
 
 def _categories(conversion: Conversion, file: Path | None) -> Sequence[Category]:
     from pliant.data import Category, published_categories
+    from pliant.data.files import is_text, lines_of
 
     found = published_categories(conversion.labels, background=conversion.background)
     if file is None:
         return found
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise PliantError(f"categories: must be a text file in UTF-8; got {file} ({error}); save it as such") from error
-    names = [name.strip() for name in lines if name.strip()]
-    if len(names) != len(found) or len(set(names)) != len(names):
+    names = [name for name in lines_of(file) if name]
+    if len(names) != len(found) or len(set(names)) != len(names) or not all(map(is_text, names)):
         got = f"{len(set(names))} in {file}"
         fail("categories", f"must be {len(found)} different names", got, "write one in each line")
     return [Category(number, name) for number, name in enumerate(names, 0 if conversion.background else 1)]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from pliant._check import require_package
+from pliant._check import plain, require_package
 from pliant.cli.options import add_options, given_options
 from pliant.cli.parser import Commands, Parser, add_command, add_device, add_run, count
 from pliant.train.options import InferenceOptions
@@ -46,12 +46,12 @@ def _run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             on_image=lambda done, total: progress.update(bar, completed=done),
         )
-    problems = "; ".join(dataset.report.summary())
-    print(f"{config.data}, split {split}: {task.contents(dataset)}; {problems}")
-    print(metrics.table())
     path = arguments.run_folder / "metrics.json"
     record = {"data": config.data, "split": split, "problems": dataset.report.as_dict(), **metrics.as_dict()}
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    problems = "; ".join(dataset.report.summary())
+    print(f"{plain(config.data)}, split {plain(split)}: {task.contents(dataset)}; {problems}")
+    print(metrics.table())
     print(f"wrote {path}")
     return 0
 

@@ -14,8 +14,6 @@ from pliant.cli.parser import Commands, Parser, add_command, add_device, add_run
 from pliant.train import TrainConfig
 from pliant.train.options import InferenceOptions, applies
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
 
 def add(commands: Commands[Parser]) -> None:
     """Add the command."""
@@ -76,15 +74,18 @@ def _min_score(given: float | None, config: TrainConfig) -> float:
 
 
 def image_paths(given: Sequence[Path]) -> list[Path]:
-    """Return the files among `given` and, sorted, the images in its folders; a `PliantError` if one is not there."""
+    """Return the files among `given` and, sorted, the images below its folders; a `PliantError` if one is not there."""
+    from pliant.data.files import image_names
+    from pliant.data.images import EXTENSIONS
+
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            paths += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            paths += [path / name for name in sorted(image_names(path))]
         elif path.is_file():
             paths.append(path)
         else:
             fail("images", "must be files or folders", str(path), "check the path")
     if not paths:
-        fail("images", f"must hold images ({', '.join(SUFFIXES)})", str(given[0]), "give files")
+        fail("images", f"must hold images ({', '.join(EXTENSIONS)})", str(given[0]), "give files")
     return paths

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.tv_tensors import Image
 
+from pliant._check import plain
 from pliant.data.image_checks import CheckedImage
 from pliant.data.images import UnreadableImageError, read_image
 from pliant.data.records import Category, ImageInfo
@@ -139,7 +140,7 @@ class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
                 if self.strict:
                     raise
                 self._broken[used] = 1
-                _log.warning("%s: %s; the next image takes its place", self._file(used).name, error)
+                _log.warning("%s: %s; the next image takes its place", plain(self._file(used).name), error)
         raise UnreadableImageError(f"{self.root}: must have an image that can be read; got none; copy them again")
 
     def _pixels(self, index: int) -> Tensor:

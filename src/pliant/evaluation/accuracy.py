@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pliant._check import fail
-from pliant.evaluation.ratios import UNDEFINED, ratio, shown
+from pliant.evaluation.ratios import UNDEFINED, ratio, shown, table_rows
 
 TOP = 5
 
@@ -41,9 +41,8 @@ class ClassificationMetrics:
         lines = [f" top-1  {shown(self.top1)}", f" top-5  {shown(self.top5)}", f" over {self.images} images"]
         worst = sorted((value, name) for name, value in self.per_category.items() if value >= 0)[:10]
         if worst:
-            width = max(len(name) for _, name in worst)
-            lines += ["", " top-1 by category, the lowest first"]
-            lines += [f"   {name:<{width}}  {shown(value)}" for value, name in worst]
+            rows = table_rows({name: value for value, name in worst})
+            lines += ["", " top-1 by category, the lowest first", *rows]
         return "\n".join(lines)
 
 

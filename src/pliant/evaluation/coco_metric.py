@@ -12,7 +12,7 @@ import numpy as np
 
 from pliant._check import fail, require_package
 from pliant.data.detection.masks import BadMaskError, encode_segmentation
-from pliant.evaluation.ratios import UNDEFINED, shown
+from pliant.evaluation.ratios import UNDEFINED, shown, table_rows
 from pliant.evaluation.results import check_results
 
 IouType = Literal["bbox", "segm"]
@@ -80,10 +80,7 @@ class CocoMetrics:
             f"{shown(getattr(self, name))}"
             for what, name, iou, area, count in _ROWS
         ]
-        width = max(map(len, self.per_category), default=0)
-        lines += ["", f" AP by category ({self.iou_type})"]
-        lines += [f"   {name:<{width}}  {shown(value)}" for name, value in self.per_category.items()]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", f" AP by category ({self.iou_type})", *table_rows(self.per_category)])
 
 
 def evaluate_detections(

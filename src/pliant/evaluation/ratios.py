@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of all metrics: ratios in [0, 1], some of which are undefined."""
+"""The numbers of all metrics: ratios in [0, 1], some of which are undefined, and how tables show them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pliant._check import plain
 
 UNDEFINED = -1.0  # as COCO's own evaluation has it
 
@@ -14,3 +18,15 @@ def ratio(part: float, whole: float) -> float:
 def shown(value: float) -> str:
     """Return a number as tables show it: three decimals, "n/a" where it is undefined."""
     return "n/a" if value < 0 else f"{value:.3f}"
+
+
+def table_rows(values: Mapping[str, float]) -> list[str]:
+    r"""Return a line for each name and its number, in columns; what a terminal would act on in a name is escaped.
+
+    Example:
+        >>> table_rows({"oak": 0.25, "elder\n": -1.0})
+        ['   oak      0.250', '   elder\\n  n/a']
+    """
+    names = [plain(name) for name in values]
+    width = max(map(len, names), default=0)
+    return [f"   {name:<{width}}  {shown(value)}" for name, value in zip(names, values.values(), strict=True)]

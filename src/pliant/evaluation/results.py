@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from pliant._check import fail
+from pliant._check import fail, fail_because
 from pliant.data import Category
 from pliant.data.detection.masks import coco_segmentation, encode_masks
-from pliant.data.files import load_json
+from pliant.data.files import finite, is_id, load_json
 
 # A thousandth of a pixel; scores keep more digits, since equal scores are ranked in the order of the file.
 _BOX_DECIMALS = 3
@@ -125,8 +124,8 @@ def load_results(path: Path | str) -> list[dict[str, Any]]:
         3
     """
     path = Path(path)
-    if not path.is_file():
-        fail("results", "must be a file of COCO results", path, "no such file is there")
+    if not path.exists():
+        fail_because("results", f"must be a file of COCO results, {path}", "no such file is there", "check the path")
     results = load_json(path)
     if not isinstance(results, list):
         fix = "write one with save_results"
@@ -139,16 +138,11 @@ def check_results(results: Sequence[Mapping[str, Any]], place: str) -> None:
     """Raise a `PliantError` that names the first entry of `results` that is no detection."""
     for i, result in enumerate(results):
         if not isinstance(result, Mapping):
-            fail(f"{place}[{i}]", "must be a detection", repr(result), "write an object")
-        if not all(isinstance(result.get(name), int) for name in ("image_id", "category_id")):
-            fix = "add them"
-            fail(f"{place}[{i}]", "must have an integer image_id and category_id", dict(result), fix)
+            fail(f"{place}[{i}]", "must be a detection", f"{result!r:.200}", "write an object")
+        if not all(is_id(result.get(name)) for name in ("image_id", "category_id")):
+            fail(f"{place}[{i}]", "must have an integer image_id and category_id", f"{dict(result)!r:.200}", "add them")
         box, score = result.get("bbox"), result.get("score")
-        if not isinstance(box, Sequence) or len(box) != 4 or not all(map(_is_finite, (*box, score))):
+        if not isinstance(box, Sequence) or len(box) != 4 or any(finite(value) is None for value in (*box, score)):
             rule = "must have a bbox of four finite numbers and a finite score"
             fix = "leave it out; a model that makes such boxes has diverged"
-            fail(f"{place}[{i}]", rule, f"{box} and {score}", fix)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+            fail(f"{place}[{i}]", rule, f"{box!r:.200} and {score!r:.40}", fix)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pliant._check import fail
 from pliant.data import IGNORE
-from pliant.evaluation.ratios import UNDEFINED, ratio, shown
+from pliant.evaluation.ratios import UNDEFINED, ratio, table_rows
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,9 @@ class SegmentationMetrics:
 
     def table(self) -> str:
         """Return the IoU of each class, and the means."""
-        width = max(map(len, (*self.per_category, "pixel accuracy")))
-        lines = [" IoU by category"]
-        lines += [f"   {name:<{width}}  {shown(value)}" for name, value in self.per_category.items()]
-        lines += ["", f"   {'mIoU':<{width}}  {shown(self.miou)}"]
-        lines += [f"   {'pixel accuracy':<{width}}  {shown(self.pixel_accuracy)}"]
-        lines += [f"   {'mean accuracy':<{width}}  {shown(self.mean_accuracy)}", f" over {self.pixels} pixels"]
-        return "\n".join(lines)
+        means = {"mIoU": self.miou, "pixel accuracy": self.pixel_accuracy, "mean accuracy": self.mean_accuracy}
+        rows = [" IoU by category", *table_rows(self.per_category), "", *table_rows(means)]
+        return "\n".join([*rows, f" over {self.pixels} pixels"])
 
 
 def confusion(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:

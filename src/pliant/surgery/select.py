@@ -19,6 +19,10 @@ Names = dict[nn.Module, tuple[str, ...]]
 _STAGES = re.compile(r"c([1-5])(?:-c([1-5]))?", re.IGNORECASE)
 _LAST = re.compile(r"last([1-9]\d*)")
 _RESNET_STAGE = re.compile(r"(?:^|\.)layer([1-4])(?:\.|$)")
+# Repeats of single characters take at most (length of a name) ^ (their number) steps, alternatives 2 ^ theirs.
+_MOST_REPEATS = 4
+_MOST_CHOICES = 16
+_PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?P=|\(\?[:=!<>P]?|.", re.DOTALL)
 _OTHER_WAYS = "name stages ('c3-c5') or a count ('last3'), or give a regular expression or a predicate"
 
 
@@ -88,14 +92,30 @@ def _by_predicate(names: Names, where: Callable[[str, nn.Module], bool]) -> set[
 
 
 def _by_regex(model: nn.Module, names: Names, where: str) -> set[nn.Module]:
+    _refuse_slow(where)
     try:
         pattern = re.compile(where)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         fail("where", f"must be a regular expression ({error})", repr(where), _OTHER_WAYS)
     chosen = {conv for conv, own_names in names.items() if where and any(map(pattern.search, own_names))}
     if not chosen:
         _fail_no_match(model, names, where, pattern)
     return chosen
+
+
+def _refuse_slow(where: str) -> None:
+    """Refuse an expression that could take years: a stranger's configuration may hold any, and `re` knows no limit."""
+    depth = repeats = choices = 0
+    before = ""
+    for piece in _PIECE.findall(where):
+        depth += (piece[0] == "(") - (piece == ")")
+        repeats += piece in ("*", "+", "?", "{")
+        choices += piece == "|" and depth > 0
+        nested = before == ")" and piece in ("*", "+", "{")
+        if nested or repeats > _MOST_REPEATS or choices > _MOST_CHOICES or re.fullmatch(r"\\[1-9]|\(\?P=", piece):
+            rule = f"must repeat no group, refer to none, and have at most {_MOST_REPEATS} of *, +, ? and {{"
+            fail("where", f"{rule} and {_MOST_CHOICES} alternatives in groups", f"{where!r:.80}", _OTHER_WAYS)
+        before = piece
 
 
 def _fail_no_match(model: nn.Module, names: Names, where: str, pattern: re.Pattern[str]) -> NoReturn:

@@ -8,18 +8,16 @@ holds tensors and plain values only and is read with `weights_only=True`. `weigh
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pliant._check import PliantError, fail
-from pliant.backbones.weights import BROKEN_FILE
+from pliant.backbones.weights import BROKEN_FILE, load_plain
 from pliant.detection import without_mimicking
 
 
@@ -45,13 +43,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         fail("checkpoint", "must be a file", str(path), "train first, or check the path")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (*BROKEN_FILE, OSError, pickle.UnpicklingError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PliantError(
-            f"checkpoint: must hold tensors and plain values; got {path} ({text}); train again"
-        ) from error
+    state = load_plain(path, "checkpoint")
     if not isinstance(state, dict):
         fail("checkpoint", "must hold a dictionary", type(state).__name__, "check the path")
     return state
@@ -74,7 +66,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
         fail("weights", "must be a file", str(path), "train first, or check the path")
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
+    except BROKEN_FILE as error:
         raise PliantError(f"weights: must be a safetensors file; got {path} ({error}); copy it again") from error
     own = model.state_dict()
     wrong = [k for k in own if k not in tensors or own[k].shape != tensors[k].shape] + [

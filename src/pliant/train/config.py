@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pliant._check import PliantError, fail, fail_because, suggest
+from pliant._check import fail, fail_because, suggest
+from pliant.data.files import load_json
 from pliant.train.options import (
     MODELS,
     AugmentationOptions,
@@ -118,12 +118,7 @@ class TrainConfig(
     @staticmethod
     def read(path: Path) -> dict[str, Any]:
         """Read the settings in a JSON file, which need not be all of them."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise PliantError(
-                f"config: must be a JSON file; got {path} ({error}); see `pliant train --help`"
-            ) from error
+        values = load_json(path)
         if not isinstance(values, dict):
             fail("config", "must be a JSON object", type(values).__name__, 'write {"data": ...}')
         return values

@@ -16,6 +16,7 @@ from torch import nn
 from pliant._check import PliantError, fail
 from pliant.backbones import read_tensors
 from pliant.data import Category
+from pliant.data.files import is_id, is_text, load_json
 from pliant.train.checkpoint import load_weights, save_weights, write_atomically
 from pliant.train.config import TrainConfig
 from pliant.train.tasks import builder_of
@@ -85,12 +86,12 @@ def save_categories(run: Path, categories: Sequence[Category]) -> None:
 def load_categories(run: Path) -> tuple[Category, ...]:
     """Read the categories of a run folder."""
     path = run / CATEGORIES_FILE
-    try:
-        return tuple(
-            Category(int(item["id"]), str(item["name"])) for item in json.loads(path.read_text(encoding="utf-8"))
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PliantError(f"run: must hold {CATEGORIES_FILE}; got {run} ({error}); train first") from error
+    entries = load_json(path)
+    entries = entries if isinstance(entries, list) else [None]
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not is_id(entry.get("id")) or not is_text(entry.get("name")):
+            fail(f"{path}[{i}]", "must be a category with an id and a name", f"{entry!r:.60}", "copy the run again")
+    return tuple(Category(entry["id"], entry["name"]) for entry in entries)
 
 
 def load_config(run: Path, argument: str) -> TrainConfig:

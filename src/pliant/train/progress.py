@@ -14,12 +14,14 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pliant._check import PliantError
+from pliant._check import fail, plain
+from pliant.data.files import is_id, read_bounded
 from pliant.train.checkpoint import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 Track = Callable[[dict[str, float], int], None]
+_MAX_METRICS = 2**30
 
 
 class RunReporter:
@@ -57,12 +59,13 @@ class RunReporter:
     ) -> None:
         self._bar.stop()
         if error is not None:
-            self._log.write(f"{kind.__name__ if kind else ''}: {error}\n")
+            self._log.write(f"{kind.__name__ if kind else ''}: {plain(error)}\n")
         self._metrics.close()
         self._log.close()
 
     def say(self, text: str) -> None:
-        """Print a line above the bar and keep it in the log."""
+        """Print a line above the bar and keep it in the log; control characters in names are escaped."""
+        text = plain(text)
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
         self._log.write(text + "\n")
         self._log.flush()
@@ -96,14 +99,17 @@ class RunReporter:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return the records of a run's `metrics.jsonl`; a last line cut short by a kill is passed over."""
     path = run / METRICS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = read_bounded(path, _MAX_METRICS).splitlines() if path.is_file() else []
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise PliantError(f"{path}: line {number} must be JSON; got {line[:40]!r}; remove it") from error
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and all(is_id(record.get(name)) for name in ("step", "epoch")):
+            records.append(record)
+        elif number < len(lines):
+            fail(f"{path}, line {number}", "must be a record with a step and an epoch", f"{line[:40]!r}", "remove it")
     return records
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from pliant._check import fail
+from pliant._check import PliantError, fail, fail_because
 from pliant.analysis import OffsetWatch
 from pliant.train.batches import Batch, Part, epoch_steps, own_parts, read_steps
 from pliant.train.checkpoint import (
@@ -295,7 +295,16 @@ class _Run:
             save_weights(self.out / WEIGHTS_FILE, self.accelerator.unwrap_model(self.model))
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put the run where the checkpoint was made."""
+        """Put the run where the checkpoint was made; a `PliantError` if it is of another run, or incomplete."""
+        try:
+            self._restore(state)
+        except PliantError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            reason = f"it lacks or has a wrong {' '.join(str(error).split())[:200]}"
+            fail_because("resume", f"must have the checkpoint of this run in {self.out}", reason, "train again")
+
+    def _restore(self, state: dict[str, Any]) -> None:
         before, now = state["processes"], self.accelerator.num_processes
         if before != now:
             fix = f"start it with `accelerate launch --num_processes {before}`"

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pliant._check import fail, suggest
+from pliant.data.files import finite, is_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,9 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
             fix = f"choose one of {', '.join(choices)}.{suggest(str(value), choices)}"
             fail(name, "must be one of its choices", repr(value), fix)
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    wrong = not isinstance(value, hint) or (hint is int and isinstance(value, bool))
-    if wrong or (hint is float and not math.isfinite(value)):
-        kind = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}[hint]
-        fail(name, f"must be {kind}", repr(value), "see `pliant train --help`")
-    return value
+    number = finite(value) if hint is float else None
+    right = is_id(value) if hint is int else number is not None if hint is float else isinstance(value, hint)
+    if not right:
+        kind = {int: "an integer of 64 bits", float: "a finite number", str: "text", bool: "true or false"}[hint]
+        fail(name, f"must be {kind}", f"{value!r:.60}", "see `pliant train --help`")
+    return value if number is None else number
