@@ -25,11 +25,11 @@ from pliant.train.options import MODELS
         ({"lr": float("inf")}, "lr: must be a finite number; got inf"),
         ({"milestones": [0.5, float("nan")]}, "milestones: must be a finite number; got nan"),
         ({"model": ["rfcn"]}, r"model: must be one of its choices; got \['rfcn'\]"),
-        ({"epochs": 2.5}, "epochs: must be an integer; got 2.5"),
-        ({"epochs": True}, "epochs: must be an integer; got True"),
+        ({"epochs": 2.5}, "epochs: must be an integer of 64 bits; got 2.5"),
+        ({"epochs": True}, "epochs: must be an integer of 64 bits; got True"),
         ({"rotate90": 1}, "rotate90: must be true or false; got 1"),
         ({"strides": 8}, "strides: must be a list; got 8"),
-        ({"strides": [8, "16"]}, "strides: must be an integer; got '16'"),
+        ({"strides": [8, "16"]}, "strides: must be an integer of 64 bits; got '16'"),
         ({"batch_size": 0}, "batch_size: must be at least 1; got 0"),
         ({"weight_decay": float("nan")}, "weight_decay: must be a finite number; got nan"),
         (
@@ -94,7 +94,7 @@ def test_saved_and_read_again(tmp_path: Path) -> None:
     assert isinstance(TrainConfig.load(path).lr, float)
 
 
-@pytest.mark.parametrize(("text", "part"), [("{", "must be a JSON file"), ("[1]", "must be a JSON object; got list")])
+@pytest.mark.parametrize(("text", "part"), [("{", "must be a json file"), ("[1]", "must be a JSON object; got list")])
 def test_a_broken_file_is_one_line(tmp_path: Path, text: str, part: str) -> None:
     (tmp_path / "c.json").write_text(text, encoding="utf-8")
     with pytest.raises(PliantError, match=part):

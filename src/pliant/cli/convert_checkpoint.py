@@ -100,7 +100,9 @@ def _categories(conversion: Conversion, file: Path | None) -> Sequence[Category]
     if file is None:
         return found
     names = [name for name in lines_of(file) if name]
-    if len(names) != len(found) or len(set(names)) != len(names) or not all(map(is_text, names)):
+    if not all(map(is_text, names)):
+        fail("categories", "must be a text file in UTF-8", str(file), "save it as such")
+    if len(names) != len(found) or len(set(names)) != len(names):
         got = f"{len(set(names))} in {file}"
         fail("categories", f"must be {len(found)} different names", got, "write one in each line")
     return [Category(number, name) for number, name in enumerate(names, 0 if conversion.background else 1)]

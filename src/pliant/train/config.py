@@ -118,6 +118,8 @@ class TrainConfig(
     @staticmethod
     def read(path: Path) -> dict[str, Any]:
         """Read the settings in a JSON file, which need not be all of them."""
+        if not path.is_file():
+            fail("config", "must be a JSON file", path, "see `pliant train --help`")
         values = load_json(path)
         if not isinstance(values, dict):
             fail("config", "must be a JSON object", type(values).__name__, 'write {"data": ...}')
