@@ -16,10 +16,11 @@ from PIL import Image
 
 from helpers.data_sets import Make, save_noise, voc_object, voc_xml
 from pliant._check import PliantError
+from pliant._files import load_json, read_bounded
 from pliant.data import Problem, open_classification, open_detection, open_segmentation, read_image
 from pliant.data.detection.masks import BadMaskError, encode_segmentation
 from pliant.data.detection.voc import parse_xml
-from pliant.data.files import image_names, lines_of, load_json, read_bounded
+from pliant.data.files import image_names, lines_of
 
 
 @pytest.fixture(params=["device", "pipe", "folder", "loop", "nowhere"])

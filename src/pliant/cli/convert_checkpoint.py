@@ -93,8 +93,9 @@ def _write_layers(conversion: Conversion, arguments: argparse.Namespace, changed
 
 
 def _categories(conversion: Conversion, file: Path | None) -> Sequence[Category]:
+    from pliant._files import is_text
     from pliant.data import Category, published_categories
-    from pliant.data.files import is_text, lines_of
+    from pliant.data.files import lines_of
 
     found = published_categories(conversion.labels, background=conversion.background)
     if file is None:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pliant._check import fail
-from pliant.data.files import is_text, lines_of, load_json
+from pliant._files import is_text, load_json
+from pliant.data.files import lines_of
 from pliant.data.records import Category
 
 # Label 0 is the background; the rest as the development kit numbers them.

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from pliant._check import fail, fail_because
+from pliant._files import finite, is_id, load_json
 from pliant.data import Category
 from pliant.data.detection.masks import coco_segmentation, encode_masks
-from pliant.data.files import finite, is_id, load_json
 
 # A thousandth of a pixel; scores keep more digits, since equal scores are ranked in the order of the file.
 _BOX_DECIMALS = 3

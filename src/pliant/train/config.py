@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from pliant._check import fail, fail_because, suggest
-from pliant.data.files import load_json
+from pliant._files import load_json
 from pliant.train.options import (
     MODELS,
     AugmentationOptions,

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from pliant._check import PliantError, fail
+from pliant._files import is_id, is_text, load_json
 from pliant.backbones import read_tensors
 from pliant.data import Category
-from pliant.data.files import is_id, is_text, load_json
 from pliant.train.checkpoint import load_weights, save_weights, write_atomically
 from pliant.train.config import TrainConfig
 from pliant.train.tasks import builder_of

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pliant._check import fail, plain
-from pliant.data.files import is_id, read_bounded
+from pliant._files import is_id, read_bounded
 from pliant.train.checkpoint import write_atomically
 
 METRICS_FILE = "metrics.jsonl"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pliant._check import fail
-from pliant.data.files import finite, is_id, is_text, load_json, stated_size, stays_inside, visible
+from pliant._files import finite, is_id, is_text, load_json
+from pliant.data.files import stated_size, stays_inside, visible
 from pliant.data.images import is_regular
 from pliant.data.records import Category, Source, SourceBox, SourceImage
 from pliant.data.report import DataReport, Problem

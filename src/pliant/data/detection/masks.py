@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pliant._check import require_package
-from pliant.data.files import finite
+from pliant._files import finite
 
 # A run length in compressed counts is written in groups of 5 bits; 8 of them hold more than any image has pixels.
 _MAX_GROUPS = 8

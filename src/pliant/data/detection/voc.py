@@ -12,8 +12,9 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from pliant._check import PliantError, fail
+from pliant._files import read_bounded
 from pliant.data.detection.voc_masks import add_object_masks
-from pliant.data.files import files_by_stem, is_plain_name, lines_of, read_bounded, stated_size, visible
+from pliant.data.files import files_by_stem, is_plain_name, lines_of, stated_size, visible
 from pliant.data.images import EXTENSIONS, is_regular
 from pliant.data.records import Category, Source, SourceBox, SourceImage
 from pliant.data.report import DataReport, Problem

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pliant._check import fail, suggest
-from pliant.data.files import finite, is_id
+from pliant._files import finite, is_id
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every reader of strangers' files on files that were changed at random: it takes them, or refuses them in one line.
+"""Run as a program, in tests: every reader of strangers' files on good files with random changes.
 
-    python tests/fuzz/readers.py --files 200000 --seed 1
+    python -m helpers.fuzz.readers --cases 200000 --seed 1
+
+A reader takes such a file, or refuses it in one line.
 
 Whatever else happens is a finding: another exception, more than five seconds, more than 300 MB, a message that is not
 one printable line, a data set that opens and then breaks, or a box without area. Each finding is printed with the
-number of its file, and `--only TARGET --file NUMBER` makes it again.
+number of its file, and `--only TARGET --file NUMBER` makes it again. `--cases 0` goes on until stopped.
 """
 
 from __future__ import annotations
@@ -33,9 +35,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from fuzz.mutations import mutated
+from helpers.fuzz.mutations import mutated
 from pliant._check import PliantError
 from pliant.backbones import read_tensors
 from pliant.checkpoints.files import read_checkpoint
@@ -118,7 +118,7 @@ def targets() -> dict[str, Target]:
     data = {
         "coco": Target("json", (_coco(),), "train.json", _images, _use_boxes),
         "voc": Target("xml", (_voc(),), "Annotations/a.xml", _voc_folder, _use_boxes),
-        "voc-list": Target("bytes", (b"a\nb\n", b"a 1\nb -1\n"), "ImageSets/Main/train.txt", _voc_folder, _use_boxes),
+        "voc-list": Target("bytes", _LISTS, "ImageSets/Main/train.txt", _voc_folder, _use_boxes),
         "classes-txt": Target("bytes", (b"ground\ntree\nhouse\n",), "classes.txt", _label_folder, _use_labels),
         "classes-json": Target("json", _CLASSES, "classes.json", _label_folder, _use_labels),
         "label-map": Target(
@@ -206,6 +206,7 @@ def _voc_folder(root: Path) -> None:
     (root / "ImageSets" / "Main" / "train.txt").write_text("a\n")
 
 
+_LISTS = (b"a\nb\n", b"\xef\xbb\xbfa\r\n")
 _CLASSES = (b'["ground", "tree", "house"]', b'{"0": "ground", "2": "tree"}')
 
 
@@ -284,7 +285,7 @@ def _mxnet() -> bytes:
 def main() -> int:
     """Fuzz every target in turn until so many files were tried, or for ever; return 1 if there was a finding."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=int, default=0, help="files in all, shared by the targets; 0: for ever")
+    parser.add_argument("--cases", type=int, default=0, help="files in all, shared by the targets; 0: for ever")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=sorted(targets()), help="one target")
     parser.add_argument("--file", type=int, help="make this one file of --only again, and let its exception out")
@@ -296,7 +297,7 @@ def main() -> int:
     counts: Counter[tuple[str, str]] = Counter()
     shown: Counter[str] = Counter()
     start, done, step = time.monotonic(), 0, 500
-    while not arguments.files or done < arguments.files:
+    while not arguments.cases or done < arguments.cases:
         first = done // len(names)
         for name in names:
             for number, outcome in fuzz(name, range(first, first + step), arguments.seed):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fuzz import readers
-from fuzz.readers import Target, fuzz, targets
+from helpers.fuzz import readers
+from helpers.fuzz.readers import Target, fuzz, targets
 
 FILES = 60
 
