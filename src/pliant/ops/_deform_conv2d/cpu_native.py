@@ -26,10 +26,35 @@ def deform_conv2d_cpu(
     problem = CpuConvolution(input, offset, weight, geometry, mask)
     shape = (problem.N, problem.O, problem.Ho, problem.Wo)
     output = torch.empty(shape, dtype=input.dtype, memory_format=memory_format(input))
+    slices = problem.slices(copies=not problem.channels_last)
+    if input.dtype != problem.dtype and problem.adds_slices(slices):
+        for n in range(problem.N):
+            one = slice(n, n + 1)
+            output[one] = _added_up(
+                input[one], offset[one], weight, bias, geometry, None if mask is None else mask[one]
+            )
+        return output
     run = _depthwise if problem.is_depthwise else _convolve
-    for s in problem.slices(copies=not problem.channels_last):
+    for s in slices:
         run(problem, s, bias, output)
     return output
+
+
+def _added_up(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    mask: Tensor | None,
+) -> Tensor:
+    """Return the convolution of one image in a half type in float32, since its slices would add up in the half type."""
+    problem = CpuConvolution(input, offset, weight, geometry, mask)
+    problem.image_dtype = problem.dtype
+    total = torch.empty(1, problem.O, problem.Ho, problem.Wo, dtype=problem.dtype)
+    for s in problem.slices(copies=True):
+        _convolve(problem, s, bias, total)
+    return total
 
 
 def _convolve(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, output: Tensor) -> None:

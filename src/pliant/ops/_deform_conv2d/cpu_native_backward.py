@@ -29,6 +29,7 @@ class Gradients:
         self.needs_input, self.needs_offset, self.needs_weight, self.needs_bias, self.needs_mask = needed
         self.needs_samples = self.needs_input or self.needs_offset or self.needs_mask
         self.input = self._zeros(problem.input) if self.needs_input else None
+        self.slices = problem.slices(copies=not problem.channels_last or problem.input.dtype != problem.dtype)
         self.offset = self._empty(problem.offset) if self.needs_offset else None
         self.mask = self._empty(problem.mask) if self.needs_mask and problem.mask is not None else None
         self.weight = problem.weight.new_empty(problem.weight.shape)
@@ -42,13 +43,14 @@ class Gradients:
     def _zeros(tensor: Tensor) -> Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=memory_format(tensor)).zero_()
 
-    @staticmethod
-    def _empty(tensor: Tensor) -> Tensor:
-        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    def _empty(self, tensor: Tensor) -> Tensor:
+        """Return memory for the gradient of a map: wider than the map where several slices add up to it."""
+        dtype = tensor.dtype if len(self.slices) == 1 else torch.promote_types(tensor.dtype, self.problem.dtype)
+        return torch.empty(tensor.shape, dtype=dtype)
 
     def image(self, n: int, s: ChannelSlice) -> tuple[Tensor, bool]:
         """Return (H, W, channels) to add the image's gradient to, and whether it already is the result."""
-        if self.input is not None and self.problem.channels_last and self.input.dtype == self.problem.dtype:
+        if self.input is not None and self.problem.lies_as_read(s) and self.input.dtype == self.problem.dtype:
             return self.input[n, s.begin : s.end].permute(1, 2, 0), True
         shape = (self.problem.H, self.problem.W, s.width)
         return self.problem.scratch.take("grad_image", shape, self.problem.dtype).zero_(), False
@@ -81,11 +83,15 @@ def deform_conv2d_cpu_backward(
     run = _depthwise_backward if problem.is_depthwise else _columns_backward
     with reproducible():
         if gradients.needs_samples or gradients.needs_weight:
-            for s in problem.slices(copies=not problem.channels_last or input.dtype != problem.dtype):
+            for s in gradients.slices:
                 run(problem, s, grad, gradients)
         bias = grad.sum((0, 2, 3), dtype=problem.dtype).to(weight.dtype) if gradients.needs_bias else None
-    results = (gradients.input, gradients.offset, gradients.weight if gradients.needs_weight else None, bias)
-    a, b, c, d, e = (torch.empty(0, dtype=input.dtype) if r is None else r for r in (*results, gradients.mask))
+    of_offset, of_mask = (
+        None if g is None or t is None else g.to(t.dtype)
+        for g, t in ((gradients.offset, offset), (gradients.mask, mask))
+    )
+    results = (gradients.input, of_offset, gradients.weight if gradients.needs_weight else None, bias, of_mask)
+    a, b, c, d, e = (torch.empty(0, dtype=input.dtype) if r is None else r for r in results)
     return a, b, c, d, e
 
 

@@ -2,7 +2,9 @@
 """One call of the CPU path, cut into images, slices of channels and tiles of output positions.
 
 Images are channels-last inside, so that the kernels run over channels. An image too large to be copied so at once is
-taken in slices of channels, whose products add up. That bounds the memory beyond the result at any image size.
+taken in slices of channels, whose products add up. A single plane is channels-last as it lies. That bounds the memory
+beyond the result to 64 MB forward and 128 MB backward, and two copies of the weight. On top of that come, of one image
+in a half type: its output, where contiguous slices add up, and one plane of its gradient, in float32.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class CpuConvolution:
         self.is_depthwise = self.per_group == 1 and self.C == self.O and self.C > 1
         self.threads = torch.get_num_threads()
         self.channels_last = memory_format(input) == torch.channels_last
+        self.image_dtype = input.dtype
         library = load()
         assert library is not None, "registered only where the library is loaded"
         self.native: Any = library.kernels
@@ -75,6 +78,10 @@ class CpuConvolution:
                 parts.append(ChannelSlice(c, end, end - c))
         return parts
 
+    def adds_slices(self, slices: list[ChannelSlice]) -> bool:
+        """Return whether the products of several slices add up to one output."""
+        return any(s.begin % self.per_group > 0 for s in slices)
+
     def tiles(self, most: int) -> Iterator[tuple[int, int]]:
         """Yield [first, last) runs of at most `most` output positions."""
         P = self.Ho * self.Wo
@@ -88,12 +95,16 @@ class CpuConvolution:
         return fitting - fitting % 64 if fitting > 64 else fitting
 
     def image(self, n: int, s: ChannelSlice) -> Tensor:
-        """Return channels `s` of image n as (H, W, channels), in storage type; channels lie side by side."""
-        if self.channels_last:
+        """Return channels `s` of image n as (H, W, channels), in `image_dtype`; channels lie side by side."""
+        if self.lies_as_read(s) and self.image_dtype == self.input.dtype:
             return self.input[n, s.begin : s.end].permute(1, 2, 0)
-        image = self.scratch.take("image", (self.H, self.W, s.width), self.input.dtype)
+        image = self.scratch.take("image", (self.H, self.W, s.width), self.image_dtype)
         self.transpose(self.input[n, s.begin : s.end].flatten(1), image.flatten(0, 1))
         return image
+
+    def lies_as_read(self, s: ChannelSlice) -> bool:
+        """Return whether the channels of slice `s` lie side by side: also where there is but one."""
+        return self.channels_last or (s.width == 1 and self.input.is_contiguous())
 
     def transpose(self, source: Tensor, target: Tensor) -> None:
         """Set the (X, Y) `target` to the transpose of the (Y, X) `source`; lines of both are contiguous, or made so."""
