@@ -25,9 +25,12 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 NATIVE := build/native/.installed
 SANITIZED := build/sanitize/.built
+# Python itself knows nothing of the sanitizer, so that its runtime must be there before all else; it leaks by design.
+FUZZ_OPERATORS = PYTHONPATH=tests LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
+  $(BIN)/python -m fuzz.operators --library build/sanitize/libpliant_cpu.so
 GPU_TESTS := tests/gpu/test_on_device.py tests/gpu/test_pooling_on_device.py
 
-.PHONY: help demo test test-sanitize lint format native bench docs compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
+.PHONY: help demo test test-sanitize fuzz lint format native bench docs compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -39,8 +42,12 @@ demo: $(INSTALLED) $(NATIVE) ## train, evaluate and draw on real photographs; wr
 test: $(INSTALLED) $(NATIVE) test-sanitize ## all tests, those of the C++ kernels under sanitizers too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-test-sanitize: $(SANITIZED) ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+test-sanitize: $(INSTALLED) $(NATIVE) $(SANITIZED) ## the C++ tests, and random calls from Python, under the sanitizers
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+	$(FUZZ_OPERATORS) --cases 2000 --seed 2017
+
+fuzz: $(INSTALLED) $(NATIVE) $(SANITIZED) ## random calls of the operators under the sanitizers, until stopped or something is found
+	$(FUZZ_OPERATORS) --cases 0 --seed $$RANDOM --last build/sanitize/last-seed
 
 lint: $(INSTALLED) docs ## ruff, mypy, clang-format, and the site's links
 	$(BIN)/ruff check
@@ -114,5 +121,5 @@ $(NATIVE): $(NATIVE_SOURCES) | $(INSTALLED)
 
 $(SANITIZED): $(NATIVE_SOURCES) $(NATIVE_TESTS) | $(INSTALLED)
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DPLIANT_WERROR=$(WERROR) -DPLIANT_SANITIZE=ON -DPLIANT_BUILD_TESTS=ON
-	$(BIN)/cmake --build build/sanitize --target native_test
+	$(BIN)/cmake --build build/sanitize --target native_test pliant_cpu
 	touch $@

@@ -8,7 +8,7 @@ import importlib.util
 
 import pytest
 
-from helpers.gpu.pooling_cases import MUTANTS, RUNS
+from helpers.gpu.pooling_cases import MUTANTS, RUNS, SUBSETS
 from helpers.gpu.processes import problems_of, run_program
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
@@ -29,6 +29,11 @@ def assert_no_problem(job: str, name: str) -> None:
 @pytest.mark.parametrize("name", [run.name for run in RUNS])
 def test_output_and_gradients_match_the_loops(name: str) -> None:
     assert_no_problem("values", name)
+
+
+@pytest.mark.parametrize("name", [run.name for run in SUBSETS])
+def test_every_subset_of_the_gradients(name: str) -> None:
+    assert_no_problem("values", f"subsets_{name}")
 
 
 @pytest.mark.parametrize("name", [mutant.name for mutant in MUTANTS])

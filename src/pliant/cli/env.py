@@ -27,9 +27,11 @@ OPTIONAL = (
 
 def add(commands: Commands[Parser]) -> None:
     """Add the command."""
-    add_command(
+    parser = add_command(
         commands, "env", _run, "say which implementations of the operators run on this machine, and why not the others"
     )
+    help = "compare what the compiled library computes with each instruction set; exit status 1 where one differs"
+    parser.add_argument("--instruction-sets", action="store_true", help=help)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -37,6 +39,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from pliant.ops._backends import describe
 
+    if arguments.instruction_sets:
+        return _instruction_sets()
     devices = ["cpu"] + [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     print(f"python {platform.python_version()} on {platform.platform()}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, devices: {', '.join(devices)}")
@@ -45,6 +49,16 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{row.operator:18}  {row.implementation:22}  {'yes' if row.available else 'no ':3}  {row.reason}")
     print("optional: " + ", ".join(f"{name} {_version(name)}" for name in OPTIONAL))
     return 0
+
+
+def _instruction_sets() -> int:
+    """Print a line for each instruction set."""
+    from pliant.ops._instruction_sets import DIFFERS, compare
+
+    rows = compare()
+    for name, verdict in rows:
+        print(f"{name:10}  {verdict}")
+    return 1 if any(DIFFERS in verdict for _, verdict in rows) else 0
 
 
 def _version(name: str) -> str:

@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
 
 from pliant._check import fail, fail_because, suggest
 from pliant.ops import _backends
+from pliant.ops._deform_conv2d import deform_conv2d
+from pliant.ops._deform_roi_pool import deform_roi_pool
+from pliant.ops._dispatch import Impl
 
+DIFFERS = "differs from the reference"
 NAMES = ("avx512", "avx2", "baseline")  # from the fastest to the one that every processor has
 
 
@@ -67,3 +74,34 @@ def instruction_set(name: str) -> Iterator[None]:
         yield
     finally:
         library.use_instruction_set(before)
+
+
+def compare() -> list[tuple[str, str]]:
+    """Return for each instruction set whether it is here, and whether it computes what the reference does.
+
+    For `pliant env --instruction-sets`: it runs one small convolution and one small pooling with each.
+    """
+    if (library := _backends.native_library()) is None:
+        return [(name, _backends.why_no_native()) for name in NAMES]
+    known, in_use = instruction_sets(), library.instruction_set()
+    rows = []
+    for name in NAMES:
+        if name not in known:
+            rows.append((name, "not on this processor, or not in this library"))
+            continue
+        with instruction_set(name):
+            agrees = all(torch.allclose(f("native"), f("reference"), rtol=1e-4, atol=1e-4) for f in _small_problems())
+        verdict = "agrees with the reference" if agrees else f"{DIFFERS}: please report it"
+        rows.append((name, ("in use, " if name == in_use else "") + verdict))
+    return rows
+
+
+def _small_problems() -> list[Callable[[Impl], Tensor]]:
+    """Return a convolution and a pooling that fill vectors of every width, and leave some channels over."""
+    generator = torch.Generator().manual_seed(1)
+    x, weight = (torch.randn(*shape, generator=generator) for shape in ((1, 37, 9, 11), (21, 37, 3, 3)))
+    offset, boxes = torch.randn(1, 18, 9, 11, generator=generator), torch.tensor([[0, 1.0, 0.5, 8.5, 7.0]])
+    return [
+        lambda impl: deform_conv2d(x, offset, weight, padding=1, impl=impl),
+        lambda impl: deform_roi_pool(x, boxes, (3, 2), impl=impl),
+    ]

@@ -43,6 +43,7 @@ ON_PIXELS = PoolRun("on_pixels", small("dyadic", 16, (1, 1), samples=1, offsets=
 PS = PoolRun("ps_asymmetric", small("ps_asymmetric", 3, (2, 3)))
 PS_DYADIC = PoolRun("ps_dyadic", small("ps_dyadic", 8, (1, 2)))
 WIDE = PoolRun("channels_37", small("channels_37", 2, (1, 2)), torch.float64, cut=True)
+SUBSETS = (ON_PIXELS, PS_DYADIC)  # with which each subset of the gradients is computed
 RUNS = (
     PLAIN,
     ADAPTIVE,

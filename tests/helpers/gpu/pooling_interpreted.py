@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import itertools
 import json
 import sys
 import tempfile
@@ -21,9 +22,9 @@ from unittest import mock
 
 import torch
 
-from helpers.gpu.pooling_cases import MUTANTS, RUNS, Mutant, PoolRun
+from helpers.gpu.pooling_cases import MUTANTS, RUNS, SUBSETS, Mutant, PoolRun
 from helpers.gpu.quick_interpreter import patch_once
-from helpers.pooling.checks import check_forward_backward, run
+from helpers.pooling.checks import attributes_of, check_forward_backward, run
 from pliant.ops._deform_ps_roi_pool.contract import OPERATOR as PS
 from pliant.ops._deform_roi_pool.contract import OPERATOR as PLAIN
 from pliant.ops._pooling import gpu_pooling, triton_pooling
@@ -51,6 +52,20 @@ def check(pool_run: PoolRun) -> None:
             torch.use_deterministic_algorithms(True)
             stack.callback(torch.use_deterministic_algorithms, False)
         check_forward_backward(functools.partial(run, impl="auto"), pool_run.case, pool_run.dtype)
+
+
+def check_subsets(pool_run: PoolRun) -> None:
+    """Assert that each gradient is the same for every subset of them, and that nothing else is returned."""
+    case = pool_run.case
+    operator = PLAIN if case.operator == "plain" else PS
+    arguments, upstream = case.arguments(pool_run.dtype), case.upstream(pool_run.dtype)
+    call = functools.partial(operator.backward_by, gpu_pooling.GPU, upstream, *arguments, *attributes_of(case))
+    everything = call([True] * len(operator.gradients))
+    for needed in itertools.product([False, True], repeat=len(operator.gradients)):
+        for found, expected, need in zip(call(list(needed)), everything, needed, strict=True):
+            if need:
+                torch.testing.assert_close(found, expected, msg=f"{needed}")
+            assert need or found.numel() == 0, f"{needed}"
 
 
 @contextlib.contextmanager
@@ -81,7 +96,10 @@ def main() -> None:
     patch_once()
     library = take_cpu_tensors()
     jobs = {
-        "values": {r.name: functools.partial(check, r) for r in RUNS},
+        "values": {
+            **{r.name: functools.partial(check, r) for r in RUNS},
+            **{f"subsets_{r.name}": functools.partial(check_subsets, r) for r in SUBSETS},
+        },
         "mutants": {m.name: functools.partial(check_mutant, m) for m in MUTANTS},
     }
     for name, function in jobs[sys.argv[1]].items():
