@@ -27,10 +27,10 @@ NATIVE := build/native/.installed
 SANITIZED := build/sanitize/.built
 # Python itself knows nothing of the sanitizer, so that its runtime must be there before all else; it leaks by design.
 FUZZ_OPERATORS = PYTHONPATH=tests LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
-  $(BIN)/python -m fuzz.operators --library build/sanitize/libpliant_cpu.so
+  $(BIN)/python -m helpers.fuzz.operators --library build/sanitize/libpliant_cpu.so
 GPU_TESTS := tests/gpu/test_on_device.py tests/gpu/test_pooling_on_device.py
 
-.PHONY: help demo test test-sanitize fuzz lint format native bench docs compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
+.PHONY: help demo test test-sanitize fuzz fuzz-operators fuzz-readers lint format native bench docs compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -46,8 +46,13 @@ test-sanitize: $(INSTALLED) $(NATIVE) $(SANITIZED) ## the C++ tests, and random 
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
 	$(FUZZ_OPERATORS) --cases 2000 --seed 2017
 
-fuzz: $(INSTALLED) $(NATIVE) $(SANITIZED) ## random calls of the operators under the sanitizers, until stopped or something is found
+fuzz: fuzz-operators ## random calls of the operators under the sanitizers, until something is found
+
+fuzz-operators: $(INSTALLED) $(NATIVE) $(SANITIZED)
 	$(FUZZ_OPERATORS) --cases 0 --seed $$RANDOM --last build/sanitize/last-seed
+
+fuzz-readers: $(INSTALLED) ## changed files for every reader, until stopped
+	PYTHONPATH=tests $(BIN)/python -m helpers.fuzz.readers --seed $$RANDOM
 
 lint: $(INSTALLED) docs ## ruff, mypy, clang-format, and the site's links
 	$(BIN)/ruff check
