@@ -11,7 +11,6 @@ A run that is stopped goes on from its last checkpoint in `--work`; a finished o
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import time
@@ -21,7 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks.accuracy.bootstrap import intervals
-from benchmarks.accuracy.rows import RESULTS, Key, Row, git_commit, missing, read_rows, run_missing
+from benchmarks.accuracy.driver import drive, study_parser
+from benchmarks.accuracy.rows import RESULTS, Key, Row
 from pliant.data import open_detection
 from pliant.evaluation import coco_results, evaluate_detections
 from pliant.train import TrainConfig
@@ -39,9 +39,19 @@ ARMS: dict[str, dict[str, Any]] = {
     "pyramid-dconv": {"deform": PYRAMID, "modulated": False},
     "pyramid-mdconv+dpool": {"deform": PYRAMID, "roi_pool": "deform"},
     "pyramid-mdconv+mdpool+mimic": {"deform": PYRAMID, "roi_pool": "modulated", "mimic": True, "mimic_crop_size": 96},
+    # Mimicking with what may have hurt it in a pilot taken away: a moving teacher, its weight, small crops.
+    "pyramid-mdconv+mdpool+mimic-still": {
+        "deform": PYRAMID, "roi_pool": "modulated", "mimic": True, "mimic_crop_size": 96, "mimic_stop_gradient": True,
+    },
+    "pyramid-mdconv+mdpool+mimic-light": {
+        "deform": PYRAMID, "roi_pool": "modulated", "mimic": True, "mimic_crop_size": 96, "mimic_reduction": "mean",
+    },
+    "pyramid-mdconv+mdpool+mimic-224": {
+        "deform": PYRAMID, "roi_pool": "modulated", "mimic": True, "mimic_crop_size": 224, "mimic_boxes_per_image": 8,
+    },
     "last-dconv": {"deform": LAST, "modulated": False},
     "last-mdconv": {"deform": LAST},
-}
+}  # fmt: skip
 STEPS = {"neu": (1800, 7200), "bccd": (600, 2400)}
 SIDE = {"neu": 200, "bccd": 320}
 SEEDS = 3
@@ -110,34 +120,14 @@ def run(key: Key, folders: dict[str, Path], weights: Path | None, work: Path) ->
 
 def main() -> None:
     """Run what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, ROWS, tuple(ARMS), SEEDS)
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=DIR", help="neu=DIR, bccd=DIR or both")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="MobileNetV2 of ImageNet (default: random)")
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"), metavar="DIR", help="folder of the runs")
-    parser.add_argument(
-        "--rows", type=Path, default=ROWS, metavar="FILE", help=f"where rows are added (default: {ROWS})"
-    )
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=range(SEEDS))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each (default: 2)")
-    parser.add_argument("--minutes", type=float, default=60, help="after which no further run starts (default: 60)")
-    parser.add_argument("--commit", help="of the code, where it is no git checkout")
-    parser.add_argument("--list", action="store_true", help="say what is missing, run nothing")
     arguments = parser.parse_args()
     folders = {name: Path(folder) for name, _, folder in (given.partition("=") for given in arguments.data)}
-    keys = [
-        key
-        for key in plan()
-        if key["dataset"] in folders and key["arm"] in arguments.arms and key["seed"] in arguments.seeds
-    ]
-    if arguments.list:
-        for key in missing(keys, read_rows(arguments.rows)):
-            print(key)
-        return
-    one = functools.partial(run, folders=folders, weights=arguments.weights, work=arguments.work)
-    commit = arguments.commit or git_commit()
-    left = run_missing(keys, one, arguments.rows, jobs=arguments.jobs, seconds=60 * arguments.minutes, commit=commit)
-    print(f"{left} of {len(keys)} runs are still missing")
+    keys = [key for key in plan() if key["dataset"] in folders]
+    drive(arguments, keys, functools.partial(run, folders=folders, weights=arguments.weights, work=arguments.work))
 
 
 if __name__ == "__main__":

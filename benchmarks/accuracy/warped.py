@@ -13,17 +13,16 @@ on wherever it was stopped.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from benchmarks.accuracy.datasets import load_shapes
-from benchmarks.accuracy.rows import RESULTS, Key, Row, git_commit, missing, read_rows, run_missing
-from pliant.demo.shapes import Settings, deformable, fit, network
+from benchmarks.accuracy.driver import drive, study_parser
+from benchmarks.accuracy.rows import RESULTS, Key, Row
+from pliant.demo.shapes import Settings, Shapes, deformable, fit, network
 
 ROWS = RESULTS / "warped.jsonl"
 DATASETS = ("animals", "fashion")
@@ -69,10 +68,17 @@ def build(arm: str) -> torch.nn.Sequential:
 
 def run(key: Key, data: Path) -> Row:
     """Train and test one network, and return its curve."""
-    train, test = load_shapes(key["dataset"], data)
     torch.manual_seed(key["seed"])
-    model = build(key["arm"]).to(memory_format=torch.channels_last)
-    curve = fit(model, train, test, key["strength"], Settings(key["epochs"]), seed=key["seed"])
+    shapes = load_shapes(key["dataset"], data)
+    return measured(build(key["arm"]), shapes, key["strength"], Settings(key["epochs"]), key["seed"])
+
+
+def measured(
+    model: torch.nn.Module, shapes: tuple[Shapes, Shapes], strength: float, settings: Settings, seed: int
+) -> Row:
+    """Train and test `model` on warped shapes, and return what a row keeps."""
+    model = model.to(memory_format=torch.channels_last)
+    curve = fit(model, *shapes, strength, settings, seed=seed)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "accuracy": [round(a, 5) for a in curve.accuracy],
@@ -81,38 +87,15 @@ def run(key: Key, data: Path) -> Row:
     }
 
 
-def chosen(arguments: argparse.Namespace) -> Iterator[Key]:
-    """Yield the runs of the plan that the command line asks for."""
-    for key in plan(tuple(arguments.datasets)):
-        if key["seed"] in arguments.seeds and key["epochs"] in arguments.epochs and key["arm"] in arguments.arms:
-            yield key
-
-
 def main() -> None:
     """Run what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__, ROWS, ARMS, SEEDS)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the downloaded packages")
-    parser.add_argument(
-        "--rows", type=Path, default=ROWS, metavar="FILE", help=f"where rows are added (default: {ROWS})"
-    )
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--epochs", nargs="+", type=int, choices=EPOCHS, default=EPOCHS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=range(SEEDS))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each (default: 2)")
-    parser.add_argument("--minutes", type=float, default=60, help="after which no further run starts (default: 60)")
-    parser.add_argument("--commit", help="of the code, where it is no git checkout")
-    parser.add_argument("--list", action="store_true", help="say what is missing, run nothing")
     arguments = parser.parse_args()
-    keys = list(chosen(arguments))
-    if arguments.list:
-        for key in missing(keys, read_rows(arguments.rows)):
-            print(key)
-        return
-    one = functools.partial(run, data=arguments.data)
-    commit = arguments.commit or git_commit()
-    left = run_missing(keys, one, arguments.rows, jobs=arguments.jobs, seconds=60 * arguments.minutes, commit=commit)
-    print(f"{left} of {len(keys)} runs are still missing")
+    keys = [key for key in plan(tuple(arguments.datasets)) if key["epochs"] in arguments.epochs]
+    drive(arguments, keys, functools.partial(run, data=arguments.data))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,10 +98,10 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(outputs), act=nn.ReLU(inplace=True)))
 
 
-def deformable(model: nn.Sequential, layers: int, *, modulated: bool = True) -> nn.Sequential:
-    """Make the last `layers` (1 to 4) convolutions deformable: with modulation (DCNv2), or without (DCNv1)."""
+def deformable(model: nn.Sequential, layers: int, **options: Any) -> nn.Sequential:
+    """Make the last `layers` (1 to 4) convolutions deformable; `options` are those of `pliant.convert`."""
     names = "|".join(str(3 - i) for i in range(layers))
-    return convert(model, rf"body\.({names})\.conv", modulated=modulated)
+    return convert(model, rf"body\.({names})\.conv", **options)
 
 
 def fit(
