@@ -14,10 +14,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from helpers.networks import CASES, Case, Twins, build, deformable, image
 from pliant._check import PliantError
 from pliant.nn import DeformConv2d
 from pliant.surgery import convert, plan, revert
-from surgery.models import CASES, Case, Twins, build, deformable, image
 
 EXACT = torch.float64
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers.networks import Case, Twins, build, deformable, image
 from pliant._check import PliantError
 from pliant.surgery import convert
-from surgery.models import Case, Twins, build, deformable, image
 
 
 @torch.no_grad()

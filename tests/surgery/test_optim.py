@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from helpers.networks import Twins
 from pliant._check import PliantError
 from pliant.nn import DeformPSRoIPool, DeformRoIPool
 from pliant.surgery import convert, param_groups
-from surgery.models import Twins
 
 
 def test_param_groups_find_every_parameter_once() -> None:

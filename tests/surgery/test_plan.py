@@ -10,9 +10,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from helpers.networks import CASES, Case, Twins, build
 from pliant._check import PliantError
 from pliant.surgery import convert, plan
-from surgery.models import CASES, Case, Twins, build
 
 MODELS = torchvision.models
 
