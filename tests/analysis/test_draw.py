@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
-from pliant.analysis import draw_boxes, draw_curves, draw_sampling
+from pliant.analysis import draw_boxes, draw_curves, draw_labels, draw_ranking, draw_sampling
+from pliant.analysis.fonts import legible
 from pliant.data import read_image
 
 
@@ -44,3 +46,16 @@ def test_curves_pass_over_records_without_the_value(tmp_path: Path) -> None:
     picture = read_image(tmp_path / "c.png")
     assert picture.shape == (3, 600, 960)
     assert len(picture.flatten(1).unique(dim=1)[0]) > 10  # axes and a coloured line, not one blank colour
+
+
+def test_names_in_pictures_have_no_empty_boxes_and_start_no_formula(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    image, boxes = torch.zeros(3, 20, 30, dtype=torch.uint8), torch.tensor([[4.0, 5.0, 20.0, 15.0]])
+    for name in ("树", "\U000f0000", "$\\frac$", "$x$", "a\x1b\nb", "_hidden"):
+        draw_boxes(image, boxes, tmp_path / "a.png", labels=[name])
+        draw_labels(image, torch.ones(20, 30, dtype=torch.uint8), tmp_path / "b.png", names={1: name})
+        draw_ranking(image, [name, "oak"], [0.7, 0.2], tmp_path / "c.png")
+    assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
+    assert legible("oak 树 $\x00").startswith("oak ")
+    assert legible("\U000f0000") == r"\U000f0000"

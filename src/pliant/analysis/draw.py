@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pliant._check import require_package
+from pliant.analysis.fonts import families, legible
 
 TRUE_COLOUR = "#2ca02c"
 PREDICTED_COLOUR = "#ff7f0e"
@@ -73,7 +74,8 @@ def draw_boxes(
         if boxes is not None:
             _add_boxes(axes, boxes, colour)
     for (x, y, _, _), text in zip(predicted.tolist(), labels or [], strict=False):
-        axes.text(x, y, text, color="white", fontsize=8, va="bottom", backgroundcolor=PREDICTED_COLOUR)
+        style = {"color": "white", "fontsize": 8, "va": "bottom", "family": families()}
+        axes.text(x, y, legible(text), backgroundcolor=PREDICTED_COLOUR, **style)
     axes.set_title(title)
     figure.savefig(path, dpi=120)
 

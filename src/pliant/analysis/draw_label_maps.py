@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pliant._labels import IGNORE
 from pliant.analysis.draw import PICTURE_INCHES, PREDICTED_COLOUR, new_figure, show
+from pliant.analysis.fonts import families, legible
 
-IGNORE = 255
 _OPACITY = 0.6
 
 
@@ -57,9 +58,9 @@ def draw_labels(image: Tensor, labels: Tensor, path: Path | str, *, names: Mappi
     mixed = _OPACITY * colours[labels.long()].permute(2, 0, 1) + (1 - _OPACITY) * image  # (3, H, W)
     figure, axes = show(torch.where(shown, mixed.round().to(torch.uint8), image))
     there = [label for label in labels.unique().tolist() if label not in (0, IGNORE)]
-    handles = [Patch(color=_hex(colours[label]), label=names.get(label, str(label))) for label in there]
+    handles = [Patch(color=_hex(colours[label]), label=legible(names.get(label, str(label)))) for label in there]
     if handles:
-        axes.legend(handles=handles, loc="upper right", fontsize=8)
+        axes.legend(handles=handles, loc="upper right", prop={"family": families(), "size": 8})
     axes.set_title(title)
     figure.savefig(path, dpi=120)
 
@@ -91,7 +92,8 @@ def draw_ranking(image: Tensor, names: Sequence[str], scores: Sequence[float], p
     axes.set_axis_off()
     bars = axes.inset_axes((0.25, -0.08 - 0.07 * len(names), 0.7, 0.07 * len(names)))
     bars.barh(range(len(names)), list(scores), color=PREDICTED_COLOUR)
-    bars.set_yticks(range(len(names)), [f"{name}  {score:.2f}" for name, score in zip(names, scores, strict=True)])
+    lines = [f"{legible(name)}  {score:.2f}" for name, score in zip(names, scores, strict=True)]
+    bars.set_yticks(range(len(names)), lines, family=families())
     bars.invert_yaxis()
     bars.set_xlim(0, 1)
     figure.savefig(path, dpi=120, bbox_inches="tight")

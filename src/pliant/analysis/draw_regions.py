@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pliant.analysis.draw import show
+from pliant.analysis.fonts import families, legible
 
 _OPACITY = 0.5
 _GOLDEN_ANGLE = 0.618034  # of the circle of hues: neighbours in the list are far apart in colour
@@ -47,7 +48,8 @@ def draw_instances(
     for (x1, y1, x2, y2), colour in zip(boxes.tolist(), colours, strict=True):
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, facecolor="none", edgecolor=colour, linewidth=1.5))
     for (x, y, _, _), text, colour in zip(boxes.tolist(), labels or [], colours, strict=False):
-        axes.text(x, y, text, color="white", fontsize=8, va="bottom", backgroundcolor=colour)
+        style = {"color": "white", "fontsize": 8, "va": "bottom", "family": families()}
+        axes.text(x, y, legible(text), backgroundcolor=colour, **style)
     figure.savefig(path, dpi=120)
 
 

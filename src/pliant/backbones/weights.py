@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,7 +126,9 @@ def load_plain(path: Path, argument: str) -> Any:
                 # PyTorch compresses nothing. What is compressed, or named twice, can unpack to any size.
                 if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
                     fail(argument, "must not be compressed", str(path), "save it again with torch.save")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of PyTorch's, on protocols of pickle
+            return torch.load(path, map_location="cpu", weights_only=True)
     except PliantError:
         raise
     except pickle.UnpicklingError as error:

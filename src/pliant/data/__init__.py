@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pliant._labels import IGNORE
 from pliant.data.classification.dataset import ClassificationDataset
 from pliant.data.classification.open import open_classification
 from pliant.data.classification.transforms import classification_transforms
@@ -11,7 +12,7 @@ from pliant.data.detection.open import open_detection
 from pliant.data.detection.transforms import detection_transforms
 from pliant.data.image_dataset import ImageDataset
 from pliant.data.images import UnreadableImageError, read_image
-from pliant.data.label_maps import IGNORE, read_label_map, write_label_map
+from pliant.data.label_maps import read_label_map, write_label_map
 from pliant.data.published import published_categories
 from pliant.data.records import Category, ImageInfo
 from pliant.data.report import DataReport, Problem

@@ -12,10 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from pliant._check import fail
+from pliant._labels import IGNORE
 from pliant.data.images import UnreadableImageError, opened
-
-# Pixels of this label count in no loss and in no metric: VOC's borders, Cityscapes' unlabelled parts, padding.
-IGNORE = 255
 
 # Lossy formats would make classes out of nothing at every border.
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF")

@@ -12,13 +12,13 @@ from torch.nn.functional import cross_entropy, interpolate, pad
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant._check import fail
+from pliant._labels import IGNORE
 from pliant.backbones import Trunk, as_trunk, build_trunk, pixel_statistics
 from pliant.nn import DeformConv2d
 from pliant.segmentation.offset_dilation import undilate_offset_branches
 from pliant.segmentation.upsample import upsample_scores
 
 OffsetDilation = Literal["official", "paper"]
-IGNORE = 255
 HEAD_CHANNELS = 1024
 
 # Scores of all classes that are held at once when they are taken to the size of the image: 64 MB.

@@ -296,7 +296,7 @@ def main() -> int:
         return 0
     counts: Counter[tuple[str, str]] = Counter()
     shown: Counter[str] = Counter()
-    start, done, step = time.monotonic(), 0, 500
+    start, done, step = time.monotonic(), 0, 100
     while not arguments.cases or done < arguments.cases:
         first = done // len(names)
         for name in names:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pliant._check import fail
+from pliant._labels import IGNORE
 from pliant.data.image_checks import (
     CheckedImage,
     Progress,
@@ -19,7 +20,7 @@ from pliant.data.image_checks import (
     shown_names,
 )
 from pliant.data.images import UnreadableImageError, is_regular
-from pliant.data.label_maps import IGNORE, LabelTable, read_label_map, read_label_size
+from pliant.data.label_maps import LabelTable, read_label_map, read_label_size
 from pliant.data.records import Category, SourceImage
 from pliant.data.refusals import check_folder
 from pliant.data.report import DataReport, Problem

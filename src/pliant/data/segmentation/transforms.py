@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812
 from torchvision.tv_tensors import Image, Mask, wrap
 
 from pliant._check import fail
-from pliant.data.label_maps import IGNORE
+from pliant._labels import IGNORE
 from pliant.data.transforms import Target, Transform, check_angle, composed, last_steps
 
 # What is outside the image gets the mean of ImageNet, which normalisation makes zero, and no label.
