@@ -76,6 +76,15 @@ def hint_at_names(function: str, hints: Mapping[str, str]) -> Callable[[Callable
     return decorate
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 box`, `2 boxes`, `1 image`, `0 images`: a number with its noun, of regular plural."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{number} {noun[:-1]}ies"
+    return f"{number} {noun}{'es' if noun.endswith(('s', 'x', 'ch')) else 's'}"
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the names of `known` near to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)

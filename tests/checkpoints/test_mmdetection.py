@@ -154,7 +154,7 @@ def test_what_does_not_belong_is_named() -> None:
         ({"roi_head.bbox_head.0.fc_cls.weight": (81, 1024)}, "must have one box head; got those of a Cascade R-CNN"),
         (
             {"roi_head.bbox_head.fc_reg.bias": (160,)},
-            "must have 4 boxes' numbers for each of the 81 classes.*fc_reg with 160",
+            "must have 4 numbers of a box for each of 81 classes.*fc_reg with 160",
         ),
         ({"backbone.layer3.6.conv1.weight": (8, 8, 1, 1)}, r"must have one of the backbones .*blocks"),
         (

@@ -119,7 +119,7 @@ def test_a_recipe_is_trained_with_what_is_given_besides(
     config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     assert (config["model"], config["deform"], config["lr"], config["steps"]) == ("rfcn", "c5", 0.008, 1)
     assert (config["accumulate"], config["step_images"]) == (1, None)
-    assert "1 steps of 1 images to go" in capsys.readouterr().err
+    assert "1 step of 1 image to go" in capsys.readouterr().err
     # Not that of the layer which learns at three times the rate, and not that of the next step.
     assert [record["lr"] for record in read_metrics(tmp_path / "run") if "lr" in record] == [0.008]
 
@@ -184,7 +184,7 @@ def test_predict_names_a_broken_image_and_goes_on(
     captured = capsys.readouterr()
     assert captured.err.count("pliant: left out: ") == 1
     assert "broken.jpg" in captured.err
-    assert "on 1 images" in captured.out
+    assert "on 1 image;" in captured.out
 
 
 def test_explain_draws_the_samples_around_a_point(
@@ -230,7 +230,10 @@ def test_a_resumed_complete_run_stays_complete(run: Path, capsys: pytest.Capture
         (["train", "--data", "d"], "pliant: out: must name the folder of the run; got nothing; add --out RUN"),
         (["train", "--data", "d", "--lr", "quick"], "pliant train: argument --lr: invalid number value: 'quick'"),
         (["train", "--data", "d", "--epochs", "0", "--out", "r"], "pliant: epochs: must be at least 1; got 0"),
-        (["train", "--resume", "r", "--lr", "1"], "pliant: resume: must come without other options"),
+        (
+            ["train", "--resume", "r", "--lr", "1"],
+            "pliant: resume: must come with epochs, steps, data, workers, device or nothing; the other settings are ",
+        ),
         (["train", "--config", "none.json", "--out", "r"], "pliant: config: must be a JSON file; got none.json"),
         (
             ["train", "--recipe", "v2-rfcn", "--out", "r"],

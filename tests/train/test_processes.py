@@ -142,8 +142,11 @@ class Loss(nn.Module):
 def test_another_number_of_processes_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
     assert train(TrainConfig.from_dict({**small, "steps": 1, "val_split": None}), tmp_path / "run")
     state = load_checkpoint(tmp_path / "run" / "last.pt")
-    torch.save({**state, "processes": 4}, tmp_path / "run" / "last.pt")
-    with pytest.raises(PliantError, match="resume: must have as many processes as before, 4; got 1; .*processes 4"):
+    torch.save({**state, "processes": 4, "batches": 4}, tmp_path / "run" / "last.pt")
+    message = (
+        "resume: must make steps of 4 batches, as 4 processes did; got 1 batch; start 4 processes, or train with --step"
+    )
+    with pytest.raises(PliantError, match=message):
         resume(tmp_path / "run")
 
 

@@ -99,7 +99,7 @@ def test_the_folder_of_an_evaluated_run(tiny: dict[str, Any], tmp_path: Path) ->
     settings = {**tiny, "val_split": "val", "epochs": 2, "steps": None, "tracker": "tensorboard"}
     assert train(TrainConfig.from_dict(settings), tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    expected = {"config.json", "categories.json", "environment.json", "metrics.jsonl", "log.txt", "last.pt"}
+    expected = {"config.json", "categories.json", "environment.json", "metrics.jsonl", "log.txt", "last.pt", ".lock"}
     assert names == expected | {"weights.safetensors", "tensorboard"}
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "pliant")).Reload()
     losses = [record["loss"] for record in read_metrics(tmp_path / "run") if "loss" in record]

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from pliant._check import fail, suggest
+from pliant._check import counted, fail, suggest
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,12 @@ def _cell(output: Tensor, node: MapNode) -> Tensor:
     if node.channel is None:
         return output[:, :, row, column]
     if not 0 <= node.channel < channels:
-        fail("node", f"must name one of {channels} channels", node.channel, f"use 0 to {channels - 1}, or None for all")
+        fail(
+            "node",
+            f"must name one of {counted(channels, 'channel')}",
+            node.channel,
+            f"use 0 to {channels - 1}, or None for all",
+        )
     return output[:, node.channel, row, column][:, None]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant.checkpoints.dcnv2_layers import MARKS, convert_dcnv2_layers
 from pliant.checkpoints.detectron2 import convert_detectron2
 from pliant.checkpoints.draft import Conversion, Entry
@@ -78,7 +78,7 @@ def recognise(state: Mapping[str, Tensor]) -> str:
         names = ", ".join(list(state)[:3])
         rule = f"must come from {', '.join(CONVERTERS)}"
         fix = "name it with --from, or see docs/checkpoints.md for the systems that are converted"
-        fail("checkpoint", rule, f"{len(state)} tensors such as {names}", fix)
+        fail("checkpoint", rule, f"{counted(len(state), 'tensor')} such as {names}", fix)
     return found[0]
 
 

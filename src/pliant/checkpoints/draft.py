@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pliant._check import fail
+from pliant._check import counted, fail
 
 AS_IT_IS = "as it is"
 UNKNOWN = "nothing in pliant's model takes it"
@@ -68,7 +68,8 @@ class Conversion:
         taken = [entry for entry in self.entries if entry.source]
         changed = sum(entry.how != AS_IT_IS for entry in taken)
         new = len(self.entries) - len(taken)
-        return f"{self.source}: {len(taken)} tensors taken, {changed} of them changed; {len(self.left)} left; {new} new"
+        what = f"{counted(len(taken), 'tensor')} taken, {changed} of them changed"
+        return f"{self.source}: {what}; {len(self.left)} left; {new} new"
 
     def as_dict(self) -> dict[str, Any]:
         """Return all but the tensors as plain values for JSON."""
@@ -125,11 +126,11 @@ class Draft:
         """Return the tensor `name`, or say that the file lacks it."""
         if name not in self.state:
             fix = "give the checkpoint of one of the systems in docs/checkpoints.md"
-            fail("checkpoint", f"must hold {name}", f"{self.total} tensors without it", fix)
+            fail("checkpoint", f"must hold {name}", f"{counted(self.total, 'tensor')} without it", fix)
         return self.state[name]
 
     def finish(self, settings: Mapping[str, Any], labels: int = 0, *, background: bool = False) -> Conversion:
-        """Return the conversion; what was neither moved nor left is left without a home."""
+        """Return the conversion; what was neither moved nor left is listed as unknown."""
         left = {**self.left, **dict.fromkeys(self.state, UNKNOWN)}
         parts = (self.tensors, tuple(self.entries), left, tuple(self.notes), background)
         return Conversion(self.source, settings, labels, *parts)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant.checkpoints.draft import Change, Draft
 
 LAST_FIRST = "background moved from the last row to the first"
@@ -48,7 +48,8 @@ def move_box_predictor(draft: Draft, scores: str, boxes: str) -> int:
         draft.rename(rf"{boxes}\.(weight|bias)", rf"{target}.bbox_pred.\1")
         return total - 1
     if rows not in (4, 4 * (total - 1)):
-        rule = f"must have 4 boxes' numbers for each of the {total} classes, or for all but the background, or for all"
+        classes = counted(total, "class")
+        rule = f"must have 4 numbers of a box for each of {classes}, or for all but the background, or for all together"
         fail("checkpoint", rule, f"{boxes} with {rows}", "give another checkpoint")
     draft.rename(rf"{scores}\.(weight|bias)", rf"{target}.cls_score.\1", LAST_FIRST, background_first)
     how, change = (REPEATED, repeat_for(total)) if rows == 4 else (ADDED, add_background(4))
@@ -61,7 +62,7 @@ def move_mask_predictor(draft: Draft, upsample: str, logits: str, classes: int) 
     draft.rename(rf"{upsample}\.(weight|bias)", r"roi_heads.mask_predictor.conv5_mask.\1")
     rows = len(draft.require(f"{logits}.bias"))
     if rows not in (1, classes):
-        rule = f"must have a mask for each of the {classes} classes, or one for all"
+        rule = f"must have a mask for each of {counted(classes, 'class')}, or one for all"
         fail("checkpoint", rule, f"{logits} with {rows}", "give another checkpoint")
     how, change = (ADDED, add_background(1)) if rows == classes else (REPEATED, repeat_for(classes + 1))
     draft.rename(rf"{logits}\.(weight|bias)", r"roi_heads.mask_predictor.mask_fcn_logits.\1", how, change)

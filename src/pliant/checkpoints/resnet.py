@@ -119,6 +119,6 @@ def take_input(
     draft.entries = [replace(e, how=REWRITTEN) if e.target in rewritten else e for e in draft.entries]
     values = ", ".join(f"{value:g}" for value in mean)
     draft.notes.append(
-        f"the first convolution was rewritten from {'BGR' if bgr else 'RGB'} images of 0..255 less ({values}), "
+        f"the first convolution was rewritten from {'BGR' if bgr else 'RGB'} pixels of 0..255 less ({values}), "
         "red first, to pliant's normalised RGB images"
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant.backbones import Trunk, classification_network, pixel_statistics
 from pliant.classification.head import replace_head
 
@@ -75,7 +75,7 @@ class Classifier(nn.Module):
             if len(batch) > 1:
                 raise
             # Batch norm's, of maps that have shrunk to a cell.
-            got = f"one image of {batch.shape[-2]} x {batch.shape[-1]} ({error})"
+            got = f"one image of shape {tuple(batch.shape[1:])} ({error})"
             fix = "use another batch_size, a larger crop_size, or norm='frozen'"
             fail("images", "must be two or more for batch norm over maps of one cell", got, fix)
         if not isinstance(scores, Tensor):
@@ -107,7 +107,7 @@ def _middle(image: Tensor, size: int) -> Tensor:
 
 def _labels(images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None) -> Tensor:
     if targets is None or len(targets) != len(images):
-        got = "none" if targets is None else f"{len(targets)} for {len(images)} images"
+        got = "none" if targets is None else f"{len(targets)} for {counted(len(images), 'image')}"
         fail("targets", "must be one for each image in training form", got, "call model.eval() to predict")
     return torch.stack([target["label"] for target in targets])
 

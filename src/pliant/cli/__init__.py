@@ -8,8 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from pliant._check import PliantError, plain
+from pliant._version import __version__
 from pliant.cli import convert_checkpoint, demo, env, evaluate, explain, export, plan, predict, train
 from pliant.cli.parser import Parser, reject_unknown
+
+__all__ = ["build_parser", "main"]
 
 COMMANDS = (demo, train, evaluate, predict, explain, export, plan, convert_checkpoint, env)
 INTERRUPTED = 130
@@ -18,6 +21,7 @@ INTERRUPTED = 130
 def build_parser() -> Parser:
     """Return the parser with every command."""
     parser = Parser(prog="pliant", description="Deformable ConvNets for PyTorch.")
+    parser.add_argument("--version", action="version", version=f"pliant {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from pliant._check import plain, require_package
 from pliant.cli.options import add_options, given_options
@@ -26,6 +25,7 @@ def add(commands: Commands[Parser]) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     rich = require_package("rich.progress", "train", "pliant eval")
     from pliant.train.engine import evaluate
+    from pliant.train.files import write_json
     from pliant.train.model import load_run, pick_device
     from pliant.train.tasks import task_of
 
@@ -48,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     path = arguments.run_folder / "metrics.json"
     record = {"data": config.data, "split": split, "problems": dataset.report.as_dict(), **metrics.as_dict()}
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(path, record)
     problems = "; ".join(dataset.report.summary())
     print(f"{plain(config.data)}, split {plain(split)}: {task.contents(dataset)}; {problems}")
     print(metrics.table())

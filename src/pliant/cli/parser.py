@@ -52,8 +52,8 @@ def add_run(parser: Parser) -> None:
 
 def add_device(parser: Parser) -> None:
     """Add `--device`."""
-    help = "auto (default) takes an accelerator where there is one"
-    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help=help)
+    help = "as PyTorch names it (cpu, cuda, cuda:1, mps); auto (default): an accelerator if there is one"
+    parser.add_argument("--device", metavar="NAME", default="auto", help=help)
 
 
 def point(text: str) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pliant._check import fail, fail_because, require_package
+from pliant._check import counted, fail, fail_because, require_package
 from pliant.cli.options import add_options, given_options
 from pliant.cli.parser import Commands, Parser, add_command, add_device, add_run, share
 from pliant.train import TrainConfig
@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             task.draw(image, output, picture, categories=categories, min_score=min_score)
     save_results(results, arguments.out / "predictions.json")
-    print(f"{len(results)} {task.found} on {len(paths) - unreadable} images; wrote {arguments.out}")
+    print(f"{len(results)} {task.found} on {counted(len(paths) - unreadable, 'image')}; wrote {arguments.out}")
     return 2 if unreadable else 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +33,14 @@ def _describe(parser: Parser, model: str | None) -> None:
     )
     parser.add_argument("-h", "--help", action=_Help, help="show this help; after --model NAME, what that model has")
     parser.add_argument("--out", metavar="RUN", type=Path, help="new folder for the run")
-    parser.add_argument("--resume", metavar="RUN", type=Path, help="continue the run in this folder, with its settings")
+    help = (
+        "continue the run in this folder with its settings; --epochs, --steps, --data, --workers, --device replace them"
+    )
+    parser.add_argument("--resume", metavar="RUN", type=Path, help=help)
+    help = (
+        "continue the run in --out if there is one with the same settings, else start it: for jobs that are restarted"
+    )
+    parser.add_argument("--continue", dest="continue_run", action="store_true", help=help)
     help = "start from the settings of a row of the papers' tables; --config and options override them"
     parser.add_argument("--recipe", metavar="NAME", help=help)
     parser.add_argument("--list-recipes", action="store_true", help="list the recipes, with what the papers report")
@@ -64,25 +70,28 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     for module in PACKAGES:
         require_package(module, "train", "pliant train")
-    from pliant.train.processes import leave
+    from pliant.train.processes import end_processes
     from pliant.train.recipes import recipe
-    from pliant.train.run import resume, train
+    from pliant.train.run import RESUMABLE, resume, train, train_or_resume
 
     given = given_options(arguments, *GROUPS)
     if arguments.resume is not None:
-        if given or arguments.out or arguments.config or arguments.recipe:
-            fix = "give --resume alone; the settings are the run's"
-            fail("resume", "must come without other options", " ".join(sys.argv[1:]), fix)
-        complete = resume(arguments.resume)
-        leave()
+        foreign = [name for name in given if name not in RESUMABLE]
+        foreign += [name for name in ("out", "config", "recipe", "continue_run") if getattr(arguments, name)]
+        if foreign:
+            rule = f"must come with {', '.join(RESUMABLE)} or nothing; the other settings are the run's"
+            fail("resume", rule, ", ".join(foreign), "leave that out, or train anew with --start")
+        complete = resume(arguments.resume, given)
+        end_processes()
         return 0 if complete else STOPPED
     settings = dict(recipe(arguments.recipe).settings) if arguments.recipe is not None else {}
     if arguments.config is not None:
         settings = overridden(settings, TrainConfig.read(arguments.config))
     if arguments.out is None:
         fail("out", "must name the folder of the run", "nothing", "add --out RUN")
-    complete = train(TrainConfig.from_dict(overridden(settings, given)), arguments.out)
-    leave()
+    start = train_or_resume if arguments.continue_run else train
+    complete = start(TrainConfig.from_dict(overridden(settings, given)), arguments.out)
+    end_processes()
     return 0 if complete else STOPPED
 
 

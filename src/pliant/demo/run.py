@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant.analysis import draw_boxes, draw_curves, draw_panels, draw_sampling, record_offsets, sampling_points
 from pliant.data import DetectionDataset, open_detection
 from pliant.demo.animals import compare, curves, table
@@ -66,7 +66,7 @@ def run_demo(out: Path, *, cache: Path | None = None, steps: int, epochs: int, s
     console = Console(soft_wrap=True)
     out.mkdir(parents=True, exist_ok=True)
     folder = fetch(cache if cache is not None else out / "cache")
-    console.print(f"[bold]1. trees[/bold]: a detector with deformable layers ({DEFORM}), {steps} steps")
+    console.print(f"[bold]1. trees[/bold]: a detector with deformable layers ({DEFORM}), {counted(steps, 'step')}")
     outcome = _trees(folder, out, steps=steps, seed=seed)
     console.print((out / "coco.txt").read_text(encoding="utf-8"), highlight=False, markup=False)
     console.print(f"[bold]2. animals[/bold]: what deformation buys, {epochs} epochs each")
@@ -169,7 +169,7 @@ def report(outcome: Outcome) -> str:
     """Return the table of the detector and what its numbers mean."""
     return (
         f"trained in {outcome.seconds:.0f} s, tested on a site that it has not seen\n{outcome.metrics.table()}\n"
-        f"({MAX_DETECTIONS} detections count, not COCO's 100: the photograph holds more trees than that)\n"
+        f"({counted(MAX_DETECTIONS, 'detection')} count, not COCO's 100: the photograph holds more trees than that)\n"
     )
 
 

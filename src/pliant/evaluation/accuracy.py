@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant.evaluation.ratios import UNDEFINED, ratio, shown, table_rows
 
 TOP = 5
@@ -38,7 +38,7 @@ class ClassificationMetrics:
 
     def table(self) -> str:
         """Return the two accuracies, and those of the ten classes that are found worst."""
-        lines = [f" top-1  {shown(self.top1)}", f" top-5  {shown(self.top5)}", f" over {self.images} images"]
+        lines = [f" top-1  {shown(self.top1)}", f" top-5  {shown(self.top5)}", f" over {counted(self.images, 'image')}"]
         worst = sorted((value, name) for name, value in self.per_category.items() if value >= 0)[:10]
         if worst:
             rows = table_rows({name: value for value, name in worst})

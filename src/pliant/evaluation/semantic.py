@@ -63,7 +63,7 @@ def confusion(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
         [[1, 0], [1, 1]]
     """
     if truth.shape != predicted.shape:
-        got = f"{tuple(predicted.shape)} for {tuple(truth.shape)}"
+        got = f"shape {tuple(predicted.shape)} for shape {tuple(truth.shape)}"
         fail("predicted", "must have the shape of the truth", got, "predict at the image's own size")
     counted = truth != IGNORE
     rows, columns = truth[counted].long(), predicted[counted].long()
@@ -97,7 +97,12 @@ def segmentation_metrics(matrix: Tensor, names: Sequence[str]) -> SegmentationMe
         (0.5, 0.5357, 0.7)
     """
     if matrix.shape != (len(names), len(names)):
-        fail("matrix", f"must be {len(names)} x {len(names)}", tuple(matrix.shape), "give a name for each class")
+        fail(
+            "matrix",
+            f"must be {len(names)} x {len(names)}",
+            f"shape {tuple(matrix.shape)}",
+            "give a name for each class",
+        )
     counts = matrix.double()
     found, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     union = true + predicted - found

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant._labels import IGNORE
 from pliant.backbones import Trunk, as_trunk, build_trunk, pixel_statistics
 from pliant.nn import DeformConv2d
@@ -116,13 +116,13 @@ def _batched_labels(
 ) -> Tensor:
     """Resize each label map as its image was, by the nearest pixel, and pad it with `IGNORE`: (N, H, W) uint8."""
     if targets is None or len(targets) != len(images):
-        got = "none" if targets is None else f"{len(targets)} for {len(images)} images"
+        got = "none" if targets is None else f"{len(targets)} for {counted(len(images), 'image')}"
         fail("targets", "must be one for each image in training form", got, "call model.eval() to predict")
     labels = torch.full((len(images), *batch.shape[-2:]), IGNORE, dtype=torch.uint8, device=batch.device)
     for row, (image, target, size) in enumerate(zip(images, targets, sizes, strict=True)):
         own = target["labels_map"]
         if own.shape != image.shape[-2:]:
-            got = f"{tuple(own.shape)} for {tuple(image.shape[-2:])}"
+            got = f"shape {tuple(own.shape)} for shape {tuple(image.shape[-2:])}"
             fail("labels_map", "must have the height and width of its image", got, "transform both together")
         resized = interpolate(own[None, None].to(torch.uint8), size=size, mode="nearest-exact")[0, 0]
         labels[row] = pad(resized, (0, labels.shape[-1] - size[1], 0, labels.shape[-2] - size[0]), value=IGNORE)

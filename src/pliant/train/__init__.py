@@ -15,7 +15,7 @@ from pliant.train.config import TrainConfig
 if TYPE_CHECKING:
     from pliant.train.engine import evaluate, train_one_epoch
     from pliant.train.model import build_model, load_run
-    from pliant.train.run import resume, train
+    from pliant.train.run import resume, train, train_or_resume
     from pliant.train.tasks import task_of
 
 _LATER = {
@@ -25,6 +25,7 @@ _LATER = {
     "resume": "run",
     "task_of": "tasks",
     "train": "run",
+    "train_or_resume": "run",
     "train_one_epoch": "engine",
 }
 
@@ -37,6 +38,7 @@ __all__ = [
     "task_of",
     "train",
     "train_one_epoch",
+    "train_or_resume",
 ]
 
 

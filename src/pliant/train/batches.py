@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pliant._check import PliantError
 from pliant.data import collate
 from pliant.train.tasks.base import Examples, Sample
 
@@ -40,7 +42,7 @@ class Part:
 
     Attributes:
         keys: the images, and the seeds of their augmentation.
-        share: of the step's images, 0..1; 0 where a process has none of them and only keeps the others company.
+        share: of the step's images, 0..1; 0 where a process has none of them and takes part without a weight.
         seed: what the model's own random draws start from; None: they go on from the step before.
     """
 
@@ -50,6 +52,7 @@ class Part:
 
 
 Step = list[list[Key]]
+Item = TypeVar("Item")
 
 
 def epoch_steps(length: int, batch_size: int, batches: int, seed: int, epoch: int) -> list[Step]:
@@ -104,11 +107,28 @@ def training_loader(dataset: Examples, batches: list[list[Key]], workers: int) -
     return DataLoader(seeded, batch_sampler=batches, num_workers=workers, collate_fn=collate, generator=generator)
 
 
+def reading(loader: Iterable[Item]) -> Iterator[Item]:
+    """Yield from a loader; the loss of one of its processes becomes a `PliantError`."""
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            fix = "lower --workers or give the machine more memory, then continue with --resume"
+            raise PliantError(f"workers: must not end before the training; {reason}; {fix}") from error
+        yield batch
+
+
 def read_steps(
     dataset: Examples, steps: Sequence[Sequence[Part]], workers: int
 ) -> Iterator[Iterable[tuple[Part, Batch]]]:
     """Yield each step as an iterator of its parts, each with its images and targets."""
     keys = [part.keys for step in steps for part in step]
-    loader = iter(training_loader(dataset, keys, workers))
+    loader = reading(training_loader(dataset, keys, workers))
     for step in steps:
         yield zip(step, loader, strict=False)

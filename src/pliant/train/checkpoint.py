@@ -1,33 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that are whole or not there: written beside, flushed, then renamed over the old one.
+"""Checkpoints that are whole or not there, and whose damage is noticed.
 
 `last.pt` is one file, so that weights, optimizer, schedule and random state can never be from different steps. It
-holds tensors and plain values only and is read with `weights_only=True`. `weights.safetensors` is for everyone else.
+holds tensors and plain values only and is read with `weights_only=True`; being a zip archive it has a checksum of each
+of its parts. `weights.safetensors` is for everyone else; its header holds a checksum of the tensors.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+import hashlib
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pliant._check import PliantError, fail
+from pliant._check import PliantError, fail, fail_because
 from pliant.backbones.weights import BROKEN_FILE, load_plain
 from pliant.detection import without_mimicking
+from pliant.train.files import write_atomically
 
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, flush it to disk, and rename it to `path` in one step."""
-    temporary = path.with_name(f"{path.name}.partial")
-    write(temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+_CHECKSUM = "sha256"
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -39,11 +36,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load what `save_checkpoint` wrote, to the CPU, without running code from the file.
 
     Raises:
-        PliantError: no such file, or not a checkpoint of tensors and plain values.
+        PliantError: no such file, a damaged one, or not a checkpoint of tensors and plain values.
     """
     if not path.is_file():
         fail("checkpoint", "must be a file", str(path), "train first, or check the path")
     state = load_plain(path, "checkpoint")
+    if not _is_intact(path):
+        _refuse_damaged("checkpoint", path)
     if not isinstance(state, dict):
         fail("checkpoint", "must hold a dictionary", type(state).__name__, "check the path")
     return state
@@ -53,7 +52,27 @@ def save_weights(path: Path, model: nn.Module) -> None:
     """Save the weights and buffers of `model` as safetensors, atomically, without the branch of feature mimicking."""
     state = without_mimicking(model.state_dict())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    write_atomically(path, lambda target: save_file(tensors, target))
+    metadata = {_CHECKSUM: _checksum(tensors)}
+    write_atomically(path, lambda target: save_file(tensors, target, metadata=metadata))
+
+
+def read_weights(path: Path, argument: str = "weights") -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, and compare them with its checksum if it has one.
+
+    Raises:
+        PliantError: no such file, or a damaged one.
+    """
+    if not path.is_file():
+        fail(argument, "must be a file", str(path), "train first, or check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            expected = (file.metadata() or {}).get(_CHECKSUM)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except BROKEN_FILE as error:
+        raise PliantError(f"{argument}: must be a safetensors file; got {path} ({error}); copy it again") from error
+    if expected is not None and expected != _checksum(tensors):
+        _refuse_damaged(argument, path)
+    return tensors
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -62,12 +81,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     Raises:
         PliantError: no such file, a damaged one, or weights of another model.
     """
-    if not path.is_file():
-        fail("weights", "must be a file", str(path), "train first, or check the path")
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except BROKEN_FILE as error:
-        raise PliantError(f"weights: must be a safetensors file; got {path} ({error}); copy it again") from error
+    tensors = read_weights(path)
     own = model.state_dict()
     wrong = [k for k in own if k not in tensors or own[k].shape != tensors[k].shape] + [
         k for k in tensors if k not in own
@@ -76,6 +90,28 @@ def load_weights(path: Path, model: nn.Module) -> None:
         rule = f"must fit the model; {len(wrong)} names or shapes differ"
         fail("weights", rule, f"{path}, e.g. {wrong[0]}", "use the config.json they came with")
     model.load_state_dict(tensors)
+
+
+def _is_intact(archive: Path) -> bool:
+    """Return whether each part of a zip archive has its checksum, which PyTorch does not look at."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            return content.testzip() is None
+    except zipfile.BadZipFile:
+        return False
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} shape {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _refuse_damaged(argument: str, path: Path) -> None:
+    reason = "its checksum is not that of its content"
+    fail_because(argument, f"must be undamaged; {path}", reason, "copy it again, or train again")
 
 
 def random_state() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from pliant._check import PliantError
 from pliant.data import collate
-from pliant.train.batches import Batch, Part
+from pliant.train.batches import Batch, Part, reading
 from pliant.train.config import TrainConfig
 from pliant.train.processes import gathered, summed
 from pliant.train.tasks import task_of
@@ -137,7 +137,7 @@ def evaluate(
         model: in any mode; left in evaluation mode.
         dataset: opened for evaluation.
         device: where the model is.
-        config: gives the task and the options of test time.
+        config: gives the task and the options of inference.
         workers: processes that read images.
         on_image: called with (images done, images in all).
         accelerator: of several processes, which then share the images and all return the same metric.
@@ -154,7 +154,7 @@ def evaluate(
         collate_fn=collate,
     )
     parts: list[Any] = []
-    for images, targets in loader:
+    for images, targets in reading(loader):
         outputs = predict_batch(predict, images, device)
         parts += [task.part(output, target, dataset) for output, target in zip(outputs, targets, strict=True)]
         if on_image is not None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,10 @@ from torch import nn
 
 from pliant._check import PliantError, fail
 from pliant._files import is_id, is_text, load_json
-from pliant.backbones import read_tensors
 from pliant.data import Category
-from pliant.train.checkpoint import load_weights, save_weights, write_atomically
+from pliant.train.checkpoint import load_weights, save_weights
 from pliant.train.config import TrainConfig
+from pliant.train.files import write_json
 from pliant.train.tasks import builder_of
 
 CONFIG_FILE = "config.json"
@@ -37,7 +36,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
 def build_model(config: TrainConfig, categories: int, *, pretrained: bool = True) -> nn.Module:
     """Build the model of `config` for so many categories.
 
-    `pretrained=False` leaves `config.weights` and `config.start` unread, for weights that come from a run folder.
+    `pretrained=False` leaves `config.weights` unread, for weights that come from a run folder.
     """
     config = resolve(config)
     try:
@@ -50,37 +49,34 @@ def build_model(config: TrainConfig, categories: int, *, pretrained: bool = True
     except ValueError as error:
         # An argument checked by the layers, e.g. offset groups that do not divide the channels.
         raise PliantError(str(error)) from error
-    if pretrained and config.start is not None:
-        _start_from(model, Path(config.start))
     return model
 
 
-def _start_from(model: nn.Module, run: Path) -> None:
-    """Give `model` the weights of a run folder that have its names and shapes; warn of the others."""
-    given = read_tensors(run / WEIGHTS_FILE)
-    own = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    fitting = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
-    others = [name for name in own if name not in fitting]
-    if 2 * len(fitting) < len(own):
-        rule = f"must hold a model much like this one; {len(others)} of its {len(own)} tensors are absent or otherwise"
-        fail("start", rule, f"{run}, without {others[0]}", "give its --model and --backbone too")
-    model.load_state_dict(fitting, strict=False)
-    if others:
-        names = ", ".join(others[:4]) + (", ..." if len(others) > 4 else "")
-        warnings.warn(f"start: {len(others)} tensors do not come from {run} and start anew: {names}", stacklevel=3)
-
-
 def pick_device(name: str) -> torch.device:
-    """Return the CPU for `cpu`, and for `auto` the accelerator where there is one."""
-    if name == "auto" and torch.accelerator.is_available():
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
-    return torch.device("cpu")
+    """Return the device called `name` as PyTorch names it; `auto` is the accelerator where there is one, else the CPU.
+
+    Raises:
+        PliantError: no such device here.
+
+    Example:
+        >>> pick_device("cpu")
+        device(type='cpu')
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what PyTorch raises for what it has not
+        reason = str(error).splitlines()[0]
+        raise PliantError(f"device: must be one that PyTorch has here; got {name!r} ({reason}); use auto") from error
+    return device
 
 
 def save_categories(run: Path, categories: Sequence[Category]) -> None:
     """Write the categories of labels 1..C into the run folder."""
-    text = json.dumps([dataclasses.asdict(category) for category in categories], indent=1)
-    write_atomically(run / CATEGORIES_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(run / CATEGORIES_FILE, [dataclasses.asdict(category) for category in categories])
 
 
 def load_categories(run: Path) -> tuple[Category, ...]:
@@ -107,8 +103,7 @@ def save_run(run: Path, model: nn.Module, categories: Sequence[Category], config
     run.mkdir(parents=True, exist_ok=True)
     save_weights(run / WEIGHTS_FILE, model)
     save_categories(run, categories)
-    text = json.dumps(config.as_dict(), indent=1) + "\n"
-    write_atomically(run / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(run / CONFIG_FILE, config.as_dict())
 
 
 def load_run(

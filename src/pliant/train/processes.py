@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pliant._check import PliantError, fail, fail_because
 from pliant.train.config import TrainConfig
+from pliant.train.model import pick_device
 
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
@@ -24,16 +25,19 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
         PliantError: fp16 without an accelerator, a second precision in one Python process, or a tracker that is not
             installed.
     """
-    if config.precision == "fp16" and (config.device == "cpu" or not torch.accelerator.is_available()):
+    if config.precision == "fp16" and pick_device(config.device).type == "cpu":
         fail("precision", "must be 'no' or 'bf16' on the CPU", "'fp16'", "use bf16")
     # A loss that no image of a batch contributes to (masks, mimicking) leaves parameters without a gradient.
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    device = pick_device(config.device)
+    if device.index is not None:
+        torch.accelerator.set_device_index(device.index)
     tracker = None if config.tracker == "none" else config.tracker
     if tracker is not None and importlib.util.find_spec(tracker) is None:
         fail_because("tracker", f"must be installed to be {tracker!r}", "it is not", f"pip install {tracker}")
     try:
         return Accelerator(
-            cpu=config.device == "cpu",
+            cpu=device.type == "cpu",
             mixed_precision=config.precision,
             kwargs_handlers=[parallel],
             log_with=tracker,
@@ -60,8 +64,8 @@ def batches_of_step(config: TrainConfig, processes: int) -> int:
     return config.step_images // config.batch_size
 
 
-def leave() -> None:
-    """Take leave of the other processes, if there are any; NCCL complains of those who go without."""
+def end_processes() -> None:
+    """End the group of processes, if there is one; NCCL warns of those that end without it."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

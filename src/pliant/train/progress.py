@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from pliant._check import fail, plain
 from pliant._files import is_id, read_bounded
-from pliant.train.checkpoint import write_atomically
+from pliant.train.files import open_to_append, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
@@ -49,8 +49,7 @@ class RunReporter:
 
     def __enter__(self) -> Self:
         metrics, log = (Path(os.devnull),) * 2 if self.quiet else (self.run / METRICS_FILE, self.run / LOG_FILE)
-        self._metrics = metrics.open("a", encoding="utf-8")
-        self._log = log.open("a", encoding="utf-8")
+        self._metrics, self._log = open_to_append(metrics), open_to_append(log)
         self._bar.start()
         return self
 
@@ -73,6 +72,11 @@ class RunReporter:
     def step(self, step: int, loss: float) -> None:
         """Move the bar to `step` (steps done) and show `loss`."""
         self._bar.update(self._task, completed=step, loss=f"{loss:.3f}")
+
+    def sync(self) -> None:
+        """Flush the records to disk, before a checkpoint that comes after them."""
+        if not self.quiet:
+            os.fsync(self._metrics.fileno())
 
     def show_metric(self, value: float) -> None:
         """Show the last value of the metric (0..1) in the bar."""

@@ -3,63 +3,28 @@
 
 from __future__ import annotations
 
-import json
-import signal
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from pliant._check import PliantError, fail, fail_because
-from pliant.analysis import OffsetWatch
-from pliant.train.batches import Batch, Part, epoch_steps, own_parts, read_steps
-from pliant.train.checkpoint import (
-    load_checkpoint,
-    random_state,
-    save_checkpoint,
-    save_weights,
-    set_random_state,
-    write_atomically,
-)
-from pliant.train.config import TrainConfig
-from pliant.train.engine import evaluate, train_one_epoch
+from pliant._check import fail
+from pliant.train.checkpoint import load_checkpoint
+from pliant.train.config import TrainConfig, overridden
 from pliant.train.environment import environment
-from pliant.train.model import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    build_model,
-    load_categories,
-    load_config,
-    resolve,
-    save_categories,
-)
-from pliant.train.processes import anyone, batches_of_step, make_accelerator
-from pliant.train.progress import RunReporter, drop_metrics_after
-from pliant.train.schedule import build_optimizer, build_scheduler, lr_factor
+from pliant.train.files import locked, write_json
+from pliant.train.loop import CHECKPOINT_FILE, Datasets, Run
+from pliant.train.model import CONFIG_FILE, build_model, load_categories, load_config, resolve, save_categories
+from pliant.train.processes import batches_of_step, make_accelerator
+from pliant.train.progress import drop_metrics_after
+from pliant.train.start import start_from
 from pliant.train.tasks import task_of
-from pliant.train.tasks.base import Examples
 
-CHECKPOINT_FILE = "last.pt"
 ENVIRONMENT_FILE = "environment.json"
-
-
-@dataclass
-class Progress:
-    """Where a run stands: steps, epochs, steps of the present epoch, the best metric, and whether all is done."""
-
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
-    best: float = -1.0
-    done: bool = False
+# The settings that `resume` may change.
+RESUMABLE = ("epochs", "steps", "data", "workers", "device")
 
 
 def train(config: TrainConfig, out: Path) -> bool:
@@ -74,52 +39,88 @@ def train(config: TrainConfig, out: Path) -> bool:
     Raises:
         PliantError: the folder holds a run already, the data are not usable, or a loss is not finite.
     """
-    if (out / CONFIG_FILE).exists():
-        fix = f"use another --out, or continue it with `pliant train --resume {out}`"
-        fail("out", "must not hold a run already", str(out), fix)
+    _refuse_run(out)
     accelerator = make_accelerator(config, out)
     batches_of_step(config, accelerator.num_processes)  # refused before anything is written
     config = resolve(config)
     datasets = _open_datasets(config, None)
+    categories = datasets[0].categories
     torch.manual_seed(config.seed)
     # The first process downloads what there is to download; all have looked for an earlier run before it writes.
     with accelerator.main_process_first():
-        model = build_model(config, len(datasets[0].categories))
-    run = _Run(config, out, model, datasets, accelerator)
-    if accelerator.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        save_categories(out, datasets[0].categories)
-        _write_json(out / ENVIRONMENT_FILE, environment(accelerator.num_processes))
-        # The config is written last: a folder with it is a run that can be resumed.
-        _write_json(out / CONFIG_FILE, config.as_dict())
-    return run.complete()
+        model = build_model(config, len(categories))
+        if config.start is not None:
+            start_from(model, config, categories)
+    run = Run(config, out, model, datasets, accelerator)
+    with locked(out) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            _refuse_run(out)
+            save_categories(out, categories)
+            write_json(out / ENVIRONMENT_FILE, environment(accelerator.num_processes))
+            # The config is written last: a folder with it is a run that can be resumed.
+            write_json(out / CONFIG_FILE, config.as_dict())
+        return run.complete()
 
 
-def resume(out: Path) -> bool:
+def _refuse_run(out: Path) -> None:
+    if (out / CONFIG_FILE).exists():
+        fix = f"use another --out, or continue it with `pliant train --resume {out}`"
+        fail("out", "must not hold a run already", str(out), fix)
+
+
+def train_or_resume(config: TrainConfig, out: Path) -> bool:
+    """Train in `out`, or continue the run there if it has the same settings: one command for a job that is restarted.
+
+    Returns:
+        As `train` and `resume`.
+
+    Raises:
+        PliantError: the run in `out` has other settings, which are named; else as `train` and `resume`.
+    """
+    if not (out / CONFIG_FILE).exists():
+        return train(config, out)
+    before, now = load_config(out, "out").as_dict(), resolve(config).as_dict()
+    other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if other:
+        got = ", ".join(f"{name} {now.get(name)!r} for {before.get(name)!r}" for name in other[:3])
+        fix = "give the run's settings, or use --resume, which changes some of them"
+        fail("continue", f"must come with the settings of the run in {out}", got, fix)
+    return resume(out)
+
+
+def resume(out: Path, changed: Mapping[str, Any] | None = None) -> bool:
     """Continue the run in `out` from its last checkpoint, as if it had never stopped; from the start if it has none.
+
+    Args:
+        out: the run folder.
+        changed: settings that replace the run's, of `RESUMABLE`. A finished run goes on where `epochs` or `steps` ask
+            for more; the learning rate is then that of the longer run.
 
     Returns:
         True when the run is complete, False when it was stopped again.
 
     Raises:
-        PliantError: not a run folder, its data or checkpoint are not usable, or there are not as many processes as
-            there were.
+        PliantError: not a run folder, its data or checkpoint are not usable, the data are others and `data` was not
+            given, or the processes cannot make the steps that there were.
     """
-    config = load_config(out, "resume")
+    changed = changed or {}
+    config = TrainConfig.from_dict(overridden(load_config(out, "resume").as_dict(), changed))
     accelerator = make_accelerator(config, out)
-    datasets = _open_datasets(config, out)
-    torch.manual_seed(config.seed)
-    checkpoint = load_checkpoint(out / CHECKPOINT_FILE) if (out / CHECKPOINT_FILE).is_file() else None
-    model = build_model(config, len(datasets[0].categories), pretrained=checkpoint is None)
-    run = _Run(config, out, model, datasets, accelerator)
-    if checkpoint is not None:
-        run.load(checkpoint)
-    if accelerator.is_main_process:
-        drop_metrics_after(out, run.progress.step, run.progress.epoch)
-    return run.complete()
-
-
-Datasets = tuple[Examples, Examples | None]
+    with locked(out) if accelerator.is_main_process else nullcontext():
+        datasets = _open_datasets(config, out)
+        torch.manual_seed(config.seed)
+        checkpoint = load_checkpoint(out / CHECKPOINT_FILE) if (out / CHECKPOINT_FILE).is_file() else None
+        model = build_model(config, len(datasets[0].categories), pretrained=checkpoint is None)
+        if config.start is not None and checkpoint is None:
+            start_from(model, config, datasets[0].categories)
+        run = Run(config, out, model, datasets, accelerator)
+        if checkpoint is not None:
+            run.load(checkpoint, other_data="data" in changed)
+        if accelerator.is_main_process:
+            drop_metrics_after(out, run.progress.step, run.progress.epoch)
+            if changed:
+                write_json(out / CONFIG_FILE, config.as_dict())
+        return run.complete()
 
 
 def _open_datasets(config: TrainConfig, run: Path | None) -> Datasets:
@@ -128,226 +129,3 @@ def _open_datasets(config: TrainConfig, run: Path | None) -> Datasets:
     if config.val_split is None:
         return training, None
     return training, task.open_data(config, config.val_split, training=False, known=training.categories)
-
-
-class _Run:
-    """The objects of a run, and the order of what happens in it."""
-
-    def __init__(
-        self, config: TrainConfig, out: Path, model: nn.Module, datasets: Datasets, accelerator: Accelerator
-    ) -> None:
-        self.config, self.out, self.task, self.accelerator = config, out, task_of(config), accelerator
-        self.training, self.validation = datasets
-        self.batches = batches_of_step(config, accelerator.num_processes)
-        per_epoch = -(-len(self.training) // (config.batch_size * self.batches))
-        self.total_steps = config.steps or config.epochs * per_epoch
-        if config.channels_last:
-            model.to(memory_format=torch.channels_last)
-        if config.compile:
-            model.get_submodule("backbone").compile()
-        optimizer = build_optimizer(model, config)
-        self.scheduler: LambdaLR = build_scheduler(optimizer, config, self.total_steps)
-        self.model: nn.Module
-        self.optimizer: Optimizer
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.progress = Progress()
-        self.watch = OffsetWatch(accelerator.unwrap_model(self.model))
-        self.warned = False
-        self.stop_asked = False
-        quiet = not accelerator.is_main_process
-        self.reporter = RunReporter(out, self.total_steps, self.task.unit, accelerator.log, quiet=quiet)
-
-    def complete(self) -> bool:
-        """Train to the end, or until a signal asks to stop."""
-        with self.reporter, _tracked(self.accelerator, self.config), _signals(self):
-            self._introduce()
-            while not self.progress.done:
-                if not self._epoch():
-                    step = self.progress.step
-                    self.reporter.say(f"stopped after step {step}; continue with: pliant train --resume {self.out}")
-                    return False
-            best = f" (best {self.task.unit} {self.progress.best:.3f})" if self.validation is not None else ""
-            self.reporter.say(f"done: {self.out}{best}")
-        return True
-
-    def _introduce(self) -> None:
-        for dataset in filter(None, (self.training, self.validation)):
-            problems = "; ".join(dataset.report.summary())
-            self.reporter.say(f"{dataset.split}: {self.task.contents(dataset)}; {problems}")
-        if self.progress.step:
-            self.reporter.say(f"resumed after step {self.progress.step}")
-        processes = self.accelerator.num_processes
-        place = f"{self.accelerator.device}" + (f" in {processes} processes" if processes > 1 else "")
-        images = self.config.batch_size * self.batches
-        steps = self.total_steps - self.progress.step
-        self.reporter.say(f"training on {place}, {steps} steps of {images} images to go")
-
-    def _epoch(self) -> bool:
-        """Train through the rest of an epoch, evaluate and save; False if the run was asked to stop."""
-        progress = self.progress
-        todo = self._steps()
-        parts = (self.model, self._watched(todo), self.optimizer, self.scheduler, self.accelerator)
-        whole, offsets = self.config.grad_clip, self.config.offset_grad_clip
-        if not train_one_epoch(*parts, grad_clip=whole, offset_grad_clip=offsets, on_step=self._on_step):
-            return False  # asked to stop; _on_step has saved
-        progress.epoch, progress.batch = progress.epoch + 1, 0
-        record: dict[str, Any] = {"step": progress.step, "epoch": progress.epoch}
-        progress.done = progress.step >= self.total_steps
-        evaluated = self.validation is not None and (progress.done or progress.epoch % self.config.eval_every == 0)
-        if evaluated:
-            record |= self._evaluate()
-        self.reporter.record(record)
-        # Not after each epoch: those of a small data set are over in seconds.
-        if evaluated or progress.done or self.stop_asked:
-            self.save()
-        return progress.done or not self.stop_asked
-
-    def _steps(self) -> list[list[Part]]:
-        """Return this process's parts of the steps that are left of the epoch."""
-        config, process, processes = self.config, self.accelerator.process_index, self.accelerator.num_processes
-        steps = epoch_steps(len(self.training), config.batch_size, self.batches, config.seed, self.progress.epoch)[
-            self.progress.batch :
-        ][: self.total_steps - self.progress.step]
-        return [own_parts(step, process, processes, seeded=self.batches > 1) for step in steps]
-
-    def _watched(self, todo: list[list[Part]]) -> Iterator[Iterable[tuple[Part, Batch]]]:
-        """Yield the steps of `todo`, measuring the offsets while the last one is taken, and those of checkpoints."""
-        for number, step in enumerate(read_steps(self.training, todo, self.config.workers), start=1):
-            self.watch.layers.clear()
-            if number < len(todo) and (self.progress.step + 1) % self.config.checkpoint_every:
-                yield step
-            else:
-                with self.watch.measuring(), self._hooks_called():
-                    yield step
-
-    def _hooks_called(self) -> AbstractContextManager[object]:
-        """Return a context in which the watch's hooks are called; a compiled backbone would not call them."""
-        return torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
-
-    def _on_step(self, losses: dict[str, float]) -> bool:
-        progress, config = self.progress, self.config
-        progress.step, progress.batch = progress.step + 1, progress.batch + 1
-        self.reporter.step(progress.step, losses["loss"])
-        if progress.step % config.log_every == 0 or progress.step == self.total_steps:
-            # That of the layers without a factor of their own, in the step just taken.
-            lr = config.lr * lr_factor(config, self.scheduler.last_epoch - 1, self.total_steps)
-            self.reporter.record({"step": progress.step, "epoch": progress.epoch, "lr": lr, **losses})
-        self._tell_offsets()
-        # All processes must hear of a signal that one of them got, and at the same step.
-        self.stop_asked = anyone(self.accelerator, self.stop_asked)
-        if self.stop_asked or progress.step % config.checkpoint_every == 0:
-            self.save()
-        return not self.stop_asked
-
-    def _evaluate(self) -> dict[str, float]:
-        assert self.validation is not None
-        dataset, model = self.validation, self.accelerator.unwrap_model(self.model)
-        workers, device = self.config.workers, self.accelerator.device
-        with self.reporter.evaluation(len(dataset)) as on_image:
-            metrics = evaluate(
-                model, dataset, device, self.config, workers=workers, on_image=on_image, accelerator=self.accelerator
-            )
-        numbers = metrics.as_dict()
-        logged = {name: float(numbers[name]) for name in self.task.logged}
-        best = logged[self.task.metric]
-        self.reporter.show_metric(best)
-        self.reporter.say(f"epoch {self.progress.epoch}  " + "  ".join(f"{k} {v:.4f}" for k, v in logged.items()))
-        if best >= self.progress.best:
-            self.progress.best = best
-            self._save_weights()
-        return logged
-
-    def _tell_offsets(self) -> None:
-        """Record what was measured in this step, if it was one to measure, and warn once of offsets that ran away."""
-        if self.watch.layers:
-            measured = {name: layer.as_dict() for name, layer in self.watch.layers.items()}
-            self.reporter.record({"step": self.progress.step, "epoch": self.progress.epoch, "offsets": measured})
-        names = self.watch.runaways()
-        if names and not self.warned:
-            self.warned = True
-            self.reporter.say(
-                f"warning: the offsets of {', '.join(names)} ran away (see offsets in metrics.jsonl); "
-                "lower --lr or --offset-lr-scale, raise --warmup-steps, or bound them with --offset-limit"
-            )
-
-    def save(self) -> None:
-        """Write the checkpoint that `resume` continues from."""
-        if not self.accelerator.is_main_process:
-            return
-        scaler = self.accelerator.scaler
-        state = {
-            "progress": vars(self.progress),
-            "processes": self.accelerator.num_processes,
-            "warned": self.warned,
-            "model": self.accelerator.unwrap_model(self.model).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler_step": self.scheduler.last_epoch,
-            "scaler": scaler.state_dict() if scaler is not None else {},
-            # Of the main process: where there are several, each part of a step has a seed of its own.
-            "random": random_state(),
-        }
-        save_checkpoint(self.out / CHECKPOINT_FILE, state)
-        if self.validation is None:
-            self._save_weights()
-
-    def _save_weights(self) -> None:
-        if self.accelerator.is_main_process:
-            save_weights(self.out / WEIGHTS_FILE, self.accelerator.unwrap_model(self.model))
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Put the run where the checkpoint was made; a `PliantError` if it is of another run, or incomplete."""
-        try:
-            self._restore(state)
-        except PliantError:
-            raise
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-            reason = f"it lacks or has a wrong {' '.join(str(error).split())[:200]}"
-            fail_because("resume", f"must have the checkpoint of this run in {self.out}", reason, "train again")
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        before, now = state["processes"], self.accelerator.num_processes
-        if before != now:
-            fix = f"start it with `accelerate launch --num_processes {before}`"
-            fail("resume", f"must have as many processes as before, {before}", now, fix)
-        self.progress = Progress(**state["progress"])
-        self.warned = state["warned"]
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-        self.scheduler.last_epoch = state["scheduler_step"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        set_random_state(state["random"])
-
-
-@contextmanager
-def _tracked(accelerator: Accelerator, config: TrainConfig) -> Iterator[None]:
-    """Let the experiment tracker of `config`, if there is one, take what is recorded."""
-    settings = {name: value for name, value in config.as_dict().items() if isinstance(value, int | float | str)}
-    accelerator.init_trackers("pliant", config=settings)
-    try:
-        yield
-    finally:
-        for tracker in accelerator.trackers:
-            tracker.finish()
-
-
-@contextmanager
-def _signals(run: _Run) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM end the run after the present step; the second one ends the process at once."""
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        run.stop_asked = True
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_atomically(path, lambda target: target.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))

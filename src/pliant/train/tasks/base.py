@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant._check import fail
-from pliant.data import Category, DataReport
+from pliant.data import Category, DataReport, ImageInfo
 from pliant.train.config import TrainConfig
 
 Sample = tuple[Tensor, dict[str, Tensor]]
@@ -35,6 +35,9 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+    def image_info(self, index: int) -> ImageInfo:
+        """What is known of an image without reading its pixels: its id, its file's name, its size."""
 
 
 class Metrics(Protocol):

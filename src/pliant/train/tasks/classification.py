@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant.analysis import draw_ranking
 from pliant.classification import Classifier
 from pliant.data import (
@@ -54,7 +54,7 @@ class Classification(Task):
 
     def contents(self, dataset: Any) -> str:
         """Return `60 images of 10 classes`."""
-        return f"{len(dataset)} images of {len(dataset.categories)} classes"
+        return f"{counted(len(dataset), 'image')} of {counted(len(dataset.categories), 'class')}"
 
     def part(self, output: Output, target: Target, dataset: Any) -> tuple[int, int, int]:
         """Return the image's id, the true label, and its place among the predicted ones."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from pliant._check import counted
 from pliant.analysis import draw_boxes
 from pliant.data import Category, DetectionDataset, detection_transforms, eval_transforms, open_detection
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections
@@ -52,7 +53,7 @@ class Detection(Task):
 
     def contents(self, dataset: Any) -> str:
         """Return `7 images, 14 boxes`."""
-        return f"{len(dataset)} images, {dataset.report.boxes} boxes"
+        return f"{counted(len(dataset), 'image')}, {counted(dataset.report.boxes, 'box')}"
 
     def predictor(self, model: Any, config: TrainConfig) -> Predictor:
         """Return the detector with the options of inference."""
@@ -65,7 +66,7 @@ class Detection(Task):
     def score(self, parts: Sequence[list[dict[str, Any]]], dataset: Any, config: TrainConfig) -> CocoMetrics:
         """Return COCO's metric of the results of all images."""
         results = [result for part in parts for result in part]
-        return evaluate_detections(dataset.coco_ground_truth(), results, max_detections=counted(config))
+        return evaluate_detections(dataset.coco_ground_truth(), results, max_detections=counted_detections(config))
 
     def records(self, image_id: int, output: Output, categories: Sequence[Category]) -> list[dict[str, Any]]:
         """Return the image's COCO results."""
@@ -89,7 +90,7 @@ def captions(output: Output, drawn: Tensor, categories: Sequence[Category]) -> l
     return [f"{categories[label - 1].name} {score:.2f}" for label, score in found]
 
 
-def counted(config: TrainConfig) -> int:
+def counted_detections(config: TrainConfig) -> int:
     """Return how many detections of an image and category count: COCO's 100, or as many as the model may give."""
     return config.counted_detections or max(COCO_DETECTIONS, config.max_detections)
 

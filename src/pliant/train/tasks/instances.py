@@ -16,7 +16,7 @@ from pliant.evaluation.results import MASK_THRESHOLD
 from pliant.inference import with_masks
 from pliant.train.config import TrainConfig
 from pliant.train.tasks.base import Output, Target
-from pliant.train.tasks.detection import Detection, captions, counted
+from pliant.train.tasks.detection import Detection, captions, counted_detections
 
 
 class Instances(Detection):
@@ -38,7 +38,7 @@ class Instances(Detection):
     def score(self, parts: Sequence[list[dict[str, Any]]], dataset: Any, config: TrainConfig) -> InstanceMetrics:  # type: ignore[override]
         """Return COCO's metrics of the boxes and of the masks of all images."""
         results = [result for part in parts for result in part]
-        return evaluate_instances(dataset.coco_ground_truth(), results, max_detections=counted(config))
+        return evaluate_instances(dataset.coco_ground_truth(), results, max_detections=counted_detections(config))
 
     def draw(
         self, image: Tensor, output: Output, path: Path, *, categories: Sequence[Category], min_score: float

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant.analysis import draw_labels, label_colours
 from pliant.data import (
     Category,
@@ -53,7 +53,7 @@ class Segmentation(Task):
 
     def contents(self, dataset: Any) -> str:
         """Return `7 images with labels of 3 classes`."""
-        return f"{len(dataset)} images with labels of {len(dataset.categories)} classes"
+        return f"{counted(len(dataset), 'image')} with labels of {counted(len(dataset.categories), 'class')}"
 
     def part(self, output: Output, target: Target, dataset: Any) -> Tensor:
         """Return the image's confusion matrix, only its entries above 0: (2, n) places and counts."""
