@@ -181,5 +181,5 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
             read_checkpoint(_write(tmp_path, b"not a checkpoint at all", name))
         assert "\n" not in str(caught.value)
     torch.save({"encoder.w": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(PliantError, match=r"must come from mmdetection, .*; got 1 tensors such as encoder.w; name it"):
+    with pytest.raises(PliantError, match=r"must come from mmdetection, .*; got 1 tensor such as encoder.w; name it"):
         convert_checkpoint(tmp_path / "other.pth")
