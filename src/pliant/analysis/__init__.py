@@ -9,7 +9,7 @@ from pliant.analysis.dilation import DilationBySize, DilationRow, effective_dila
 from pliant.analysis.draw import draw_boxes, draw_curves, draw_sampling
 from pliant.analysis.draw_label_maps import draw_labels, draw_ranking, label_colours
 from pliant.analysis.draw_regions import draw_bins, draw_instances
-from pliant.analysis.flops import FlopCount, count_flops, register_flop_formulas
+from pliant.analysis.flops import FlopCount, count_flops
 from pliant.analysis.gradients import BinGradients, LocationGradients, effective_locations, receptive_field
 from pliant.analysis.health import HealthMeter, OffsetHealth, offset_health
 from pliant.analysis.measure import LayerOffsets, OffsetWatch
@@ -57,5 +57,4 @@ __all__ = [
     "draw_instances",
     "FlopCount",
     "count_flops",
-    "register_flop_formulas",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_s
 
 from pliant._check import fail, require_package
 from pliant.export import symbolics
+from pliant.export.parity import Difference, differences
+from pliant.export.plain import plain_operators
 
 MIN_OPSET = 19  # the first with DeformConv
-SYMBOLICS: dict[str, Callable[..., Any]] = {
-    "pliant::deform_conv2d": symbolics.deform_conv2d,
-    "pliant::deform_roi_pool": symbolics.deform_roi_pool,
-    "aten::_upsample_bilinear2d_aa": symbolics.antialiased_resize,
+MIN_PLAIN_OPSET = 16  # the first with GridSample
+SYMBOLICS: dict[str, tuple[int, Callable[..., Any]]] = {
+    "torchvision::deform_conv2d": (19, symbolics.deform_conv2d),
+    "aten::_upsample_bilinear2d_aa": (18, symbolics.antialiased_resize),
 }
 
 
@@ -31,12 +34,14 @@ def export_onnx(
     input_names: Sequence[str],
     output_names: Sequence[str],
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
-    opset: int = MIN_OPSET,
+    opset: int | None = None,
+    decompose: bool = False,
 ) -> None:
     """Write `model` as an ONNX file, with deformable convolutions as the standard's DeformConv.
 
     The model is traced on `args`, so that what it decides in Python is fixed by them. Deformable RoI pooling becomes
-    RoiAlign over shifted bins; position-sensitive pooling has no counterpart in ONNX and is refused.
+    RoiAlign over shifted bins. Position-sensitive pooling has no counterpart in ONNX and is refused, unless it is
+    decomposed. It is for models in float32 or float64.
 
     Args:
         model: in evaluation mode.
@@ -45,10 +50,12 @@ def export_onnx(
         input_names: of the file's inputs, in the order of the tensors in `args`.
         output_names: of its outputs, in the order in which the model returns tensors.
         dynamic_axes: for inputs and outputs, the axes whose size may vary, with a name each; channels may not.
-        opset: version of the standard, 19 at least.
+        opset: version of the standard, 19 at least, or 16 if `decompose` is set; those by default.
+        decompose: write deformable convolutions as GridSample and Conv, for runtimes without DeformConv.
 
     Raises:
-        PliantError: the model is in training mode, `opset` is too old, or an operator has no counterpart.
+        PliantError: the model is in training mode, `opset` is too old, an operator has no counterpart, or torchvision
+            is not installed.
 
     Example:
         >>> import tempfile, torch, pliant
@@ -56,15 +63,18 @@ def export_onnx(
         >>> path = tempfile.mkdtemp() + "/layer.onnx"
         >>> export_onnx(layer, (torch.rand(1, 4, 8, 9),), path, input_names=["x"], output_names=["y"])
     """
-    if opset < MIN_OPSET:
-        fail("opset", f"must be at least {MIN_OPSET}, the first with DeformConv", opset, "leave it out")
+    check_opset(opset, decompose=decompose)
+    opset = opset or (MIN_PLAIN_OPSET if decompose else MIN_OPSET)
     if model.training:
         fail("model", "must be in evaluation mode", "training mode", "call model.eval() first")
-    for name, symbolic in SYMBOLICS.items():
-        register_custom_op_symbolic(name, symbolic, MIN_OPSET)
+    require_package("torchvision", "export", "exporting a model")  # whose operators a trace holds
+    written: AbstractContextManager[object] = plain_operators() if decompose else nullcontext()
+    symbolics = {name: value for name, value in SYMBOLICS.items() if value[0] <= opset}
+    for name, (first, symbolic) in symbolics.items():
+        register_custom_op_symbolic(name, symbolic, first)
     axes = None if dynamic_axes is None else {name: dict(named) for name, named in dynamic_axes.items()}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), written:
             # Tracing tells of each Python number it fixes; that it does so is in this function's documentation.
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -79,20 +89,56 @@ def export_onnx(
                 dynamo=False,
             )
     except torch.onnx.errors.UnsupportedOperatorError as error:
-        rule = "must be made of operators that ONNX has"
-        fix = "use --roi-pool align, or run the model in PyTorch"
-        fail("model", rule, str(error).splitlines()[0], fix)
+        rule = f"must be made of operators that ONNX has in opset {opset}"
+        fail("model", rule, str(error).splitlines()[0], "decompose it, or take a newer opset")
     finally:
-        for name in SYMBOLICS:
-            unregister_custom_op_symbolic(name, MIN_OPSET)
+        for name, (first, _) in symbolics.items():
+            unregister_custom_op_symbolic(name, first)
+
+
+def check_opset(opset: int | None, *, decompose: bool) -> None:
+    """Raise unless the version of ONNX has the operators that would be written."""
+    least, operator = (MIN_PLAIN_OPSET, "GridSample") if decompose else (MIN_OPSET, "DeformConv")
+    if opset is not None and opset < least:
+        other = "" if decompose else f", or decompose, which needs {MIN_PLAIN_OPSET}"
+        fail("opset", f"must be at least {least}, the first with {operator}", opset, f"leave it out{other}")
+
+
+def run_onnx(path: Path | str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+    """Return the named outputs that ONNX Runtime computes on the CPU from an ONNX file.
+
+    Args:
+        path: the file.
+        inputs: a tensor for each of the file's inputs, by name.
+        outputs: names of the file's outputs.
+
+    Raises:
+        PliantError: ONNX Runtime is not installed, or is too old for the file's operators.
+
+    Example:
+        >>> import tempfile, torch, pliant
+        >>> layer, path = pliant.nn.DeformConv2d(4, 6, 3).eval(), tempfile.mkdtemp() + "/layer.onnx"
+        >>> x = torch.rand(1, 4, 8, 9)
+        >>> export_onnx(layer, (x,), path, input_names=["x"], output_names=["y"])
+        >>> torch.allclose(run_onnx(path, {"x": x}, ["y"])["y"], layer(x), atol=1e-5)
+        True
+    """
+    runtime = require_package("onnxruntime", "export", "comparing an exported model")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        values = session.run(list(outputs), {name: value.numpy() for name, value in inputs.items()})
+    except runtime.capi.onnxruntime_pybind11_state.NotImplemented as error:
+        fix = "take 1.25 or newer, the first with DeformConv on the CPU, or decompose"
+        fail("onnxruntime", "must run the file", f"{runtime.__version__}: {str(error).splitlines()[0]}", fix)
+    return {name: torch.from_numpy(value) for name, value in zip(outputs, values, strict=True)}
 
 
 def compare_with_onnx(
     path: Path | str, inputs: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> dict[str, float]:
-    """Run the ONNX file and return, for each output, the largest difference from `expected` over its largest value.
-
-    A difference is infinite where the shapes differ, as when a detector's last detections fall out by rounding.
+) -> list[Difference]:
+    """Run the ONNX file and compare its outputs with the model's, as `differences` does.
 
     Args:
         path: the file.
@@ -100,29 +146,14 @@ def compare_with_onnx(
         expected: what the model gave for them, by the names of the file's outputs.
 
     Raises:
-        PliantError: ONNX Runtime is not installed.
+        PliantError: as for `run_onnx`.
 
     Example:
         >>> import tempfile, torch, pliant
         >>> layer, path = pliant.nn.DeformConv2d(4, 6, 3).eval(), tempfile.mkdtemp() + "/layer.onnx"
         >>> x = torch.rand(1, 4, 8, 9)
         >>> export_onnx(layer, (x,), path, input_names=["x"], output_names=["y"])
-        >>> compare_with_onnx(path, {"x": x}, {"y": layer(x).detach()})["y"] < 1e-5
+        >>> all(difference.passes for difference in compare_with_onnx(path, {"x": x}, {"y": layer(x).detach()}))
         True
     """
-    runtime = require_package("onnxruntime", "export", "comparing an exported model")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    outputs = session.run(list(expected), {name: value.numpy() for name, value in inputs.items()})
-    return {
-        name: _difference(torch.from_numpy(got), value)
-        for (name, value), got in zip(expected.items(), outputs, strict=True)
-    }
-
-
-def _difference(got: Tensor, expected: Tensor) -> float:
-    if got.shape != expected.shape:
-        return float("inf")
-    if not expected.numel():
-        return 0.0
-    scale = expected.double().abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-    return float((got.double() - expected.double()).abs().max() / scale)
+    return differences(run_onnx(path, inputs, list(expected)), expected)

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from pliant._check import fail, hint_at_names, shown
 from pliant._geometry import padding_pair, pair
@@ -81,8 +83,9 @@ class DeformConv2d(nn.Module):
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.2.
     """
 
-    bias: nn.Parameter | None
-    conv_offset: OffsetConv2d
+    if TYPE_CHECKING:  # TorchScript looks at the annotations of a class, and cannot read these
+        bias: nn.Parameter | None
+        conv_offset: OffsetConv2d
 
     @hint_at_names("DeformConv2d", HINTS)
     def __init__(
@@ -169,9 +172,18 @@ class DeformConv2d(nn.Module):
             return offset
         return self.offset_limit * torch.tanh(offset / self.offset_limit)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the deformable convolution of `input` at the positions that `conv_offset` predicts for it."""
-        offset, mask = self.offset_and_mask(input)
+    def forward(self, input: Tensor, feature: Tensor | None = None) -> Tensor:
+        """Return the deformable convolution of `input` at the positions that `conv_offset` predicts.
+
+        It predicts them from `input`, or from `feature` where that is given: a tensor of the same shape, such as the
+        features of two video frames from which the alignment of one is found.
+        """
+        offset, mask = self.offset_and_mask(_seen_by_branch(input, feature))
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            result: Tensor = torch.ops.pliant.deform_conv2d(
+                input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask
+            )
+            return result
         return deform_conv2d(input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
 
     def extra_repr(self) -> str:
@@ -185,3 +197,11 @@ class DeformConv2d(nn.Module):
         parts += [f"mask_scale={self.mask_scale}"] if self.modulated else ["modulated=False"]
         parts += [f"offset_limit={self.offset_limit}"] * (self.offset_limit is not None)
         return ", ".join(parts)
+
+
+def _seen_by_branch(input: Tensor, feature: Tensor | None) -> Tensor:
+    # torch.fx makes a Proxy of a default too.
+    if not torch.jit.is_scripting() and has_torch_function_unary(feature):  # type: ignore[attr-defined]
+        result: Tensor = handle_torch_function(_seen_by_branch, (feature,), input, feature)
+        return result
+    return input if feature is None else feature

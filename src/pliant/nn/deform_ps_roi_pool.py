@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor, nn
 
 from pliant._check import fail
+from pliant.nn._script import refuse_script
 from pliant.nn.offset_branch import OffsetConv2d
 from pliant.ops import deform_ps_roi_pool
 from pliant.ops._boxes import Boxes
@@ -124,6 +127,9 @@ class DeformPSRoIPool(nn.Module):
             samples_per_bin=self.samples_per_bin,
             gamma=self.gamma,
         )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse_script(type(self).__name__)
 
     def extra_repr(self) -> str:
         """Return the arguments, those after `spatial_scale` where they differ from the defaults."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor, nn
 
 from pliant._check import fail, shown
 from pliant._geometry import pair
+from pliant.nn._script import refuse_script
 from pliant.nn.offset_branch import HiddenLinear, OffsetLinear
 from pliant.ops import deform_roi_pool
 from pliant.ops._boxes import Boxes
@@ -148,6 +149,9 @@ class DeformRoIPool(nn.Module):
     ) -> Tensor:
         scale = self.spatial_scale if spatial_scale is None else spatial_scale
         return deform_roi_pool(input, boxes, self.output_size, offset, mask, scale, self.sampling_ratio, self.gamma)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        refuse_script(type(self).__name__)
 
     def extra_repr(self) -> str:
         """Return the arguments, those after `sampling_ratio` where they differ from the defaults."""

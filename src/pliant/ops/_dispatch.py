@@ -3,20 +3,44 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any, Literal, ParamSpec, get_args
 
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
+from torch.overrides import handle_torch_function, has_torch_function
 
 from pliant._check import fail, fail_because, suggest
 from pliant.ops import _backends
 
 Impl = Literal["auto", "reference", "native", "triton"]
 IMPLS: tuple[str, ...] = get_args(Impl)  # here, since PyTorch 2.6 cannot compile the question
+Parameters = ParamSpec("Parameters")
+
+# --- overriding ----------------------------------------------------------------------------------------------------
+
+
+def overridable(function: Callable[Parameters, Tensor]) -> Callable[Parameters, Tensor]:
+    """Let `__torch_function__` of an argument or of a mode take over a call, as PyTorch's own functions do.
+
+    That is how `torch.fx` records a call and how `pliant.export` replaces one.
+    """
+
+    @functools.wraps(function)
+    def overridden(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Tensor:
+        given = (*args, *kwargs.values())
+        tensors = tuple(t for value in given for t in (value if isinstance(value, (list, tuple)) else (value,)))
+        if has_torch_function(tensors):
+            result: Tensor = handle_torch_function(overridden, tensors, *args, **kwargs)
+            return result
+        return function(*args, **kwargs)
+
+    return overridden
+
 
 # --- the choice of implementation ----------------------------------------------------------------------------------
 

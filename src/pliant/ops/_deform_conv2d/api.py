@@ -10,10 +10,11 @@ from torch import Tensor
 
 from pliant._check import hint_at_names
 from pliant._geometry import ConvGeometry, padding_pair, pair
-from pliant.ops._deform_conv2d import contract
+from pliant.ops._deform_conv2d import contract, recorded
 from pliant.ops._deform_conv2d.checks import check_arguments
 from pliant.ops._deform_conv2d.reference import deform_conv2d_reference
-from pliant.ops._dispatch import Impl, check_impl, needs_reference, without_autocast
+from pliant.ops._dispatch import Impl, check_impl, needs_reference, overridable, without_autocast
+from pliant.ops._recording import numbers_are_fixed, records_onnx, records_trace
 
 _BY_OFFSET = "leave it out: the number of offset groups follows from the channels of offset"
 HINTS = {
@@ -24,6 +25,7 @@ HINTS = {
 }
 
 
+@overridable
 @hint_at_names("deform_conv2d", HINTS)
 def deform_conv2d(
     input: Tensor,
@@ -91,8 +93,9 @@ def deform_conv2d(
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.2, Eq. 1.
     """
     steps, taps = pair("stride", stride, minimum=1), pair("dilation", dilation, minimum=1)
-    geometry = ConvGeometry(steps, padding_pair(padding, _kernel_size(weight), steps, taps), taps)
-    check_arguments(input, offset, weight, bias, geometry, mask)
+    with numbers_are_fixed():
+        geometry = ConvGeometry(steps, padding_pair(padding, _kernel_size(weight), steps, taps), taps)
+        check_arguments(input, offset, weight, bias, geometry, mask)
     if input.dim() == 3:
         mask = None if mask is None else mask.unsqueeze(0)
         return _run(input.unsqueeze(0), offset.unsqueeze(0), weight, bias, geometry, mask, impl).squeeze(0)
@@ -118,5 +121,9 @@ def _run(
         tensors = contract.cast_for_autocast(input, weight, bias, mask)
         with without_autocast(input.device.type):
             return deform_conv2d_reference(tensors[0], offset, tensors[1], tensors[2], geometry, tensors[3])
+    if impl == "auto" and records_trace(input, offset, weight, bias, mask):
+        return recorded.as_torchvision(input, offset, weight, bias, geometry, mask)
+    if impl == "auto" and records_onnx(input, offset, weight, bias, mask):
+        return recorded.as_onnx(input, offset, weight, bias, geometry, mask)
     result: Tensor = torch.ops.pliant.deform_conv2d(input, offset, weight, bias, *geometry, mask)
     return result

@@ -13,9 +13,11 @@ from pliant.ops._checks import check_image, integer, number
 from pliant.ops._deform_ps_roi_pool.checks import check_arguments
 from pliant.ops._deform_ps_roi_pool.contract import OPERATOR
 from pliant.ops._deform_ps_roi_pool.reference import PSPooling
-from pliant.ops._dispatch import Impl
+from pliant.ops._dispatch import Impl, overridable
+from pliant.ops._recording import numbers_are_fixed
 
 
+@overridable
 def deform_ps_roi_pool(
     input: Tensor,
     boxes: Boxes,
@@ -102,7 +104,8 @@ def deform_ps_roi_pool(
         number("spatial_scale", spatial_scale, positive=True),
         number("gamma", gamma),
     )
-    check_image(input)
-    rois = as_rois(boxes, input).detach()  # rounded, so that it has no gradient
-    check_arguments(input, rois.shape[0], offset, mask, pooling)
+    with numbers_are_fixed():
+        check_image(input)
+        rois = as_rois(boxes, input).detach()  # rounded, so that it has no gradient
+        check_arguments(input, rois.shape[0], offset, mask, pooling)
     return OPERATOR.call(input, rois, offset, mask, pooling, impl)

@@ -10,12 +10,15 @@ from torch import Tensor
 from pliant._geometry import pair
 from pliant.ops._boxes import Boxes, as_rois
 from pliant.ops._checks import check_image, integer, number
+from pliant.ops._deform_roi_pool import recorded
 from pliant.ops._deform_roi_pool.checks import check_arguments
 from pliant.ops._deform_roi_pool.contract import OPERATOR
 from pliant.ops._deform_roi_pool.reference import Pooling
-from pliant.ops._dispatch import Impl
+from pliant.ops._dispatch import Impl, overridable
+from pliant.ops._recording import numbers_are_fixed, records_onnx, records_trace
 
 
+@overridable
 def deform_roi_pool(
     input: Tensor,
     boxes: Boxes,
@@ -88,7 +91,12 @@ def deform_roi_pool(
     size = pair("output_size", output_size, minimum=1)
     scale, factor = number("spatial_scale", spatial_scale, positive=True), number("gamma", gamma)
     pooling = Pooling(size, scale, integer("sampling_ratio", sampling_ratio), factor)
-    check_image(input)
-    rois = as_rois(boxes, input)
-    check_arguments(input, rois.shape[0], offset, mask, pooling)
+    with numbers_are_fixed():
+        check_image(input)
+        rois = as_rois(boxes, input)
+        check_arguments(input, rois.shape[0], offset, mask, pooling)
+    if impl == "auto" and records_trace(input, rois, offset, mask):
+        return recorded.as_roi_align(input, rois, offset, mask, pooling, recorded.by_torchvision)
+    if impl == "auto" and records_onnx(input, rois, offset, mask):
+        return recorded.as_roi_align(input, rois, offset, mask, pooling, recorded.by_onnx)
     return OPERATOR.call(input, rois, offset, mask, pooling, impl)
