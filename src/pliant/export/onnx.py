@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,12 @@ from torch import Tensor, nn
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
 from pliant._check import fail, require_package
-from pliant.export import symbolics
 from pliant.export.parity import Difference, differences
 from pliant.export.plain import plain_operators
+from pliant.export.symbolics import SYMBOLICS
 
 MIN_OPSET = 19  # the first with DeformConv
 MIN_PLAIN_OPSET = 16  # the first with GridSample
-SYMBOLICS: dict[str, tuple[int, Callable[..., Any]]] = {
-    "torchvision::deform_conv2d": (19, symbolics.deform_conv2d),
-    "aten::_upsample_bilinear2d_aa": (18, symbolics.antialiased_resize),
-}
 
 
 def export_onnx(
@@ -69,8 +65,8 @@ def export_onnx(
         fail("model", "must be in evaluation mode", "training mode", "call model.eval() first")
     require_package("torchvision", "export", "exporting a model")  # whose operators a trace holds
     written: AbstractContextManager[object] = plain_operators() if decompose else nullcontext()
-    symbolics = {name: value for name, value in SYMBOLICS.items() if value[0] <= opset}
-    for name, (first, symbolic) in symbolics.items():
+    written_by = {name: value for name, value in SYMBOLICS.items() if value[0] <= opset}
+    for name, (first, symbolic) in written_by.items():
         register_custom_op_symbolic(name, symbolic, first)
     axes = None if dynamic_axes is None else {name: dict(named) for name, named in dynamic_axes.items()}
     try:
@@ -92,12 +88,23 @@ def export_onnx(
         rule = f"must be made of operators that ONNX has in opset {opset}"
         fail("model", rule, str(error).splitlines()[0], "decompose it, or take a newer opset")
     finally:
-        for name, (first, _) in symbolics.items():
+        for name, (first, _) in written_by.items():
             unregister_custom_op_symbolic(name, first)
 
 
 def check_opset(opset: int | None, *, decompose: bool) -> None:
-    """Raise unless the version of ONNX has the operators that would be written."""
+    """Raise unless the version of ONNX has the operators that would be written.
+
+    Args:
+        opset: the version, or None for the first that has them.
+        decompose: as for `export_onnx`.
+
+    Raises:
+        PliantError: it has not.
+
+    Example:
+        >>> check_opset(16, decompose=True)
+    """
     least, operator = (MIN_PLAIN_OPSET, "GridSample") if decompose else (MIN_OPSET, "DeformConv")
     if opset is not None and opset < least:
         other = "" if decompose else f", or decompose, which needs {MIN_PLAIN_OPSET}"

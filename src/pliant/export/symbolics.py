@@ -6,7 +6,7 @@ That exporter follows a model by `torch.jit.trace`, in which pliant records torc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ Value = Any
 
 
 @symbolic_helper.parse_args("v", "v", "v", "v", "v", "i", "i", "i", "i", "i", "i", "i", "i", "b")
-def deform_conv2d(
+def _deform_conv2d(
     g: Graph,
     input: Value,
     weight: Value,
@@ -51,7 +51,7 @@ def deform_conv2d(
 
 
 @symbolic_helper.parse_args("v", "is", "b", "none")
-def antialiased_resize(
+def _antialiased_resize(
     g: Graph, input: Value, output_size: Sequence[int], align_corners: bool, scale_factors: None
 ) -> Value:
     """Write PyTorch's antialiased bilinear resizing as Resize (opset 18)."""
@@ -66,3 +66,10 @@ def antialiased_resize(
         antialias_i=1,
         coordinate_transformation_mode_s="align_corners" if align_corners else "half_pixel",
     )
+
+
+# The version of the standard from which each can be written, and what writes it.
+SYMBOLICS: Mapping[str, tuple[int, Callable[..., Any]]] = {
+    "torchvision::deform_conv2d": (19, _deform_conv2d),
+    "aten::_upsample_bilinear2d_aa": (18, _antialiased_resize),
+}
