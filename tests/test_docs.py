@@ -69,7 +69,7 @@ def test_docstring_examples(name: str) -> None:
 PUBLIC = (
     *("pliant", "pliant.ops", "pliant.nn", "pliant.surgery", "pliant.analysis", "pliant.data", "pliant.evaluation"),
     *("pliant.backbones", "pliant.detection", "pliant.segmentation", "pliant.classification", "pliant.checkpoints"),
-    *("pliant.compat", "pliant.compat.torchvision", "pliant.compat.mmcv", "pliant.export"),
+    *("pliant.compat", "pliant.export"),
 )
 
 
