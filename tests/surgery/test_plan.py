@@ -243,7 +243,7 @@ def test_what_cannot_be_converted_is_skipped_with_the_reason(build_conv: object,
     with pytest.raises(PliantError) as error:
         convert(model, "1")
     assert str(error.value).startswith(
-        f"where: must mean a convolution that can be converted; got 1 that cannot (1: {reason}"
+        f"where: must mean a convolution that can be converted; none of 1 can (1: {reason}"
     )
 
 
@@ -283,7 +283,7 @@ def test_padding_as_text_becomes_the_same_padding(
         ),
         (
             "last54",
-            "where: must ask for at most the 17 convolutions larger than 1x1 that the model has; got 'last54'; "
+            "where: must ask for no more convolutions larger than 1x1 than the model has, which is 17; got 'last54'; "
             "use 'last17' or fewer",
         ),
         (

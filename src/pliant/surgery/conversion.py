@@ -145,7 +145,7 @@ def _check_plan(model: nn.Module, planned: Plan, options: Options) -> None:
         reasons = "; ".join(_unique(f"{skipped.name}: {skipped.reason}" for skipped in planned.skipped)[:3])
         fix = "print pliant.plan(model, where) for all reasons, or choose others"
         rule = "must mean a convolution that can be converted"
-        fail("where", rule, f"{len(planned.skipped)} that cannot ({reasons})", fix)
+        fail_because("where", rule, f"none of {len(planned.skipped)} can ({reasons})", fix)
 
 
 def _unique(texts: Iterable[str]) -> list[str]:

@@ -136,7 +136,7 @@ def _known_names(names: Names) -> str:
 def _last(model: nn.Module, count: int) -> set[nn.Module]:
     spatial = [conv for conv in convolution_names(_trunk(model)) if is_spatial(conv)]
     if count > len(spatial):
-        rule = f"must ask for at most the {len(spatial)} convolutions larger than 1x1 that the model has"
+        rule = f"must ask for no more convolutions larger than 1x1 than the model has, which is {len(spatial)}"
         fail("where", rule, f"'last{count}'", f"use 'last{len(spatial)}' or fewer")
     return set(spatial[-count:])
 

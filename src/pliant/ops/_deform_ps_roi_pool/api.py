@@ -44,6 +44,8 @@ def deform_ps_roi_pool(
     least 0.1 pixels of input wide and high; the samples of a bin start at its corner; a sample more than half a pixel
     beyond the centres of the border pixels is left out and not counted, and a bin without samples is 0. A box or an
     offset that is NaN or infinite reads 0 and gets zero gradients.
+    A pixel that is NaN or infinite makes NaN of the bins that read it; where it would count with weight 0, that depends
+    on the implementation.
 
     Args:
         input: (N, output_channels * group_size**2, H, W) score maps: channel (c * group_size + row) * group_size +

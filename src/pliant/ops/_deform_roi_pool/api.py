@@ -41,6 +41,8 @@ def deform_roi_pool(
     centres; it is neither rounded nor given a least size. A bin holds a grid of n_k samples, each bilinear between
     four pixels. A sample up to one pixel outside the image reads its border, and one further away 0. Both count in n_k.
     A box or an offset that is NaN or infinite reads 0 and gets zero gradients.
+    A pixel that is NaN or infinite makes NaN of the bins that read it; where it would count with weight 0, that depends
+    on the implementation.
 
     Args:
         input: (N, C, H, W) feature maps; float16, bfloat16, float32 or float64.
