@@ -24,8 +24,6 @@ from pliant.train.checkpoint import load_checkpoint, read_weights
 from pliant.train.files import locked, open_to_append, write_atomically
 from pliant.train.progress import RunReporter, read_metrics
 
-pytestmark = pytest.mark.xdist_group("faults")  # one process, so that the run is trained once
-
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
