@@ -83,12 +83,9 @@ def test_train_help_is_grouped_and_opens_with_a_short_usage(capsys: pytest.Captu
     headings = re.findall(r"^(\S.*):$", text, flags=re.MULTILINE)
     titles = ("data", "model", "detector", "optimisation", "machine and run folder")
     assert [title for title in headings if title in titles] == list(titles)
-    assert "For faster-rcnn, mask-rcnn, faster-rcnn-dc5, mask-rcnn-dc5, rfcn, class-aware-rpn only." in (
-        " ".join(text.split())
-    )
-    assert "(default: 800; 600 for rfcn; 600 for class-aware-rpn; 360 for deeplab; faster-rcnn, mask-rcnn, " in (
-        " ".join(text.split())
-    )
+    joined = re.sub(r"-\s+", "-", " ".join(text.split()))  # argparse breaks lines behind hyphens
+    assert "For faster-rcnn, mask-rcnn, faster-rcnn-dc5, mask-rcnn-dc5, rfcn, class-aware-rpn only." in joined
+    assert "(default: 800; 600 for rfcn; 600 for class-aware-rpn; 360 for deeplab; faster-rcnn, mask-rcnn, " in joined
 
 
 def test_train_help_of_one_model_leaves_out_the_others(capsys: pytest.CaptureFixture[str]) -> None:
