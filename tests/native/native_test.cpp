@@ -13,68 +13,148 @@ namespace {
 const double kNan = std::numeric_limits<double>::quiet_NaN();
 
 template <int Type>
+double tolerance() {
+  return sizeof(typename Storage<Type>::S) == 2 ? Storage<Type>::epsilon : 0;
+}
+
+// Columns are of the image's type: half types round them once.
+template <int Type>
+void check_columns(Problem<Type>& p, Buffer<typename Storage<Type>::S>& columns, const std::string& what) {
+  p.for_entries([&](int64_t c, int64_t k, int64_t i) {
+    const double expected = p.modulation(p.group(c), k, i) * p.value(c, k, i);
+    const double error = std::fabs(Storage<Type>::decode(columns[p.column(c, k, i)]) - expected);
+    check(error <= tolerance<Type>() * std::fabs(expected) + 2e-5 * 10, what + " columns");
+  });
+  columns.check_guards(what + " columns");
+}
+
+template <int Type>
 void test_sample(Problem<Type>& p, const std::string& what) {
-  using T = typename Storage<Type>::T;
-  Buffer<T> columns(p.count * p.K * p.s.channels, kNan);
+  using S = typename Storage<Type>::S;
+  Buffer<S> columns(p.count * p.K * p.s.channels);
+  for (int64_t i = 0; i < columns.size; ++i) columns[i] = Storage<Type>::encode(7);
   kernels->deform_sample(&p.tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), columns.data());
-  p.for_entries([&](int64_t c, int64_t k, int64_t i) {
-    check_near(columns[p.column(c, k, i)], p.modulation(p.group(c), k, i) * p.value(c, k, i), what + " columns");
-  });
-  columns.check_guards(what + " columns");
+  check_columns(p, columns, what);
 }
 
+// What a backward pass writes, with something in it before where it adds.
 template <int Type>
-void test_sample_backward(Problem<Type>& p, int64_t slices, const std::string& what) {
+struct Results {
   using T = typename Storage<Type>::T;
-  const int64_t samples = p.s.offset_groups * p.K, stride = p.s.channels + 2;
-  Buffer<T> columns(p.count * p.K * p.s.channels), partial(slices * p.count * samples * 3, kNan);
-  Buffer<T> grad_image((p.s.height * p.s.width - 1) * stride + p.s.channels, 0.25);
-  Buffer<T> grad_offset(p.offset.size), grad_mask(p.mask.size);
+  int64_t stride, rows;
+  Buffer<T> image, offset, mask, shares;
+  pliant_gradients described;
+
+  Results(Problem<Type>& p, const void* grad, int64_t grad_stride, int64_t gap)
+      : stride(p.s.channels + gap),
+        rows(p.s.offset_groups * p.K),
+        image((p.s.height * p.s.width - 1) * stride + p.s.channels, 0.25),
+        offset(p.offset.size, 0.5),
+        mask(p.mask.size, 0.5),
+        shares(kernels->deform_shares(&p.tile) * 3 * rows * p.count, kNan) {
+    const int64_t type = sizeof(T) == 8 ? PLIANT_FLOAT64 : PLIANT_FLOAT32;
+    described = {grad,        grad_stride, image.data(), stride,  nullptr,    offset.data(),
+                 mask.data(), type,        type,         p.count, int64_t(0), shares.data()};
+  }
+
+  template <class Gradient>
+  void check(Problem<Type>& p, Gradient upstream, const std::string& what) {
+    check_gradients(p, upstream, image, stride, offset, mask, 0.25, what);
+    shares.check_guards(what + " shares");
+  }
+};
+
+template <int Type>
+void test_sample_backward(Problem<Type>& p, const std::string& what) {
+  using S = typename Storage<Type>::S;
+  Buffer<S> columns(p.count * p.K * p.s.channels);
   auto upstream = [&](int64_t c, int64_t k, int64_t i) { return double((c * 7 + k * 3 + i * 5) % 16) / 8 - 0.75; };
-  p.for_entries([&](int64_t c, int64_t k, int64_t i) { columns[p.column(c, k, i)] = T(upstream(c, k, i)); });
+  p.for_entries(
+      [&](int64_t c, int64_t k, int64_t i) { columns[p.column(c, k, i)] = Storage<Type>::encode(upstream(c, k, i)); });
+  Results<Type> results(p, nullptr, 0, 2);
   kernels->deform_sample_backward(&p.tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), columns.data(),
-                                  grad_image.data(), stride, partial.data(), slices, p.s.offset_groups);
-  kernels->deform_reduce(partial.data(), sizeof(T) == 8, slices, p.count, samples, grad_offset.data(), grad_mask.data(),
-                         p.tile.threads);
-  check_gradients(p, upstream, grad_image, stride, grad_offset, grad_mask, 0.25, what);
+                                  &results.described);
+  results.check(p, upstream, what);
+  check_columns(p, columns, what + " again,");
+}
+
+// All gradients in one; then that of the weights alone, on top of it.
+template <int Type>
+void test_conv_backward(Problem<Type>& p, const std::string& what) {
+  using S = typename Storage<Type>::S;
+  using T = typename Storage<Type>::T;
+  const int64_t per_group = 5, O = per_group * p.s.groups, run = p.tile.run, stride = O + 2;
+  Random random{11};
+  Buffer<T> weight(O * p.K * run), grad_weight(O * p.K * run, 0.5);
+  Buffer<S> grad((p.count - 1) * stride + O);
+  std::vector<double> u(p.count * O), columns_grad(p.count * p.K * p.s.channels), expected(O * p.K * run);
+  for (int64_t i = 0; i < weight.size; ++i) weight[i] = T(random(1));
+  for (int64_t i = 0; i < p.count * O; ++i) {
+    u[i] = random(1);
+    grad[i / O * stride + i % O] = Storage<Type>::encode(u[i]);
+  }
   p.for_entries([&](int64_t c, int64_t k, int64_t i) {
-    check_near(columns[p.column(c, k, i)], p.modulation(p.group(c), k, i) * p.value(c, k, i), what + " columns again");
+    const double v = p.modulation(p.group(c), k, i) * p.value(c, k, i);
+    const int64_t first = c / run * per_group;
+    for (int64_t o = first; o < first + per_group; ++o) {
+      const int64_t w = (o * p.K + k) * run + c % run;
+      columns_grad[p.column(c, k, i)] += u[i * O + o] * double(weight[w]);
+      expected[w] += u[i * O + o] * v;
+    }
   });
-  columns.check_guards(what + " columns");
-  partial.check_guards(what + " partial");
+  Results<Type> results(p, grad.data(), stride, 1);
+  results.described.weight = grad_weight.data();
+  for (int round : {1, 2}) {
+    const int status = kernels->deform_conv_backward(&p.tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(),
+                                                     weight.data(), per_group, &results.described);
+    check(status == 0, what + " status");
+    if (round == 1) {
+      auto upstream = [&](int64_t c, int64_t k, int64_t i) { return columns_grad[p.column(c, k, i)]; };
+      results.check(p, upstream, what);
+      results.described.image = results.described.shares = results.described.offset = results.described.mask = nullptr;
+    }
+    for (int64_t i = 0; i < grad_weight.size; ++i)
+      check_near(grad_weight[i], 0.5 + round * expected[i], what + " gradient of the weight");
+  }
+  grad_weight.check_guards(what + " grad_weight");
 }
 
 template <int Type>
-void test_depthwise(Problem<Type>& p, int64_t slices, const std::string& what) {
+void test_depthwise(Problem<Type>& p, const std::string& what) {
+  using S = typename Storage<Type>::S;
   using T = typename Storage<Type>::T;
-  const int64_t C = p.s.channels, samples = p.s.offset_groups * p.K, stride = C + 1;
+  const int64_t C = p.s.channels, stride[2] = {C + 1, 1};
+  pliant_tile tile = p.tile;
+  tile.run = 1;
   Random random{99};
-  Buffer<T> weight(p.K * C), bias(C), output((p.count - 1) * stride + C, kNan), grad(p.count * C);
+  Buffer<T> weight(p.K * C), bias(C), grad_weight(p.K * C, 0.5);
+  Buffer<S> output((p.count - 1) * stride[0] + C), grad(p.count * C);
   for (int64_t i = 0; i < weight.size; ++i) weight[i] = T(random(2));
   for (int64_t c = 0; c < C; ++c) bias[c] = T(random(2));
-  for (int64_t i = 0; i < grad.size; ++i) grad[i] = T(random(1));
-  kernels->deform_depthwise(&p.tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), weight.data(),
-                            bias.data(), output.data(), stride);
+  for (int64_t i = 0; i < grad.size; ++i) grad[i] = Storage<Type>::encode(random(1));
+  auto u = [&](int64_t i, int64_t c) { return Storage<Type>::decode(grad[i * C + c]); };
+  check(kernels->deform_depthwise(&tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), weight.data(),
+                                  bias.data(), output.data(), stride) == 0,
+        what + " status");
   std::vector<double> expected(p.count * C), grad_weight_expected(p.K * C, 0.5);
   p.for_entries([&](int64_t c, int64_t k, int64_t i) {
     const double v = p.modulation(p.group(c), k, i) * p.value(c, k, i);
     expected[i * C + c] += double(weight[k * C + c]) * v;
-    grad_weight_expected[k * C + c] += double(grad[i * C + c]) * v;
+    grad_weight_expected[k * C + c] += u(i, c) * v;
   });
   for (int64_t i = 0; i < p.count; ++i)
-    for (int64_t c = 0; c < C; ++c)
-      check_near(output[i * stride + c], expected[i * C + c] + double(bias[c]), what + " output");
+    for (int64_t c = 0; c < C; ++c) {
+      const double want = expected[i * C + c] + double(bias[c]);
+      const double error = std::fabs(Storage<Type>::decode(output[i * stride[0] + c]) - want);
+      check(error <= tolerance<Type>() * std::fabs(want) + 2e-5 * (10 + std::fabs(want)), what + " output");
+    }
   output.check_guards(what + " output");
 
-  Buffer<T> partial(slices * p.count * samples * 3, kNan), grad_image((p.s.height * p.s.width - 1) * C + C, -1);
-  Buffer<T> grad_offset(p.offset.size), grad_mask(p.mask.size), grad_weight(p.K * C, 0.5);
-  kernels->deform_depthwise_backward(&p.tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), weight.data(),
-                                     grad.data(), grad_image.data(), C, grad_weight.data(), partial.data(), slices,
-                                     p.s.offset_groups);
-  kernels->deform_reduce(partial.data(), sizeof(T) == 8, slices, p.count, samples, grad_offset.data(), grad_mask.data(),
-                         p.tile.threads);
-  auto upstream = [&](int64_t c, int64_t k, int64_t i) { return double(grad[i * C + c]) * double(weight[k * C + c]); };
-  check_gradients(p, upstream, grad_image, C, grad_offset, grad_mask, -1, what);
+  Results<Type> results(p, grad.data(), C, 0);
+  results.described.weight = grad_weight.data();
+  kernels->deform_depthwise_backward(&tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), weight.data(),
+                                     &results.described);
+  results.check(p, [&](int64_t c, int64_t k, int64_t i) { return u(i, c) * double(weight[k * C + c]); }, what);
   for (int64_t i = 0; i < p.K * C; ++i)
     check_near(grad_weight[i], grad_weight_expected[i], what + " gradient of the weight");
   grad_weight.check_guards(what + " grad_weight");
@@ -131,11 +211,10 @@ template <int Type>
 void test_type(const Shape& shape, int64_t threads, const std::string& what) {
   Problem<Type> p(shape, threads);
   test_sample(p, what + " sample");
+  test_sample_backward(p, what + " sample_backward");
   test_conv(p, what + " conv");
-  for (int64_t slices : {int64_t(1), int64_t(2)}) {
-    test_sample_backward(p, slices, what + " sample_backward");
-    test_depthwise(p, slices, what + " depthwise");
-  }
+  test_conv_backward(p, what + " conv_backward");
+  test_depthwise(p, what + " depthwise");
 }
 
 // Stands for GOMP_parallel: runs the function once on each of a team of threads.

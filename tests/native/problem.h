@@ -67,6 +67,7 @@ struct Problem {
             s.channels,
             s.channels / s.groups,
             0,
+            s.offset_groups,
             s.channels / s.offset_groups,
             out_w,
             first,
@@ -77,6 +78,8 @@ struct Problem {
             {s.dilation[0], s.dilation[1]},
             {count, 1},
             {count, 1},
+            sizeof(T) == 8 ? PLIANT_FLOAT64 : PLIANT_FLOAT32,
+            sizeof(T) == 8 ? PLIANT_FLOAT64 : PLIANT_FLOAT32,
             threads};
   }
 

@@ -1,136 +1,231 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gradients of image, offset and mask, from the gradient of the columns.
+// The fused backward pass. For a block of positions and some channels, in cache: the gradient of the columns is
+// multiplied out, each sample then gives it to image, offset and mask and puts the column itself in its place, and the
+// columns are multiplied for the gradient of the weights.
 #pragma once
 
-#include "cpu_sample.h"
+#include "cpu_spread.h"
 
 namespace pliant {
 namespace PLIANT_ISA {
 namespace {
 
-// Channel slice i of n: whole vectors, so that slices do not share cache lines.
-PLIANT_INLINE int64_t slice_begin(int64_t channels, int64_t slice, int64_t slices) {
-  constexpr int64_t unit = 16;
-  return slice == slices ? channels : smaller(channels, (channels * slice / slices + unit / 2) / unit * unit);
-}
-
-template <class T>
-struct Dots {
-  Sum<T, kLanes<T>> corner[4];  // sum over channels of (gradient of the column) * (pixel)
-
-  // Writes the gradients of (dy, dx, mask), see reference_backward.py.
-  PLIANT_MEMBER void write(const Sample<T>& s, T* result) const {
-    T dot[4];
-    for (int i = 0; i < 4; ++i) dot[i] = corner[i].total();
-    const T *wy = s.row_weight, *wx = s.column_weight, *ey = s.row_exists, *ex = s.column_exists;
-    const T top = wx[0] * dot[0] + wx[1] * dot[1], bottom = wx[0] * dot[2] + wx[1] * dot[3];
-    const T left = wy[0] * dot[0] + wy[1] * dot[2], right = wy[0] * dot[1] + wy[1] * dot[3];
-    result[0] += s.modulation * (ey[1] * bottom - ey[0] * top);
-    result[1] += s.modulation * (ex[1] * right - ex[0] * left);
-    result[2] += wy[0] * top + wy[1] * bottom;
-  }
-};
-
-// One sample's share of all gradients, for the channels at j. `g` is the gradient of the column. Returns x(q) * dm.
-//
-// Everything is read before anything is written: rows of an image often lie a multiple of 4 KiB apart, where a
-// processor takes a read for one of what was just written, and waits. A pixel outside the image has no gradient to
-// write, and the pixel inside that stands for it must not be written back over its own sum.
-template <class T, class S, int L>
-PLIANT_INLINE vec<T, L> spread(const Corners<T, S>& corners, const Sample<T>& s, T* const grad_pixel[4], lanes<L> n,
-                               int64_t j, vec<T, L> g, Dots<T>& dots) {
-  vec<T, L> value = {}, grad[4];
-  const vec<T, L> scaled = g * s.modulation;
-  for (int i = 0; i < 4; ++i) {
-    const vec<T, L> pixel = load(corners.pixel[i] + j, n);
-    dots.corner[i].add(g * pixel, n);
-    value += pixel * corners.weight[i];
-    grad[i] = load(grad_pixel[i] + j, n) + scaled * corners.weight[i];
-  }
-  for (int i = 0; i < 4; ++i)
-    if (s.row_exists[i >> 1] * s.column_exists[i & 1] != 0) store(grad_pixel[i] + j, grad[i], n);
-  return value * s.modulation;
-}
-
-// The parts of a backward pass that all its loops share.
-template <class T, class S>
-struct Backward {
-  const pliant_tile& tile;
-  const S* image;
-  const T *offset, *mask;
-  T* grad_image;
-  int64_t grad_pixel_stride;
-  T* partial;
-  int64_t slices, offset_groups;
-
-  // Calls body(sample, position, tap, c_begin, c_end, result) for each sample of each channel slice, in parallel over
-  // slices.
-  template <class Body>
-  void for_samples(const Body& body) const {
-    const int64_t taps = tile.kernel[0] * tile.kernel[1], per_position = offset_groups * taps * 3;
-    parallel_for(slices, tile.threads, [&](int64_t slice, int64_t) {
-      T* share = partial + slice * tile.count * per_position;
-      __builtin_memset(share, 0, tile.count * per_position * sizeof(T));
-      const int64_t from = slice_begin(tile.channels, slice, slices),
-                    to = slice_begin(tile.channels, slice + 1, slices);
-      for_plans(tile, offset, mask, {0, tile.count, 0, taps, from, to},
-                [&](const Plan<T>& plan, int64_t group, int64_t c_begin, int64_t c_end, int64_t first) {
-                  for (int64_t i = 0; i < plan.positions; ++i)
-                    for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k)
-                      body(plan.at(i, k), first + i, k, c_begin, c_end,
-                           share + (first + i) * per_position + (group * taps + k) * 3);
-                });
-    });
-  }
-
-  PLIANT_MEMBER void grad_pixels(const Sample<T>& s, T* pixels[4]) const {
-    for (int i = 0; i < 4; ++i) pixels[i] = grad_image + s.pixel[i] * grad_pixel_stride;
-  }
-};
+constexpr int64_t kBackwardRows = 192;      // positions of a block; a multiple of every kRows
+constexpr int64_t kWeightBytes = 4 << 20;   // of a task's weights, and of their gradient, in a thread's scratch memory
+constexpr int64_t kBackwardOutputs = 2040;  // of one weight group at a time; a multiple of every kRows
 
 template <class T, class S>
-void sample_columns_backward(const Backward<T, S>& pass, T* columns) {
+struct ConvolutionBackward {
+  Backward<T, S> pass;
+  const T* weight;  // (weight groups, outputs, taps, run)
+  int64_t outputs;  // of each weight group
+  bool needs_samples;
   const pliant_tile& tile = pass.tile;
-  const int64_t taps = tile.kernel[0] * tile.kernel[1], row = taps * tile.channels, run = tile.run;
-  pass.for_samples([&](const Sample<T>& s, int64_t position, int64_t k, int64_t c_begin, int64_t c_end, T* result) {
-    Dots<T> dots;
-    for (int64_t c = c_begin; c < c_end;) {
-      const int64_t r = c / run, stop = smaller(c_end, (r + 1) * run);
-      T* column = columns + position * row + (r * taps + k) * run - r * run;
-      if (!s.is_inside()) {
-        __builtin_memset(column + c, 0, (stop - c) * sizeof(T));
-      } else {
-        const Corners<T, S> corners(pass.image, pass.tile.pixel_stride, s);
-        T* pixels[4];
-        pass.grad_pixels(s, pixels);
-        for_channels<kLanes<T>>(c, stop, [&](auto n, int64_t j) {
-          store(column + j, spread(corners, s, pixels, n, j, load(column + j, n), dots), n);
-        });
-      }
-      c = stop;
-    }
-    if (s.is_inside()) dots.write(s, result);
-  });
-}
+  const Units& units = pass.units;
+  int64_t taps = pass.taps;
+  // Of one weight group's part of a task: its columns, as whole panels.
+  int64_t width = smaller(tile.run, units.unit), part_columns = round_up(taps * width, kPanel<T>);
+  int64_t column_stride = units.groups() * part_columns + 16;
+  int64_t most = smaller(kBackwardOutputs, kWeightBytes / int64_t(sizeof(T)) / part_columns / units.groups());
+  int64_t at_once = round_up(smaller(outputs, most > kRows ? most : kRows), kRows);  // outputs
+  bool keeps = at_once >= outputs;  // a task's weights and their gradient in scratch memory for all its blocks
+  int64_t rows = smaller(kBackwardRows, round_up(tile.count, kRows)), grad_stride = at_once + 16;
+  int64_t matrix = at_once * part_columns * (keeps ? units.groups() : 1);
 
-// Each task adds the slices for a block of positions, in the order of the slices whatever the number of threads.
-template <class T>
-void reduce(const T* partial, int64_t slices, int64_t count, int64_t samples, T* grad_offset, T* grad_mask,
-            int64_t threads) {
-  constexpr int64_t block = 64;
-  parallel_for((count + block - 1) / block, threads, [&](int64_t task, int64_t) {
-    const int64_t end = smaller(count, (task + 1) * block);
-    for (int64_t s = 0; s < samples; ++s) {
-      for (int64_t p = task * block; p < end; ++p) {
-        T total[3] = {0, 0, 0};
-        for (int64_t slice = 0; slice < slices; ++slice)
-          for (int i = 0; i < 3; ++i) total[i] += partial[((slice * count + p) * samples + s) * 3 + i];
-        grad_offset[2 * s * count + p] += total[0];
-        grad_offset[(2 * s + 1) * count + p] += total[1];
-        if (grad_mask) grad_mask[s * count + p] += total[2];
-      }
+  int64_t scratch_size() const { return rows * (column_stride + grad_stride) + 2 * matrix; }
+
+  int run() const {
+    const int64_t tasks = units.count(), threads = smaller(tile.threads, tasks);
+    const Scratch scratch(threads, scratch_size() * sizeof(T));
+    if (scratch.missing()) return -1;
+    parallel_for(tasks, threads, [&](int64_t task, int64_t worker) { channels(task, scratch.of<T>(worker)); });
+    if (pass.partial) pass.reduce();
+    return 0;
+  }
+
+  struct Memory {
+    T *columns, *grad, *weights, *grad_weights;
+  };
+
+  // A part of a task: channels of one weight group.
+  struct Part {
+    int64_t number, group, begin, size;  // `begin` of its channels in the group
+  };
+
+  template <class Body>
+  PLIANT_MEMBER void for_parts(const Range& c, const Body& body) const {
+    int64_t number = 0;
+    for (int64_t begin = c.begin; begin < c.end; ++number) {
+      const int64_t group = begin / tile.run, end = smaller(c.end, (group + 1) * tile.run);
+      body(Part{number, group, begin - group * tile.run, end - begin});
+      begin = end;
     }
+  }
+
+  // All positions of a task's channels, block by block.
+  void channels(int64_t task, T* memory) const {
+    const Range c = units.at(task);
+    const Memory m = {memory, memory + rows * column_stride, memory + rows * (column_stride + grad_stride),
+                      memory + rows * (column_stride + grad_stride) + matrix};
+    if (keeps) {
+      __builtin_memset(m.grad_weights, 0, matrix * sizeof(T));
+      if (needs_samples) for_parts(c, [&](const Part& part) { pack(part, 0, outputs, part_of(m.weights, part)); });
+    }
+    for (int64_t begin = 0; begin < tile.count; begin += rows) {
+      const Range positions = {begin, smaller(tile.count, begin + rows)};
+      if (needs_samples) {
+        __builtin_memset(m.columns, 0, rows * column_stride * sizeof(T));
+        for_parts(c, [&](const Part& part) { multiply_back(part, positions, m); });
+        spread(task, c, positions, m.columns);
+      } else {
+        for_parts(c, [&](const Part& part) { sample(part, positions, m.columns); });
+      }
+      if (pass.result.weight) for_parts(c, [&](const Part& part) { multiply_outer(part, positions, m); });
+    }
+    if (keeps && pass.result.weight)
+      for_parts(c, [&](const Part& part) { unpack(part, 0, outputs, part_of(m.grad_weights, part)); });
+  }
+
+  PLIANT_MEMBER T* part_of(T* matrices, const Part& part) const {
+    return matrices + (keeps ? part.number * at_once * part_columns : 0);
+  }
+
+  // packed (panels, outputs, panel) = the part's weights of outputs [first, last).
+  void pack(const Part& part, int64_t first, int64_t last, T* packed) const {
+    const int64_t count = last - first;
+    for (int64_t o = 0; o < count; ++o)
+      for (int64_t k = 0; k < taps; ++k) {
+        const T* from = weight + ((part.group * outputs + first + o) * taps + k) * tile.run + part.begin;
+        for (int64_t c = 0, j = k * part.size; c < part.size; ++c, ++j)
+          packed[(j / kPanel<T> * count + o) * kPanel<T> + j % kPanel<T>] = from[c];
+      }
+    const int64_t end = taps * part.size, last_panel = (end - 1) / kPanel<T>;
+    for (int64_t o = 0; o < count; ++o)
+      for (int64_t j = end; j < (last_panel + 1) * kPanel<T>; ++j)
+        packed[(last_panel * count + o) * kPanel<T> + j % kPanel<T>] = 0;
+  }
+
+  // Adds the sums of a part, (outputs, part_columns), to the gradient of the weights.
+  void unpack(const Part& part, int64_t first, int64_t last, const T* sums) const {
+    T* to = static_cast<T*>(pass.result.weight);
+    for (int64_t o = first; o < last; ++o)
+      for (int64_t k = 0; k < taps; ++k) {
+        T* row = to + ((part.group * outputs + o) * taps + k) * tile.run + part.begin;
+        const T* from = sums + (o - first) * part_columns + k * part.size;
+        for (int64_t c = 0; c < part.size; ++c) row[c] += from[c];
+      }
+  }
+
+  // Copies the gradient of outputs [first, last) of a block into (rows, grad_stride), with zeros around.
+  void copy_grad(const Part& part, const Range& positions, int64_t first, int64_t last, T* to) const {
+    const S* from = static_cast<const S*>(pass.result.grad) + part.group * outputs + first;
+    for (int64_t p = 0; p < rows; ++p) {
+      T* row = to + p * grad_stride;
+      if (p >= positions.size()) {
+        __builtin_memset(row, 0, grad_stride * sizeof(T));
+        continue;
+      }
+      const S* source = from + (positions.begin + p) * pass.result.grad_stride;
+      for_channels<kLanes<T>>(0, last - first, [&](auto n, int64_t o) { store(row + o, load(source + o, n), n); });
+      for (int64_t o = last - first; o < round_up(last - first, kRows); ++o) row[o] = 0;
+    }
+  }
+
+  // columns += gradient of the output * weights.
+  void multiply_back(const Part& part, const Range& positions, const Memory& m) const {
+    for (int64_t first = 0; first < outputs; first += at_once) {
+      const int64_t last = smaller(outputs, first + at_once), count = last - first;
+      const T* packed = part_of(m.weights, part);
+      if (!keeps) pack(part, first, last, m.weights);
+      copy_grad(part, positions, first, last, m.grad);
+      for (int64_t j = 0; j < taps * part.size; j += kPanel<T>)
+        for (int64_t p = 0; p < positions.size(); p += kRows)
+          multiply_panel<false>(m.grad + p * grad_stride, grad_stride, packed + j * count, kPanel<T>, count,
+                                m.columns + p * column_stride + part.number * part_columns + j, column_stride);
+    }
+  }
+
+  // gradient of the weights += gradient of the output, transposed, * columns.
+  void multiply_outer(const Part& part, const Range& positions, const Memory& m) const {
+    for (int64_t first = 0; first < outputs; first += at_once) {
+      const int64_t last = smaller(outputs, first + at_once);
+      T* sums = part_of(m.grad_weights, part);
+      if (!keeps) __builtin_memset(sums, 0, matrix * sizeof(T));
+      copy_grad(part, positions, first, last, m.grad);
+      for (int64_t j = 0; j < taps * part.size; j += kPanel<T>)
+        for (int64_t o = 0; o < last - first; o += kRows)
+          multiply_panel<true, T>(m.grad + o, grad_stride, m.columns + part.number * part_columns + j, column_stride,
+                                  positions.size(), sums + o * part_columns + j, part_columns);
+      if (!keeps) unpack(part, first, last, sums);
+    }
+  }
+
+  void spread(int64_t task, const Range& c, const Range& positions, T* columns) const {
+    const Block block = {positions.begin, positions.end, 0, taps, c.begin, c.end};
+    // Calls body(column, begin, end) for the channels [begin, end) of each weight group; column[c] is a channel's.
+    const auto for_groups = [&](int64_t position, int64_t k, int64_t c_begin, int64_t c_end, const auto& body) {
+      T* row = columns + (position - positions.begin) * column_stride;
+      const int64_t size = smaller(c.size(), width);
+      for (int64_t begin = c_begin; begin < c_end;) {
+        const int64_t number = (begin - c.begin) / size, stop = smaller(c_end, c.begin + (number + 1) * size);
+        body(row + number * part_columns + k * size - c.begin - number * size, begin, stop);
+        begin = stop;
+      }
+    };
+    pass.for_samples(
+        task, block,
+        [&](Spread<T, S>& sample, int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
+          for_groups(position, k, c_begin, c_end, [&](T* column, int64_t begin, int64_t end) {
+            for_channels<kLanes<T>>(
+                begin, end, [&](auto n, int64_t j) { store(column + j, sample.add(n, j, load(column + j, n)), n); });
+          });
+        },
+        [&](int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
+          for_groups(position, k, c_begin, c_end, [&](T* column, int64_t begin, int64_t end) {
+            __builtin_memset(column + begin, 0, (end - begin) * sizeof(T));
+          });
+        });
+  }
+
+  void sample(const Part& part, const Range& positions, T* columns) const {
+    const int64_t begin = part.group * tile.run + part.begin;
+    sample_block<T>(tile, pass.image, pass.offset, pass.mask,
+                    {positions.begin, positions.end, 0, taps, begin, begin + part.size},
+                    columns + part.number * part_columns, column_stride, part.size);
+  }
+};
+
+// The same with products that are made elsewhere: `columns`, (count, weight groups, taps, run), is their gradient, and
+// becomes the columns.
+template <class T, class S>
+int columns_backward(const Backward<T, S>& pass, S* columns) {
+  const pliant_tile& tile = pass.tile;
+  const int64_t run = tile.run;
+  const auto for_groups = [&](int64_t position, int64_t k, int64_t c_begin, int64_t c_end, const auto& body) {
+    for (int64_t begin = c_begin; begin < c_end;) {
+      const int64_t group = begin / run, stop = smaller(c_end, (group + 1) * run);
+      body(columns + (position * tile.channels + group * run) * pass.taps + (k - group) * run, begin, stop);
+      begin = stop;
+    }
+  };
+  parallel_for(pass.units.count(), tile.threads, [&](int64_t task, int64_t) {
+    const Range c = pass.units.at(task);
+    pass.for_samples(
+        task, {0, tile.count, 0, pass.taps, c.begin, c.end},
+        [&](Spread<T, S>& sample, int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
+          for_groups(position, k, c_begin, c_end, [&](S* column, int64_t begin, int64_t end) {
+            for_channels<kLanes<T>>(
+                begin, end, [&](auto n, int64_t j) { store(column + j, sample.add(n, j, load(column + j, n)), n); });
+          });
+        },
+        [&](int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
+          for_groups(position, k, c_begin, c_end, [&](S* column, int64_t begin, int64_t end) {
+            __builtin_memset(column + begin, 0, (end - begin) * sizeof(S));
+          });
+        });
   });
+  if (pass.partial) pass.reduce();
+  return 0;
 }
 
 }  // namespace

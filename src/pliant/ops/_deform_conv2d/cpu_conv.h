@@ -6,53 +6,18 @@
 // panel to stay in the first-level cache, and the block small enough for its columns to stay in the second.
 #pragma once
 
+#include "cpu_product.h"
 #include "cpu_sample.h"
 
 namespace pliant {
 namespace PLIANT_ISA {
 namespace {
 
-// Registers hold kRows * 2 sums, two vectors of weights and one column: 32 registers with AVX-512, else 16.
-#if defined(__AVX512F__)
-constexpr int kRows = 12;
-#else
-constexpr int kRows = 6;
-#endif
-constexpr int64_t kBlockPositions = 96;  // a multiple of every kRows
-constexpr int64_t kRunBytes = 1280;      // of columns that are multiplied at a time
-
-template <class T>
-constexpr int kPanel = 2 * kLanes<T>;
-
-// sums (kRows, kPanel) += columns (kRows, length) * weights (length, kPanel).
-template <class T>
-PLIANT_INLINE void multiply_panel(const T* columns, int64_t column_stride, const T* weights, int64_t length, T* sums,
-                                  int64_t sum_stride) {
-  constexpr int L = kLanes<T>;
-  constexpr lanes<L> n{};
-  vec<T, L> sum[kRows][2];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    sum[r][0] = load(sums + r * sum_stride, n);
-    sum[r][1] = load(sums + r * sum_stride + L, n);
-  }
-  for (int64_t k = 0; k < length; ++k) {
-    const vec<T, L> left = load(weights + k * 2 * L, n), right = load(weights + k * 2 * L + L, n);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const T column = columns[r * column_stride + k];
-      sum[r][0] += column * left;
-      sum[r][1] += column * right;
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    store(sums + r * sum_stride, sum[r][0], n);
-    store(sums + r * sum_stride + L, sum[r][1], n);
-  }
-}
-
-PLIANT_INLINE int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+constexpr int64_t kBlockPositions = 96;    // at most; twice as many where all weights are too large for a cache,
+constexpr int64_t kManyWeights = 4 << 20;  // that is, have more bytes than this, and are read anew for each block
+constexpr int64_t kRunBytes = 1280;        // of columns that are multiplied at a time
+constexpr int64_t kBlockOutputs = 2048;    // whose sums are kept at a time; a multiple of every panel
+constexpr int64_t kBlockRows = 48;         // a multiple of every kRows, and of the positions that are turned at once
 
 // How the columns of one weight group, (taps, run), are cut into pieces of about kRunBytes: whole taps or parts of one.
 template <class T>
@@ -66,75 +31,41 @@ struct Pieces {
   }
 };
 
+// Sums of a block of positions, (positions, stride), on their way to the output.
 template <class T, class S>
-struct Convolution {
-  const pliant_tile& tile;
-  const S* image;
-  const T *offset, *mask, *weight;
-  int64_t outputs;  // of each weight group
+struct Result {
   const T* bias;
   S* output;
-  const int64_t* output_stride;
+  const int64_t* output_stride;  // between positions, and between channels
   bool accumulate;
-  int64_t taps = tile.kernel[0] * tile.kernel[1];
-  int64_t panels = parts(outputs, kPanel<T>);
-  Pieces<T> pieces{taps, tile.run};
-  // A little more than a power of two between rows, so that they do not compete for the same cache sets.
-  int64_t column_stride = pieces.taps * pieces.channels + 16, sum_stride = panels * kPanel<T>;
 
-  int64_t scratch_size() const { return kBlockPositions * (column_stride + 2 * sum_stride); }
-
-  void block(int64_t begin, int64_t end, T* columns) const {
-    T* sums = columns + kBlockPositions * column_stride;
-    for (int64_t group = 0; group * tile.run < tile.channels; ++group) {
-      const int64_t c_begin = group * tile.run, c_end = c_begin + tile.run;
-      __builtin_memset(sums, 0, kBlockPositions * sum_stride * sizeof(T));
-      for (int64_t k = 0; k < taps; k += pieces.taps)
-        for (int64_t c = c_begin; c < c_end; c += pieces.channels)
-          piece({begin, end, k, smaller(taps, k + pieces.taps), c, smaller(c_end, c + pieces.channels)}, group, columns,
-                sums);
-      write(begin, end, group, sums);
-    }
-  }
-
-  void piece(const Block& b, int64_t group, T* columns, T* sums) const {
-    const int64_t width = b.channel_end - b.channel_begin, length = (b.tap_end - b.tap_begin) * width;
-    const int64_t first = b.tap_begin * tile.run + b.channel_begin - group * tile.run;  // in the weights' columns
-    sample_block(tile, image, offset, mask, b, columns, column_stride, width);
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      const T* w = weight + ((group * panels + panel) * taps * tile.run + first) * kPanel<T>;
-      for (int64_t p = 0; p < b.position_end - b.position_begin; p += kRows)
-        multiply_panel(columns + p * column_stride, column_stride, w, length, sums + p * sum_stride + panel * kPanel<T>,
-                       sum_stride);
-    }
-  }
-
-  void write(int64_t begin, int64_t end, int64_t group, T* sums) const {
-    const T* b = bias ? bias + group * outputs : nullptr;
-    S* to = output + group * outputs * output_stride[1];
+  // Writes `outputs` sums of positions [begin, end). `turned` has room for as many sums again.
+  void write(int64_t begin, int64_t end, int64_t first, int64_t outputs, const T* sums, int64_t stride,
+             T* turned) const {
+    const T* b = bias ? bias + first : nullptr;
+    S* to = output + first * output_stride[1] + begin * output_stride[0];
     if (output_stride[1] == 1) {
-      for (int64_t p = begin; p < end; ++p) {
-        const T* sum = sums + (p - begin) * sum_stride;
+      for (int64_t p = 0; p < end - begin; ++p)
         for_channels<kLanes<T>>(0, outputs, [&](auto n, int64_t o) {
-          auto total = load(sum + o, n);
+          auto total = load(sums + p * stride + o, n);
           if (b) total += load(b + o, n);
           put(to + p * output_stride[0] + o, total, n);
         });
-      }
       return;
     }
     // Positions lie side by side: turn the block over in cache, so that memory is written in long runs.
-    T* turned = sums + kBlockPositions * sum_stride;
-    turn(sums, turned);
-    for (int64_t o = 0; o < outputs; ++o) {
-      const T* sum = turned + o * kBlockPositions;
+    const int64_t count = round_up(end - begin, kTurn);
+    turn(sums, stride, count, outputs, turned);
+    for (int64_t o = 0; o < outputs; ++o)
       for_channels<kLanes<T>>(0, end - begin, [&](auto n, int64_t p) {
-        auto total = load(sum + p, n);
+        auto total = load(turned + o * count + p, n);
         if (b) total += b[o];
-        put(to + o * output_stride[1] + begin + p, total, n);
+        put(to + o * output_stride[1] + p, total, n);
       });
-    }
   }
+
+ private:
+  static constexpr int64_t kTurn = 16;
 
   template <class V, int L>
   PLIANT_MEMBER void put(S* to, V total, lanes<L> n) const {
@@ -142,27 +73,76 @@ struct Convolution {
     store(to, total, n);
   }
 
-  // turned (outputs, kBlockPositions) = sums (kBlockPositions, sum_stride) transposed.
-  void turn(const T* sums, T* turned) const {
-    constexpr int64_t step = 16;
-    for (int64_t top = 0; top < kBlockPositions; top += step)
-      for (int64_t first = 0; first < outputs; first += step)
-        for (int64_t o = first; o < smaller(outputs, first + step); ++o)
-          for (int64_t p = top; p < top + step; ++p) turned[o * kBlockPositions + p] = sums[p * sum_stride + o];
+  // turned (outputs, count) = sums (count, stride) transposed.
+  static void turn(const T* sums, int64_t stride, int64_t count, int64_t outputs, T* turned) {
+    for (int64_t top = 0; top < count; top += kTurn)
+      for (int64_t first = 0; first < outputs; first += kTurn)
+        for (int64_t o = first; o < smaller(outputs, first + kTurn); ++o)
+          for (int64_t p = top; p < top + kTurn; ++p) turned[o * count + p] = sums[p * stride + o];
+  }
+};
+
+template <class T, class S>
+struct Convolution {
+  const pliant_tile& tile;
+  const S* image;
+  const void *offset, *mask;
+  const T* weight;
+  int64_t outputs;  // of each weight group
+  Result<T, S> result;
+  int64_t taps = tile.kernel[0] * tile.kernel[1];
+  int64_t panels = parts(outputs, kPanel<T>);
+  int64_t most = outputs * taps * tile.run * int64_t(sizeof(T)) < kManyWeights ? kBlockPositions : 2 * kBlockPositions;
+  // Equal blocks, as many for each thread. Their size changes no sum.
+  int64_t tasks = round_up(parts(tile.count, most), tile.threads);
+  int64_t positions = round_up(parts(tile.count, tasks), kRows), rows = round_up(positions, kBlockRows);
+  Pieces<T> pieces{taps, tile.run};
+  // A little more than a power of two between rows, so that they do not compete for the same cache sets.
+  int64_t column_stride = pieces.taps * pieces.channels + 16;
+  int64_t sum_stride = smaller(panels * kPanel<T>, kBlockOutputs);
+
+  int64_t scratch_size() const { return rows * (column_stride + 2 * sum_stride); }
+
+  void block(int64_t begin, int64_t end, T* columns) const {
+    for (int64_t group = 0; group * tile.run < tile.channels; ++group)
+      for (int64_t first = 0; first < outputs; first += kBlockOutputs)
+        block(begin, end, group, first, smaller(outputs, first + kBlockOutputs), columns);
+  }
+
+  // Outputs [first, last) of one weight group.
+  void block(int64_t begin, int64_t end, int64_t group, int64_t first, int64_t last, T* columns) const {
+    T* sums = columns + rows * column_stride;
+    const int64_t c_begin = group * tile.run, c_end = c_begin + tile.run;
+    __builtin_memset(sums, 0, rows * sum_stride * sizeof(T));
+    for (int64_t k = 0; k < taps; k += pieces.taps)
+      for (int64_t c = c_begin; c < c_end; c += pieces.channels) {
+        const Block b = {begin, end, k, smaller(taps, k + pieces.taps), c, smaller(c_end, c + pieces.channels)};
+        sample_block<T>(tile, image, offset, mask, b, columns, column_stride, b.channel_end - b.channel_begin);
+        multiply(b, group, first, last, columns, sums);
+      }
+    result.write(begin, end, group * outputs + first, last - first, sums, sum_stride, sums + rows * sum_stride);
+  }
+
+  void multiply(const Block& b, int64_t group, int64_t first, int64_t last, const T* columns, T* sums) const {
+    const int64_t width = b.channel_end - b.channel_begin, length = (b.tap_end - b.tap_begin) * width;
+    const int64_t before = b.tap_begin * tile.run + b.channel_begin - group * tile.run;  // in the weights' columns
+    for (int64_t o = first; o < last; o += kPanel<T>) {
+      const T* w = weight + ((group * panels + o / kPanel<T>)*taps * tile.run + before) * kPanel<T>;
+      for (int64_t p = 0; p < b.position_end - b.position_begin; p += kRows)
+        multiply_panel<false>(columns + p * column_stride, column_stride, w, kPanel<T>, length,
+                              sums + p * sum_stride + o - first, sum_stride);
+    }
   }
 
   int run() const {
-    const int64_t tasks = parts(tile.count, kBlockPositions), threads = smaller(tile.threads, tasks);
-    T* scratch = static_cast<T*>(__builtin_malloc(threads * scratch_size() * sizeof(T) + 64));
-    if (scratch == nullptr) return -1;
+    const int64_t threads = smaller(tile.threads, tasks);
     // Rows past the last position are multiplied but never written; they must hold numbers all the same.
-    __builtin_memset(scratch, 0, threads * scratch_size() * sizeof(T) + 64);
-    T* aligned = scratch + (64 - reinterpret_cast<uintptr_t>(scratch) % 64) % 64 / sizeof(T);
+    const Scratch scratch(threads, scratch_size() * sizeof(T));
+    if (scratch.missing()) return -1;
     parallel_for(tasks, threads, [&](int64_t task, int64_t worker) {
-      const int64_t begin = task * kBlockPositions;
-      block(begin, smaller(tile.count, begin + kBlockPositions), aligned + worker * scratch_size());
+      const int64_t begin = task * positions, end = smaller(tile.count, begin + positions);
+      if (begin < end) block(begin, end, scratch.of<T>(worker));
     });
-    __builtin_free(scratch);
     return 0;
   }
 };

@@ -2,65 +2,85 @@
 // Depthwise deformable convolution, forward and backward: every channel by itself, no matrix product.
 #pragma once
 
-#include "cpu_backward.h"
+#include "cpu_conv.h"
+#include "cpu_spread.h"
 
 namespace pliant {
 namespace PLIANT_ISA {
 namespace {
 
+constexpr int64_t kDepthwisePositions = 48;  // of a block, whose sums stay in the cache
+constexpr int64_t kDepthwiseChannels = 256;  // the same, of channels
+
 template <class T, class S>
-struct Tap {
-  Corners<T, S> corners;
-  const T* weight;
+struct Depthwise {
+  const pliant_tile& tile;
+  const S* image;
+  const void *offset, *mask;
+  const T* weight;  // (taps, channels)
+  Result<T, S> result;
+  int64_t taps = tile.kernel[0] * tile.kernel[1];
+  int64_t width = smaller(tile.channels, kDepthwiseChannels), stride = width + 16;
+
+  int run() const {
+    const int64_t tasks = parts(tile.count, kDepthwisePositions), threads = smaller(tile.threads, tasks);
+    const Scratch scratch(threads, 2 * kDepthwisePositions * stride * sizeof(T));
+    if (scratch.missing()) return -1;
+    parallel_for(tasks, threads, [&](int64_t task, int64_t worker) {
+      const int64_t begin = task * kDepthwisePositions, end = smaller(tile.count, begin + kDepthwisePositions);
+      T* sums = scratch.of<T>(worker);
+      for (int64_t c = 0; c < tile.channels; c += width) {
+        const int64_t stop = smaller(tile.channels, c + width);
+        __builtin_memset(sums, 0, kDepthwisePositions * stride * sizeof(T));
+        add({begin, end, 0, taps, c, stop}, sums - c);
+        result.write(begin, end, c, stop - c, sums, stride, sums + kDepthwisePositions * stride);
+      }
+    });
+    return 0;
+  }
+
+  void add(const Block& block, T* sums) const {
+    for_plans<T>(tile, offset, mask, block,
+                 [&](const Plan<T>& plan, int64_t, int64_t c_begin, int64_t c_end, int64_t first) {
+                   for (int64_t i = 0; i < plan.positions; ++i) {
+                     T* sum = sums + (first + i - block.position_begin) * stride;
+                     for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
+                       const int64_t s = plan.at(i, k);
+                       if (!plan.is_inside(s)) continue;
+                       Corners<T, S> corners(tile, image, plan, s);
+                       corners.scale(plan.modulation[s]);
+                       const T* w = weight + k * tile.channels;
+                       for_channels<kLanes<T>>(c_begin, c_end, [&](auto n, int64_t c) {
+                         store(sum + c, load(sum + c, n) + corners.value(n, c) * load(w + c, n), n);
+                       });
+                     }
+                   }
+                 });
+  }
 };
 
 template <class T, class S>
-void depthwise(const pliant_tile& tile, const S* image, const T* offset, const T* mask, const T* weight, const T* bias,
-               T* output, int64_t output_stride) {
-  const int64_t tasks = (tile.count + kPositionsPerTask - 1) / kPositionsPerTask;
-  parallel_for(tasks, tile.threads, [&](int64_t task, int64_t) {
-    const int64_t begin = task * kPositionsPerTask, end = smaller(tile.count, begin + kPositionsPerTask);
-    for_plans(tile, offset, mask, {begin, end, 0, tile.kernel[0] * tile.kernel[1], 0, tile.channels},
-              [&](const Plan<T>& plan, int64_t, int64_t c_begin, int64_t c_end, int64_t first) {
-                Tap<T, S> inside[kPlanSize];
-                for (int64_t i = 0; i < plan.positions; ++i) {
-                  int64_t count = 0;
-                  for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
-                    const Sample<T>& s = plan.at(i, k);
-                    if (!s.is_inside()) continue;
-                    inside[count] = {Corners<T, S>(image, tile.pixel_stride, s), weight + k * tile.channels};
-                    inside[count++].corners.scale(s.modulation);
-                  }
-                  T* out = output + (first + i) * output_stride;
-                  for_channels<kLanes<T>>(c_begin, c_end, [&](auto n, int64_t c) {
-                    auto sum = plan.tap_begin ? load(out + c, n) : bias ? load(bias + c, n) : decltype(load(out, n)){};
-                    for (int64_t k = 0; k < count; ++k)
-                      sum += inside[k].corners.value(n, c) * load(inside[k].weight + c, n);
-                    store(out + c, sum, n);
-                  });
-                }
-              });
+int depthwise_backward(const Backward<T, S>& pass, const T* weight) {
+  const pliant_tile& tile = pass.tile;
+  parallel_for(pass.units.count(), tile.threads, [&](int64_t task, int64_t) {
+    const Range channels = pass.units.at(task);
+    T unneeded[kUnit] = {};
+    pass.for_samples(
+        task, {0, tile.count, 0, pass.taps, channels.begin, channels.end},
+        [&](Spread<T, S>& sample, int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
+          const T* w = weight + k * tile.channels;
+          const S* u = static_cast<const S*>(pass.result.grad) + position * pass.result.grad_stride;
+          T* grad =
+              pass.result.weight ? static_cast<T*>(pass.result.weight) + k * tile.channels : unneeded - channels.begin;
+          for_channels<kLanes<T>>(c_begin, c_end, [&](auto n, int64_t c) {
+            const auto out = load(u + c, n);
+            store(grad + c, load(grad + c, n) + out * sample.add(n, c, out * load(w + c, n)), n);
+          });
+        },
+        [](int64_t, int64_t, int64_t, int64_t) {});
   });
-}
-
-template <class T, class S>
-void depthwise_backward(const Backward<T, S>& pass, const T* weight, const T* grad, T* grad_weight) {
-  const int64_t channels = pass.tile.channels;
-  pass.for_samples([&](const Sample<T>& s, int64_t position, int64_t k, int64_t c_begin, int64_t c_end, T* result) {
-    if (!s.is_inside()) return;
-    Dots<T> dots;
-    const Corners<T, S> corners(pass.image, pass.tile.pixel_stride, s);
-    T* pixels[4];
-    pass.grad_pixels(s, pixels);
-    const T *w = weight + k * channels, *u = grad + position * channels;
-    T* gw = grad_weight + k * channels;
-    for_channels<kLanes<T>>(c_begin, c_end, [&](auto n, int64_t c) {
-      const auto out = load(u + c, n);
-      const auto value = spread(corners, s, pixels, n, c, out * load(w + c, n), dots);
-      store(gw + c, load(gw + c, n) + out * value, n);
-    });
-    dots.write(s, result);
-  });
+  if (pass.partial) pass.reduce();
+  return 0;
 }
 
 }  // namespace

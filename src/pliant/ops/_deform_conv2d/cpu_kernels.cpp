@@ -2,8 +2,7 @@
 // The loops of deformable convolution behind untyped pointers. Compiled once for each instruction set.
 #include "../_native/cpu_kernels.h"
 
-#include "../_native/types.h"
-#include "cpu_conv.h"
+#include "cpu_backward.h"
 #include "cpu_depthwise.h"
 
 namespace pliant {
@@ -16,66 +15,67 @@ int deform_conv(const pliant_tile* tile, int image_type, const void* image, cons
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    const Convolution<T, S> pass = {*tile,   as<S>(image), as<T>(offset), as<T>(mask),   as<T>(weight),
-                                    outputs, as<T>(bias),  as<S>(output), output_stride, accumulate != 0};
-    result = pass.run();
+    const Result<T, S> to = {as<T>(bias), as<S>(output), output_stride, accumulate != 0};
+    result = Convolution<T, S>{*tile, as<S>(image), offset, mask, as<T>(weight), outputs, to}.run();
   });
   return result;
 }
 
 int64_t deform_conv_panel(int image_type) { return image_type == PLIANT_FLOAT64 ? kPanel<double> : kPanel<float>; }
 
+int64_t deform_shares(const pliant_tile* tile) { return Units(*tile).count(); }
+
 void deform_sample(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
                    void* columns) {
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    sample_columns(*tile, as<S>(image), as<T>(offset), as<T>(mask), as<T>(columns));
+    sample_columns<T>(*tile, as<S>(image), offset, mask, as<S>(columns));
   });
 }
 
 void deform_sample_backward(const pliant_tile* tile, int image_type, const void* image, const void* offset,
-                            const void* mask, void* columns, void* grad_image, int64_t grad_pixel_stride, void* partial,
-                            int64_t slices, int64_t offset_groups) {
+                            const void* mask, void* columns, const pliant_gradients* gradients) {
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    const Backward<T, S> pass = {
-        *tile,          as<S>(image), as<T>(offset), as<T>(mask), as<T>(grad_image), grad_pixel_stride,
-        as<T>(partial), slices,       offset_groups};
-    sample_columns_backward(pass, as<T>(columns));
+    const Backward<T, S> pass = {*tile, as<S>(image), offset, mask, *gradients, as<T>(gradients->shares)};
+    columns_backward(pass, as<S>(columns));
   });
 }
 
-void deform_depthwise(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
-                      const void* weight, const void* bias, void* output, int64_t output_stride) {
+int deform_conv_backward(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                         const void* mask, const void* weight, int64_t outputs, const pliant_gradients* gradients) {
+  int result = 0;
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    depthwise(*tile, as<S>(image), as<T>(offset), as<T>(mask), as<T>(weight), as<T>(bias), as<T>(output),
-              output_stride);
+    const Backward<T, S> pass = {*tile, as<S>(image), offset, mask, *gradients, as<T>(gradients->shares)};
+    const bool needs_samples = gradients->image || gradients->shares;
+    result = ConvolutionBackward<T, S>{pass, as<T>(weight), outputs, needs_samples}.run();
   });
+  return result;
+}
+
+int deform_depthwise(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
+                     const void* weight, const void* bias, void* output, const int64_t* output_stride) {
+  int result = 0;
+  with_types(image_type, [&](auto types) {
+    using T = typename decltype(types)::T;
+    using S = typename decltype(types)::S;
+    const Result<T, S> to = {as<T>(bias), as<S>(output), output_stride, false};
+    result = Depthwise<T, S>{*tile, as<S>(image), offset, mask, as<T>(weight), to}.run();
+  });
+  return result;
 }
 
 void deform_depthwise_backward(const pliant_tile* tile, int image_type, const void* image, const void* offset,
-                               const void* mask, const void* weight, const void* grad, void* grad_image,
-                               int64_t grad_pixel_stride, void* grad_weight, void* partial, int64_t slices,
-                               int64_t offset_groups) {
+                               const void* mask, const void* weight, const pliant_gradients* gradients) {
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    const Backward<T, S> pass = {
-        *tile,          as<S>(image), as<T>(offset), as<T>(mask), as<T>(grad_image), grad_pixel_stride,
-        as<T>(partial), slices,       offset_groups};
-    depthwise_backward(pass, as<T>(weight), as<T>(grad), as<T>(grad_weight));
-  });
-}
-
-void deform_reduce(const void* partial, int is_double, int64_t slices, int64_t count, int64_t samples,
-                   void* grad_offset, void* grad_mask, int64_t threads) {
-  with_types(is_double ? PLIANT_FLOAT64 : PLIANT_FLOAT32, [&](auto types) {
-    using T = typename decltype(types)::T;
-    reduce(as<T>(partial), slices, count, samples, as<T>(grad_offset), as<T>(grad_mask), threads);
+    const Backward<T, S> pass = {*tile, as<S>(image), offset, mask, *gradients, as<T>(gradients->shares)};
+    depthwise_backward(pass, as<T>(weight));
   });
 }
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backward pass on the CPU: PyTorch multiplies a tile's gradient back to columns, one native pass does the rest.
+"""The backward pass on the CPU: one native call for each image and tile gives all gradients, block by block in cache.
 
-That pass reads each sample's pixels once for everything: the gradients of image, offset and mask, and the columns
-themselves, which take the place of their gradient and are then multiplied for the gradient of the weights.
+Threads share channels, in a way that follows from the shapes alone, so that all sums have the same bits for any number
+of threads.
 """
 
 from __future__ import annotations
@@ -13,59 +13,67 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
-from pliant.ops._deform_conv2d.cpu_problem import ChannelSlice, CpuConvolution, positions
-from pliant.ops._deform_conv2d.cpu_products import add_outer, multiply_transposed, reproducible
-from pliant.ops._native.library import TYPES, Tile
+from pliant.ops._deform_conv2d import cpu_products
+from pliant.ops._deform_conv2d.cpu_problem import SHARE_BYTES, TILE_BYTES, ChannelSlice, CpuConvolution, positions
+from pliant.ops._native.library import TYPES, ConvGradients, Tile
 from pliant.ops._native.memory import pointer
-
-SLICE_CHANNELS = 64  # of a share of the work under deterministic algorithms, whatever the number of threads
 
 
 class Gradients:
-    """The five results, allocated where they are needed, and what one tile adds to them."""
+    """The five results, allocated where they are needed."""
 
-    def __init__(self, problem: CpuConvolution, needed: Sequence[bool]) -> None:
+    def __init__(self, problem: CpuConvolution, needed: Sequence[bool], slices: list[ChannelSlice]) -> None:
         self.problem = problem
         self.needs_input, self.needs_offset, self.needs_weight, self.needs_bias, self.needs_mask = needed
-        self.needs_samples = self.needs_input or self.needs_offset or self.needs_mask
-        self.input = self._zeros(problem.input) if self.needs_input else None
-        self.slices = problem.slices(copies=not problem.channels_last or problem.input.dtype != problem.dtype)
-        self.offset = self._empty(problem.offset) if self.needs_offset else None
-        self.mask = self._empty(problem.mask) if self.needs_mask and problem.mask is not None else None
-        self.weight = problem.weight.new_empty(problem.weight.shape)
+        self.input: Tensor | None = None
+        if self.needs_input:
+            form = memory_format(problem.input)
+            self.input = torch.empty(problem.input.shape, dtype=problem.input.dtype, memory_format=form).zero_()
+        # Several slices add up: in arithmetic type, for the sum in half precision would be rounded for each.
+        cut = len(slices) > 1
+        self.offset = self._maps(problem.offset, cut) if self.needs_offset else None
+        self.mask = self._maps(problem.mask, cut) if self.needs_mask and problem.mask is not None else None
+        self.weight = problem.weight.new_empty(problem.weight.shape) if self.needs_weight else None
 
-    def shares(self, s: ChannelSlice) -> int:
-        """Return in how many channel slices the backward kernel works, each adding up its own share."""
-        fixed = s.width // SLICE_CHANNELS if torch.are_deterministic_algorithms_enabled() else self.problem.threads
-        return max(1, min(fixed, s.width // 16))
+    def _maps(self, tensor: Tensor, cut: bool) -> Tensor:
+        half = tensor.dtype.itemsize < self.problem.dtype.itemsize
+        return torch.empty(tensor.shape, dtype=self.problem.dtype if cut and half else tensor.dtype)
 
-    @staticmethod
-    def _zeros(tensor: Tensor) -> Tensor:
-        return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=memory_format(tensor)).zero_()
-
-    def _empty(self, tensor: Tensor) -> Tensor:
-        """Return memory for the gradient of a map: wider than the map where several slices add up to it."""
-        dtype = tensor.dtype if len(self.slices) == 1 else torch.promote_types(tensor.dtype, self.problem.dtype)
-        return torch.empty(tensor.shape, dtype=dtype)
-
-    def image(self, n: int, s: ChannelSlice) -> tuple[Tensor, bool]:
+    def image(self, n: int, s: ChannelSlice) -> tuple[Tensor | None, bool]:
         """Return (H, W, channels) to add the image's gradient to, and whether it already is the result."""
-        if self.input is not None and self.problem.lies_as_read(s) and self.input.dtype == self.problem.dtype:
-            return self.input[n, s.begin : s.end].permute(1, 2, 0), True
-        shape = (self.problem.H, self.problem.W, s.width)
-        return self.problem.scratch.take("grad_image", shape, self.problem.dtype).zero_(), False
+        problem = self.problem
+        if self.input is None:
+            return None, True
+        target = self.input[n, s.begin : s.end].permute(1, 2, 0)
+        if target.dtype == problem.dtype and (problem.channels_last or s.width == 1):
+            return target, True
+        return problem.scratch.take("grad_image", (problem.H, problem.W, s.width), problem.dtype).zero_(), False
 
-    def store_image(self, n: int, s: ChannelSlice, grad_image: Tensor) -> None:
-        """Write an image's gradient that was added up in memory of its own, where it is needed."""
-        if self.input is not None:
+    def store_image(self, n: int, s: ChannelSlice, grad_image: Tensor | None) -> None:
+        """Write an image's gradient that was added up in memory of its own."""
+        if self.input is not None and grad_image is not None:
             self.problem.transpose(grad_image.flatten(0, 1), self.input[n, s.begin : s.end].flatten(1))
 
-    def add_maps(self, n: int, first: int, last: int, offset: Tensor, mask: Tensor | None, accumulate: bool) -> None:
-        """Store a tile's gradients of offset and mask, (channels, positions), or add them to the slices before."""
-        for result, part in ((self.offset, offset), (self.mask, mask)):
-            if result is not None and part is not None:
-                target = result[n].flatten(1)[:, first:last]
-                target.add_(part) if accumulate else target.copy_(part)
+    def describe(self, tile: Tile, n: int, s: ChannelSlice, u: Tensor, grad_image: Tensor | None) -> ConvGradients:
+        """Return the C struct of a tile's gradients, without that of the weight."""
+        problem, last = self.problem, tile.first + tile.count
+        o, m = (None if t is None else t[n].flatten(1)[:, tile.first : last] for t in (self.offset, self.mask))
+        result = ConvGradients(
+            grad=u.data_ptr(),
+            grad_stride=u.stride(0),
+            image=pointer(grad_image),
+            pixel_stride=problem.C if problem.channels_last and u.dtype == problem.dtype else s.width,
+            offset=pointer(o),
+            mask=pointer(m),
+            offset_type=TYPES[(problem.offset if o is None else o).dtype],
+            mask_type=TYPES[(problem.offset if m is None else m).dtype],
+            map_stride=problem.Ho * problem.Wo,
+            accumulate=int(s.begin > 0),
+        )
+        if o is not None or m is not None:
+            shape = (problem.shares(s), 3, problem.G * problem.K, tile.count)
+            result.shares = problem.scratch.take("shares", shape, problem.dtype).data_ptr()
+        return result
 
 
 def deform_conv2d_cpu_backward(
@@ -79,58 +87,69 @@ def deform_conv2d_cpu_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset, weight, bias and mask of CPU tensors, empty where not needed."""
     problem = CpuConvolution(input, offset, weight, geometry, mask)
-    gradients = Gradients(problem, needed)
-    run = _depthwise_backward if problem.is_depthwise else _columns_backward
-    with reproducible():
-        if gradients.needs_samples or gradients.needs_weight:
-            for s in gradients.slices:
-                run(problem, s, grad, gradients)
-        bias = grad.sum((0, 2, 3), dtype=problem.dtype).to(weight.dtype) if gradients.needs_bias else None
-    of_offset, of_mask = (
-        None if g is None or t is None else g.to(t.dtype)
-        for g, t in ((gradients.offset, offset), (gradients.mask, mask))
+    slices = problem.slices(copies=not problem.channels_last or input.dtype != problem.dtype)
+    gradients = Gradients(problem, needed, slices)
+    run = _depthwise_backward if problem.is_depthwise else _convolution_backward
+    if any(needed[i] for i in (0, 1, 2, 4)):
+        for s in slices:
+            run(problem, s, grad, gradients)
+    bias = _sum_of_positions(grad, problem.dtype).to(weight.dtype) if gradients.needs_bias else None
+    offset_sum, mask_sum = (
+        None if result is None or like is None else result.to(like.dtype)
+        for result, like in ((gradients.offset, offset), (gradients.mask, mask))
     )
-    results = (gradients.input, of_offset, gradients.weight if gradients.needs_weight else None, bias, of_mask)
+    results = (gradients.input, offset_sum, gradients.weight, bias, mask_sum)
     a, b, c, d, e = (torch.empty(0, dtype=input.dtype) if r is None else r for r in results)
     return a, b, c, d, e
 
 
-def _sample(
-    problem: CpuConvolution, described: tuple[Tile, Tensor, Tensor | None], image: Tensor, columns: Tensor
-) -> None:
-    tile, offset, mask = described
-    problem.native.deform_sample(
-        tile,
-        TYPES[image.dtype],
-        image.data_ptr(),
-        offset.data_ptr(),
-        pointer(mask),
-        columns.data_ptr(),
-    )
+def _sum_of_positions(grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the gradient of the bias. PyTorch divides a sum among threads only where it is the one result."""
+    return grad.sum((0, 2, 3), dtype=dtype) if grad.shape[1] > 1 else grad.sum(3, dtype=dtype).sum((0, 2))
 
 
-def _columns_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:
+def _upstream(problem: CpuConvolution, grad: Tensor, n: int, channels: slice, first: int, last: int) -> Tensor:
+    """Return the gradient of a tile's outputs as (positions, channels), channels side by side, in the image's type."""
+    u = positions(grad, n, channels)[first:last]
+    if u.dtype == problem.input.dtype and (u.stride(1) == 1 or u.shape[1] == 1):
+        return u
+    copy = problem.scratch.take("upstream", u.shape, problem.input.dtype)
+    problem.transpose(u.T, copy)
+    return copy
+
+
+def _tiles(problem: CpuConvolution, s: ChannelSlice, channels: int) -> list[tuple[int, int]]:
+    """Return runs of positions whose shares and gradient of `channels` outputs are small enough."""
+    share = 3 * problem.shares(s) * problem.G * problem.K * problem.dtype.itemsize
+    most = min(SHARE_BYTES // share, TILE_BYTES // (channels * problem.dtype.itemsize))
+    return list(problem.tiles(max(192, most - most % 192)))  # blocks of the kernel are of 192
+
+
+def _convolution_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:
+    elsewhere = s.width == problem.C and cpu_products.multiplies_faster(problem)
     weight, outputs = problem.weight_rows(s, problem.dtype), problem.outputs(s)
-    grad_weight = torch.zeros_like(weight)
-    shares = gradients.shares(s)
+    rounded = weight[0].to(grad.dtype) if elsewhere else weight
+    grad_weight = torch.zeros_like(weight) if gradients.needs_weight else None
+    tiles = cpu_products.tiles(problem) if elsewhere else _tiles(problem, s, outputs.stop - outputs.start)
     for n in range(problem.N):
         image = problem.image(n, s)
         grad_image, in_place = gradients.image(n, s)
-        offset, mask = problem.maps(n)
-        for first, last in problem.tiles(problem.backward_positions(s, shares)):
-            u = positions(grad, n, outputs)[first:last].to(problem.dtype)  # (T, O)
-            columns = problem.scratch.take("columns", (last - first, problem.K * s.width), problem.dtype)
-            described = problem.tile(s, image, first, last, offset, mask)
-            if gradients.needs_samples:
-                multiply_transposed(u, weight, columns)
-                _spread(problem, described, image, columns, grad_image, gradients, n, shares, None)
-            else:
-                _sample(problem, described, image, columns)
-            if gradients.needs_weight:
-                add_outer(u, columns, grad_weight)
+        for first, last in tiles:
+            u = _upstream(problem, grad, n, outputs, first, last)
+            described = problem.tile(s, first, last, *problem.maps(n))
+            result = gradients.describe(described[0], n, s, u, grad_image)
+            if elsewhere:
+                total = None if grad_weight is None else grad_weight[0]
+                cpu_products.columns_backward(problem, described, image, u, rounded, result, total)
+                continue
+            result.weight = pointer(grad_weight)
+            tile, offset, mask = described
+            head = (tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask))
+            if problem.native.deform_conv_backward(*head, weight.data_ptr(), problem.O // problem.groups, result):
+                raise MemoryError("pliant.ops.deform_conv2d: no memory for the blocks that are multiplied in cache")
         if not in_place:
             gradients.store_image(n, s, grad_image)
-    if gradients.needs_weight:
+    if grad_weight is not None and gradients.weight is not None:
         _store_weight(problem, s, grad_weight, gradients.weight)
 
 
@@ -141,65 +160,20 @@ def _store_weight(problem: CpuConvolution, s: ChannelSlice, rows: Tensor, result
     result[problem.outputs(s), inside] = rows.view(-1, kh, kw, s.run).permute(0, 3, 1, 2).to(result.dtype)
 
 
-def _spread(
-    problem: CpuConvolution,
-    described: tuple[Tile, Tensor, Tensor | None],
-    image: Tensor,
-    columns: Tensor,
-    grad_image: Tensor,
-    gradients: Gradients,
-    n: int,
-    shares: int,
-    depthwise: tuple[Tensor, Tensor] | None,
-) -> None:
-    """Turn the columns' gradient into those of image, offset and mask, and the columns' gradient into the columns.
-
-    For a depthwise convolution `columns` is the gradient of the output, and `depthwise` its weight and their gradient.
-    """
-    tile, offset, mask = described
-    samples = problem.G * problem.K
-    partial = torch.empty(shares, tile.count, samples, 3, dtype=problem.dtype)
-    stride = grad_image.stride(1) if problem.W > 1 or grad_image.is_contiguous() else problem.C
-    head = (tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask))
-    if depthwise is None:
-        problem.native.deform_sample_backward(
-            *head, columns.data_ptr(), grad_image.data_ptr(), stride, partial.data_ptr(), shares, problem.G
-        )
-    else:
-        weight, grad_weight = (t.data_ptr() for t in depthwise)
-        problem.native.deform_depthwise_backward(
-            *head, weight, columns.data_ptr(), grad_image.data_ptr(), stride, grad_weight, partial.data_ptr(), shares,
-            problem.G,
-        )  # fmt: skip
-    if not (gradients.needs_offset or gradients.needs_mask):
-        return
-    grad_offset = torch.zeros(2 * samples, tile.count, dtype=problem.dtype)
-    grad_mask = None if mask is None else torch.zeros(samples, tile.count, dtype=problem.dtype)
-    problem.native.deform_reduce(
-        partial.data_ptr(),
-        int(problem.dtype == torch.float64),
-        shares,
-        tile.count,
-        samples,
-        grad_offset.data_ptr(),
-        pointer(grad_mask),
-        problem.threads,
-    )
-    gradients.add_maps(n, tile.first, tile.first + tile.count, grad_offset, grad_mask, tile.channel_begin > 0)
-
-
 def _depthwise_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:
     weight = problem.depthwise_weight(s)
-    grad_weight = torch.zeros_like(weight)
-    shares = gradients.shares(s)
+    grad_weight = torch.zeros_like(weight) if gradients.needs_weight else None
     for n in range(problem.N):
         image = problem.image(n, s)
         grad_image, in_place = gradients.image(n, s)
-        offset, mask = problem.maps(n)
-        for first, last in problem.tiles(problem.backward_positions(s, shares)):
-            u = positions(grad, n, slice(s.begin, s.end))[first:last].to(problem.dtype).contiguous()
-            described = problem.tile(s, image, first, last, offset, mask)
-            _spread(problem, described, image, u, grad_image, gradients, n, shares, (weight, grad_weight))
+        for first, last in _tiles(problem, s, s.width):
+            u = _upstream(problem, grad, n, slice(s.begin, s.end), first, last)
+            tile, offset, mask = problem.tile(s, first, last, *problem.maps(n))
+            result = gradients.describe(tile, n, s, u, grad_image)
+            result.weight = pointer(grad_weight)
+            head = (tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask))
+            problem.native.deform_depthwise_backward(*head, weight.data_ptr(), result)
         if not in_place:
             gradients.store_image(n, s, grad_image)
-    gradients.weight[s.begin : s.end] = grad_weight.T.reshape(-1, 1, *problem.kernel).to(gradients.weight.dtype)
+    if grad_weight is not None and gradients.weight is not None:
+        gradients.weight[s.begin : s.end] = grad_weight.T.reshape(-1, 1, *problem.kernel).to(gradients.weight.dtype)

@@ -1,87 +1,134 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where the taps of a deformable convolution read, and with which weights. Compiled once for each instruction set.
+//
+// A plan is made for many samples at once, a vector of output positions at a time, and is kept as arrays, one for each
+// number that a sample consists of.
 #pragma once
 
 #include "../_native/abi.h"
-#include "../_native/vectors.h"
+#include "../_native/types.h"
 
 namespace pliant {
 namespace PLIANT_ISA {
+namespace {
 
-// One sampling position: the four pixels around it and what they weigh. A pixel outside the image has weight 0 and
-// stands at the nearest pixel inside, so that all four can be read.
+// Whole numbers as wide as T, so that comparisons and conversions stay in vectors.
 template <class T>
-struct Sample {
-  int64_t pixel[4];  // number of (top, left), (top, right), (bottom, left), (bottom, right); the first < 0: outside
-  T row_weight[2];   // 1 - fraction, fraction; 0 where the row does not exist
-  T column_weight[2];
-  T row_exists[2], column_exists[2];  // 0 or 1
-  T modulation;
-
-  PLIANT_MEMBER bool is_inside() const { return pixel[0] >= 0; }
-  PLIANT_MEMBER T weight(int corner) const { return row_weight[corner >> 1] * column_weight[corner & 1]; }
+struct whole {
+  typedef int32_t type;
 };
+template <>
+struct whole<double> {
+  typedef int64_t type;
+};
+template <class T>
+using Whole = typename whole<T>::type;
 
-// The samples of `positions` consecutive outputs and taps [tap_begin, tap_end) of one offset group: at most kPlanSize,
-// small enough for the stack and the first-level cache.
-constexpr int64_t kPlanSize = 256;
+// The samples of `positions` consecutive outputs and taps [tap_begin, tap_end) of one offset group: few enough for the
+// first-level cache.
+constexpr int64_t kPlanSize = 320;
+constexpr int64_t kPlanStep = 16;  // positions that are planned at once: whole vectors of every instruction set
 
 template <class T>
 struct Plan {
-  int64_t tap_begin, tap_end, positions;
-  Sample<T> samples[kPlanSize];
+  using I = Whole<T>;
+  int64_t tap_begin, tap_end, positions, stride;  // `stride` samples between taps
 
-  PLIANT_MEMBER const Sample<T>& at(int64_t position, int64_t tap) const {
-    return samples[position * (tap_end - tap_begin) + (tap - tap_begin)];
+  // A pixel outside the image has weight 0 and stands at the nearest pixel inside, so that all four can be read.
+  alignas(64) I row[kPlanSize];            // of the upper pixels; -1 where all four are outside
+  alignas(64) I column[kPlanSize];         // of the left pixels
+  alignas(64) I row_step[kPlanSize];       // 1 where the lower pixels stand one row below, 0 where an edge holds them
+  alignas(64) I column_step[kPlanSize];    // the same of the right pixels
+  alignas(64) T row_weight[2][kPlanSize];  // 1 - fraction, fraction; 0 where the row does not exist
+  alignas(64) T column_weight[2][kPlanSize];
+  alignas(64) T row_exists[2][kPlanSize];  // 0 or 1
+  alignas(64) T column_exists[2][kPlanSize];
+  alignas(64) T modulation[kPlanSize];
+
+  PLIANT_MEMBER int64_t at(int64_t position, int64_t tap) const { return (tap - tap_begin) * stride + position; }
+  PLIANT_MEMBER bool is_inside(int64_t i) const { return row[i] >= 0; }
+
+  // Along one axis of `size` pixels: p is finite and in [-1, size).
+  template <class V>
+  PLIANT_MEMBER static void along(V p, int64_t size, I* first, I* step, T* weight_0, T* weight_1, T* exists_0,
+                                  T* exists_1) {
+    constexpr int L = kLanes<T>;
+    constexpr lanes<L> n{};
+    typedef vec<I, L> W;
+    const W one = W{} + I(1);
+    // p + 1 is not negative, so that truncation is floor. It can round up to the next whole number; the fraction must
+    // still be taken from p itself.
+    W top = convert<W>(p + T(1), n) - one;
+    top += (convert<V>(top, n) > p);  // a comparison gives -1 where it holds
+    const V fraction = p - convert<V>(top, n), zero = {};
+    const W upper = top >= W{}, lower = top < W{} + static_cast<I>(size - 1);
+    store_bytes(first, upper ? top : W{});
+    store_bytes(step, upper & lower & one);
+    store_bytes(weight_0, upper ? 1 - fraction : zero);
+    store_bytes(weight_1, lower ? fraction : zero);
+    store_bytes(exists_0, upper ? zero + 1 : zero);
+    store_bytes(exists_1, lower ? zero + 1 : zero);
+  }
+
+  // Plans the samples from i on, at rows h and columns w. A position is inside where -1 <= h < H, which is false for
+  // NaN. At exactly -1 the value is 0 and the slope is the right-hand one, as at every other integer.
+  template <class V>
+  PLIANT_MEMBER void place(const pliant_tile& image, int64_t i, V h, V w) {
+    const V height = V{} + static_cast<T>(image.height), width = V{} + static_cast<T>(image.width);
+    const auto inside = (h >= V{} - 1) & (h < height) & (w >= V{} - 1) & (w < width);
+    along(inside ? h : V{}, image.height, row + i, row_step + i, row_weight[0] + i, row_weight[1] + i,
+          row_exists[0] + i, row_exists[1] + i);
+    along(inside ? w : V{}, image.width, column + i, column_step + i, column_weight[0] + i, column_weight[1] + i,
+          column_exists[0] + i, column_exists[1] + i);
+    typedef vec<I, kLanes<T>> W;
+    store_bytes(row + i, inside ? load_bytes<W>(row + i) : W{} - I(1));
+    store_bytes(modulation + i, inside ? load_bytes<V>(modulation + i) : V{});  // outside it may be NaN
   }
 };
 
-// A position is inside where -1 <= h < H, which is false for NaN. At exactly -1 the value is 0 and the slope is the
-// right-hand one, as at every other integer.
-template <class T>
-PLIANT_INLINE Sample<T> sample_at(const pliant_tile& image, T h, T w, T modulation) {
-  Sample<T> s;
-  s.modulation = modulation;
-  if (!(h >= -1 && h < static_cast<T>(image.height) && w >= -1 && w < static_cast<T>(image.width))) {
-    s.pixel[0] = -1;
-    return s;
+// `count` numbers of a map (offset or mask) as arithmetic type, `stride` elements apart.
+template <class T, class S>
+PLIANT_INLINE void read_map(const S* from, int64_t stride, int64_t count, T* to) {
+  if (stride == 1) {
+    for_channels<kLanesOfBoth<T, S>>(0, count, [&](auto n, int64_t i) { store(to + i, load_as<T>(from + i, n), n); });
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = load_as<T>(from + i * stride, lanes<1>{});
   }
-  // h + 1 is not negative, so that truncation is floor.
-  const int64_t top = static_cast<int64_t>(h + 1) - 1, left = static_cast<int64_t>(w + 1) - 1;
-  // (h + 1) can round up to the next integer in T; the fraction below must still be taken from h itself.
-  const int64_t y = top > h ? top - 1 : top, x = left > w ? left - 1 : left;
-  const T fraction_y = h - static_cast<T>(y), fraction_x = w - static_cast<T>(x);
-  const bool exists_y[2] = {y >= 0, y + 1 < image.height}, exists_x[2] = {x >= 0, x + 1 < image.width};
-  const int64_t row[2] = {exists_y[0] ? y : 0, exists_y[1] ? y + 1 : y};
-  const int64_t column[2] = {exists_x[0] ? x : 0, exists_x[1] ? x + 1 : x};
-  for (int i = 0; i < 2; ++i) {
-    s.row_exists[i] = exists_y[i];
-    s.column_exists[i] = exists_x[i];
-    s.row_weight[i] = exists_y[i] ? (i ? fraction_y : 1 - fraction_y) : 0;
-    s.column_weight[i] = exists_x[i] ? (i ? fraction_x : 1 - fraction_x) : 0;
-    for (int j = 0; j < 2; ++j) s.pixel[2 * i + j] = row[i] * image.width + column[j];
-  }
-  return s;
 }
 
-// Fills `plan` for output positions tile.first + [begin, begin + plan.positions) and offset group `group`.
 template <class T>
-PLIANT_INLINE void make_plan(const pliant_tile& tile, const T* offset, const T* mask, int64_t group, int64_t begin,
-                             Plan<T>& plan) {
-  const int64_t taps = tile.kernel[0] * tile.kernel[1];
-  Sample<T>* next = plan.samples;
-  for (int64_t i = begin; i < begin + plan.positions; ++i) {
-    const int64_t out_y = (tile.first + i) / tile.out_width, out_x = (tile.first + i) % tile.out_width;
-    const T base_y = static_cast<T>(out_y * tile.stride[0] - tile.padding[0]);
-    const T base_x = static_cast<T>(out_x * tile.stride[1] - tile.padding[1]);
-    int64_t tap_y = plan.tap_begin / tile.kernel[1], tap_x = plan.tap_begin % tile.kernel[1];
-    for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
-      const T* d = offset + (group * taps + k) * 2 * tile.offset_stride[0] + i * tile.offset_stride[1];
-      const T m = mask ? mask[(group * taps + k) * tile.mask_stride[0] + i * tile.mask_stride[1]] : T(1);
-      const T h = base_y + static_cast<T>(tap_y * tile.dilation[0]) + d[0];
-      const T w = base_x + static_cast<T>(tap_x * tile.dilation[1]) + d[tile.offset_stride[0]];
-      *next++ = sample_at(tile, h, w, m);
-      if (++tap_x == tile.kernel[1]) tap_x = 0, ++tap_y;
+PLIANT_INLINE void read_map(const void* map, int64_t type, int64_t first, int64_t stride, int64_t count, T* to) {
+  with_storage(type, [&](auto item) { read_map(static_cast<const decltype(item)*>(map) + first, stride, count, to); });
+}
+
+// Fills `plan` for the tile's output positions from `begin` on and offset group `group`.
+template <class T>
+void make_plan(const pliant_tile& tile, const void* offset, const void* mask, int64_t group, int64_t begin,
+               Plan<T>& plan) {
+  constexpr int L = kLanes<T>;
+  const int64_t taps = tile.kernel[0] * tile.kernel[1], count = plan.positions;
+  alignas(64) T base_y[kPlanSize] = {}, base_x[kPlanSize] = {}, dy[kPlanSize] = {}, dx[kPlanSize] = {};
+  int64_t out_y = (tile.first + begin) / tile.out_width, out_x = (tile.first + begin) % tile.out_width;
+  for (int64_t i = 0; i < count; ++i) {
+    base_y[i] = static_cast<T>(out_y * tile.stride[0] - tile.padding[0]);
+    base_x[i] = static_cast<T>(out_x * tile.stride[1] - tile.padding[1]);
+    if (++out_x == tile.out_width) out_x = 0, ++out_y;
+  }
+  for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
+    const int64_t tap_y = k / tile.kernel[1], tap_x = k % tile.kernel[1], to = (k - plan.tap_begin) * plan.stride;
+    const int64_t channel = group * taps + k, first = begin * tile.offset_stride[1];
+    read_map(offset, tile.offset_type, first + 2 * channel * tile.offset_stride[0], tile.offset_stride[1], count, dy);
+    read_map(offset, tile.offset_type, first + (2 * channel + 1) * tile.offset_stride[0], tile.offset_stride[1], count,
+             dx);
+    if (mask)
+      read_map(mask, tile.mask_type, begin * tile.mask_stride[1] + channel * tile.mask_stride[0], tile.mask_stride[1],
+               count, plan.modulation + to);
+    else
+      for (int64_t i = 0; i < count; ++i) plan.modulation[to + i] = 1;
+    const T y = static_cast<T>(tap_y * tile.dilation[0]), x = static_cast<T>(tap_x * tile.dilation[1]);
+    for (int64_t i = 0; i < count; i += L) {
+      constexpr lanes<L> n{};
+      plan.place(tile, to + i, load(base_y + i, n) + y + load(dy + i, n), load(base_x + i, n) + x + load(dx + i, n));
     }
   }
 }
@@ -94,20 +141,21 @@ struct Block {
 // Calls body(plan, group, channel_begin, channel_end, position_begin) for all of a block, split so that each plan is
 // small and each call's channels share an offset group.
 template <class T, class Body>
-PLIANT_INLINE void for_plans(const pliant_tile& tile, const T* offset, const T* mask, const Block& block,
+PLIANT_INLINE void for_plans(const pliant_tile& tile, const void* offset, const void* mask, const Block& block,
                              const Body& body) {
   const int64_t taps = block.tap_end - block.tap_begin, per_group = tile.offset_group_channels;
-  const int64_t chunk = taps < kPlanSize ? taps : kPlanSize, positions = kPlanSize / chunk;
+  const int64_t most = kPlanSize / kPlanStep, chunk = taps < most ? taps : most;
+  const int64_t positions = kPlanSize / chunk / kPlanStep * kPlanStep;
   Plan<T> plan;
+  plan.stride = positions;
   for (int64_t p = block.position_begin; p < block.position_end; p += positions) {
-    plan.positions = block.position_end - p < positions ? block.position_end - p : positions;
+    plan.positions = smaller(block.position_end - p, positions);
     for (int64_t c = block.channel_begin; c < block.channel_end;) {
       const int64_t group = (tile.channel_begin + c) / per_group;
-      int64_t stop = (group + 1) * per_group - tile.channel_begin;
-      stop = stop < block.channel_end ? stop : block.channel_end;
+      const int64_t stop = smaller((group + 1) * per_group - tile.channel_begin, block.channel_end);
       for (int64_t k = block.tap_begin; k < block.tap_end; k += chunk) {
         plan.tap_begin = k;
-        plan.tap_end = k + chunk < block.tap_end ? k + chunk : block.tap_end;
+        plan.tap_end = smaller(k + chunk, block.tap_end);
         make_plan(tile, offset, mask, group, p, plan);
         body(plan, group, c, stop, p);
       }
@@ -116,5 +164,6 @@ PLIANT_INLINE void for_plans(const pliant_tile& tile, const T* offset, const T* 
   }
 }
 
+}  // namespace
 }  // namespace PLIANT_ISA
 }  // namespace pliant

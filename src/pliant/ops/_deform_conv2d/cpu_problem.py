@@ -2,9 +2,7 @@
 """One call of the CPU path, cut into images, slices of channels and tiles of output positions.
 
 Images are channels-last inside, so that the kernels run over channels. An image too large to be copied so at once is
-taken in slices of channels, whose products add up. A single plane is channels-last as it lies. That bounds the memory
-beyond the result to 64 MB forward and 128 MB backward, and two copies of the weight. On top of that come, of one image
-in a half type: its output, where contiguous slices add up, and one plane of its gradient, in float32.
+taken in slices of channels, whose products add up. That bounds the memory beyond the result at any image size.
 """
 
 from __future__ import annotations
@@ -17,12 +15,12 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
-from pliant.ops._native.library import Tile, load
+from pliant.ops._native.library import TYPES, Tile, load
 from pliant.ops._native.memory import Scratch, transpose
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
-TILE_BYTES = 16 << 20  # of the columns of one tile in the backward pass
-MAX_POSITIONS = 2048  # of such a tile
+TILE_BYTES = 16 << 20  # of what one tile needs beside images
+SHARE_BYTES = 8 << 20  # of the shares of the gradients of offset and mask, for one tile of the backward pass
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,6 @@ class CpuConvolution:
         self.is_depthwise = self.per_group == 1 and self.C == self.O and self.C > 1
         self.threads = torch.get_num_threads()
         self.channels_last = memory_format(input) == torch.channels_last
-        self.image_dtype = input.dtype
         library = load()
         assert library is not None, "registered only where the library is loaded"
         self.native: Any = library.kernels
@@ -78,8 +75,8 @@ class CpuConvolution:
                 parts.append(ChannelSlice(c, end, end - c))
         return parts
 
-    def adds_slices(self, slices: list[ChannelSlice]) -> bool:
-        """Return whether the products of several slices add up to one output."""
+    def is_cut(self, slices: list[ChannelSlice]) -> bool:
+        """Return whether a weight group is spread over several slices, whose products add up."""
         return any(s.begin % self.per_group > 0 for s in slices)
 
     def tiles(self, most: int) -> Iterator[tuple[int, int]]:
@@ -88,23 +85,20 @@ class CpuConvolution:
         for first in range(0, P, most):
             yield first, min(P, first + most)
 
-    def backward_positions(self, s: ChannelSlice, shares: int) -> int:
-        """Return how many positions' columns, and shares of the gradients of offset and mask, fit `TILE_BYTES`."""
-        row = self.K * (s.width + 3 * self.G * shares) * self.dtype.itemsize
-        fitting = max(1, min(MAX_POSITIONS, TILE_BYTES // row))
-        return fitting - fitting % 64 if fitting > 64 else fitting
+    def shares(self, s: ChannelSlice) -> int:
+        """Return into how many shares the kernel divides the channels of slice `s`."""
+        return int(self.native.deform_shares(Tile(channels=s.width, run=s.run)))
 
-    def image(self, n: int, s: ChannelSlice) -> Tensor:
-        """Return channels `s` of image n as (H, W, channels), in `image_dtype`; channels lie side by side."""
-        if self.lies_as_read(s) and self.image_dtype == self.input.dtype:
+    def image(self, n: int, s: ChannelSlice, dtype: torch.dtype | None = None) -> Tensor:
+        """Return channels `s` of image n as (H, W, channels), in storage type or `dtype`; channels lie side by side."""
+        if self.channels_last:
             return self.input[n, s.begin : s.end].permute(1, 2, 0)
-        image = self.scratch.take("image", (self.H, self.W, s.width), self.image_dtype)
-        self.transpose(self.input[n, s.begin : s.end].flatten(1), image.flatten(0, 1))
+        planes, dtype = self.input[n, s.begin : s.end], dtype or self.input.dtype
+        if s.width == 1 and planes.is_contiguous() and dtype == planes.dtype:
+            return planes.permute(1, 2, 0)
+        image = self.scratch.take("image", (self.H, self.W, s.width), dtype)
+        self.transpose(planes.flatten(1), image.flatten(0, 1))
         return image
-
-    def lies_as_read(self, s: ChannelSlice) -> bool:
-        """Return whether the channels of slice `s` lie side by side: also where there is but one."""
-        return self.channels_last or (s.width == 1 and self.input.is_contiguous())
 
     def transpose(self, source: Tensor, target: Tensor) -> None:
         """Set the (X, Y) `target` to the transpose of the (Y, X) `source`; lines of both are contiguous, or made so."""
@@ -142,18 +136,19 @@ class CpuConvolution:
         return self.offset[n].flatten(1), None if self.mask is None else self.mask[n].flatten(1)
 
     def tile(
-        self, s: ChannelSlice, image: Tensor, first: int, last: int, offset: Tensor, mask: Tensor | None
+        self, s: ChannelSlice, first: int, last: int, offset: Tensor, mask: Tensor | None
     ) -> tuple[Tile, Tensor, Tensor | None]:
-        """Return the C struct of a tile, and offset and mask of its positions in arithmetic type."""
-        o = offset[:, first:last].to(self.dtype)
-        m = None if mask is None else mask[:, first:last].to(self.dtype)
+        """Return the C struct of a tile, and offset and mask of its positions."""
+        o = offset[:, first:last]
+        m = None if mask is None else mask[:, first:last]
         tile = Tile(
             height=self.H,
             width=self.W,
-            pixel_stride=image.stride(1) if self.W > 1 or not self.channels_last else self.C,
+            pixel_stride=self.C if self.channels_last else s.width,
             channels=s.width,
             run=s.run,
             channel_begin=s.begin,
+            offset_groups=self.G,
             offset_group_channels=self.C // self.G,
             out_width=self.Wo,
             first=first,
@@ -164,6 +159,8 @@ class CpuConvolution:
             dilation=self.geometry.dilation,
             offset_stride=o.stride(),
             mask_stride=(0, 0) if m is None else m.stride(),
+            offset_type=TYPES[o.dtype],
+            mask_type=TYPES[(o if m is None else m).dtype],
             threads=self.threads,
         )
         return tile, o, m

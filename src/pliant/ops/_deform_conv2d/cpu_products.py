@@ -1,72 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The matrix products of the CPU backward pass, by whichever of PyTorch's libraries is fastest at them here.
+"""Products in bfloat16 by PyTorch's own library, on processors that have instructions for them.
 
-On processors with AVX-512 oneDNN is (a 1x1 convolution over the columns), since MKL falls back to AVX2 on those that
-are not Intel's; elsewhere the two are equal and `torch.mm` writes into place. Under deterministic algorithms one thread
-multiplies, because both libraries may divide a sum differently for another number of threads.
+oneDNN uses AMX and AVX512-BF16, which the kernels of pliant do not have: there a tile of columns is sampled in bfloat16
+and handed over. Everywhere else bfloat16 is storage alone and the fused kernels are faster.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
+
+from pliant.ops._deform_conv2d.cpu_problem import TILE_BYTES, ChannelSlice, CpuConvolution, positions
+from pliant.ops._native.library import TYPES, ConvGradients, Tile
+from pliant.ops._native.memory import pointer
+
+MAX_POSITIONS = 2048  # of a tile, whose columns should stay in a cache
 
 
-@contextlib.contextmanager
-def reproducible() -> Iterator[None]:
-    """Multiply on one thread inside this context where deterministic algorithms are asked for."""
-    threads = torch.get_num_threads()
-    if not torch.are_deterministic_algorithms_enabled() or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _prefers_onednn(dtype: torch.dtype) -> bool:
-    if not torch._C._get_mkldnn_enabled() or not torch.backends.mkldnn.is_available():
+def has_bfloat16_products() -> bool:
+    """Return whether PyTorch multiplies bfloat16 matrices by instructions for them."""
+    if not torch.backends.mkldnn.is_available() or not torch._C._get_mkldnn_enabled():
         return False
-    return dtype == torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def _as_image(rows: Tensor) -> Tensor:
-    """View (T, X) rows as a channels_last image (1, X, 1, T)."""
-    return rows.view(1, rows.shape[0], 1, rows.shape[1]).permute(0, 3, 1, 2)
+def multiplies_faster(problem: CpuConvolution) -> bool:
+    """Return whether a problem's products are PyTorch's: one weight group, bfloat16, and instructions for it."""
+    return problem.groups == 1 and problem.input.dtype == torch.bfloat16 and has_bfloat16_products()
 
 
-def multiply_transposed(grad: Tensor, weight: Tensor, columns: Tensor) -> None:
-    """Set `columns` (T, groups*R) to grad (T, O) @ weight (groups, O/groups, R)."""
-    groups, per_group, R = weight.shape
-    if groups > 1:
-        product = torch.bmm(grad.reshape(-1, groups, per_group).transpose(0, 1), weight)
-        columns.view(-1, groups, R).copy_(product.transpose(0, 1))
-    elif _prefers_onednn(columns.dtype):
-        transposed = weight[0].T.contiguous().view(R, per_group, 1, 1)
-        columns.copy_(conv2d(_as_image(grad.contiguous()), transposed).permute(0, 2, 3, 1).reshape(-1, R))
+def tiles(problem: CpuConvolution) -> list[tuple[int, int]]:
+    """Return runs of positions whose columns are at most `TILE_BYTES`."""
+    row = problem.K * problem.C * problem.input.dtype.itemsize
+    return list(problem.tiles(max(1, min(MAX_POSITIONS, TILE_BYTES // row))))
+
+
+def _columns(problem: CpuConvolution, count: int) -> Tensor:
+    return problem.scratch.take("columns", (count, problem.K * problem.C), problem.input.dtype)
+
+
+def _sample(
+    problem: CpuConvolution, described: tuple[Tile, Tensor, Tensor | None], image: Tensor, columns: Tensor
+) -> None:
+    tile, offset, mask = described
+    problem.native.deform_sample(
+        tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask), columns.data_ptr()
+    )
+
+
+def convolve(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, output: Tensor) -> None:
+    """Write the forward of a problem with one slice of channels."""
+    weight = problem.weight_rows(s, output.dtype)[0].T  # (K*C, O)
+    b = None if bias is None else bias.to(output.dtype)
+    for n in range(problem.N):
+        image, result = problem.image(n, s), positions(output, n, slice(None))
+        for first, last in tiles(problem):
+            columns = _columns(problem, last - first)
+            _sample(problem, problem.tile(s, first, last, *problem.maps(n)), image, columns)
+            result[first:last] = torch.mm(columns, weight) if b is None else torch.addmm(b, columns, weight)
+
+
+def columns_backward(
+    problem: CpuConvolution,
+    described: tuple[Tile, Tensor, Tensor | None],
+    image: Tensor,
+    u: Tensor,
+    weight: Tensor,
+    gradients: ConvGradients,
+    grad_weight: Tensor | None,
+) -> None:
+    """Add one tile's gradients, of which `u` (count, O) is the output's and `weight` (O, K*C) in bfloat16."""
+    columns = _columns(problem, u.shape[0])
+    if gradients.image or gradients.shares:
+        torch.mm(u, weight, out=columns)
+        tile, offset, mask = described
+        head = (tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask))
+        problem.native.deform_sample_backward(*head, columns.data_ptr(), gradients)
     else:
-        torch.mm(grad, weight[0], out=columns)
-
-
-def add_outer(grad: Tensor, columns: Tensor, grad_weight: Tensor) -> None:
-    """Add grad (T, O)^T @ columns (T, groups*R) to `grad_weight` (groups, O/groups, R)."""
-    groups, per_group, R = grad_weight.shape
-    if groups > 1:
-        left = grad.reshape(-1, groups, per_group).permute(1, 2, 0)
-        grad_weight.baddbmm_(left, columns.view(-1, groups, R).transpose(0, 1))
-    elif _prefers_onednn(columns.dtype):
-        shape = grad_weight.view(per_group, R, 1, 1)
-        image, u = _as_image(columns), _as_image(grad.contiguous())
-        only_weight = [False, True, False]
-        gradients = torch.ops.aten.convolution_backward(
-            u, image, shape, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, only_weight
-        )
-        grad_weight.add_(gradients[1].reshape(1, per_group, R))
-    else:
-        grad_weight[0].addmm_(grad.T, columns)
+        _sample(problem, described, image, columns)
+    if grad_weight is not None:
+        grad_weight += torch.mm(u.T, columns)

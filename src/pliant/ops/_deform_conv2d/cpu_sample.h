@@ -11,17 +11,20 @@ namespace {
 
 constexpr int64_t kPositionsPerTask = 64;
 
+// The four pixels of a sample, (top, left), (top, right), (bottom, left), (bottom, right), and what they weigh.
 template <class T, class S>
 struct Corners {
   const S* pixel[4];
   T weight[4];
 
   Corners() = default;
-  PLIANT_MEMBER Corners(const S* image, int64_t pixel_stride, const Sample<T>& s) {
-    for (int i = 0; i < 4; ++i) {
-      pixel[i] = image + s.pixel[i] * pixel_stride;
-      weight[i] = s.weight(i);
-    }
+  PLIANT_MEMBER Corners(const pliant_tile& tile, const S* image, const Plan<T>& plan, int64_t i) {
+    const int64_t stride = tile.pixel_stride, right = plan.column_step[i] * stride;
+    pixel[0] = image + (plan.row[i] * tile.width + plan.column[i]) * stride;
+    pixel[1] = pixel[0] + right;
+    pixel[2] = pixel[0] + plan.row_step[i] * tile.width * stride;
+    pixel[3] = pixel[2] + right;
+    for (int j = 0; j < 4; ++j) weight[j] = plan.row_weight[j >> 1][i] * plan.column_weight[j & 1][i];
   }
   PLIANT_MEMBER void scale(T factor) {
     for (int i = 0; i < 4; ++i) weight[i] *= factor;
@@ -34,39 +37,39 @@ struct Corners {
 };
 
 // Writes the samples of a block: element (position, tap, c) goes to rows + position * row_stride + tap * tap_stride +
-// c, all counted from the block's begin.
-template <class T, class S>
-void sample_block(const pliant_tile& tile, const S* image, const T* offset, const T* mask, const Block& block, T* rows,
-                  int64_t row_stride, int64_t tap_stride) {
-  for_plans(tile, offset, mask, block,
-            [&](const Plan<T>& plan, int64_t, int64_t c_begin, int64_t c_end, int64_t first) {
-              for (int64_t i = 0; i < plan.positions; ++i) {
-                T* row = rows + (first + i - block.position_begin) * row_stride - block.channel_begin;
-                for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
-                  T* destination = row + (k - block.tap_begin) * tap_stride;
-                  const Sample<T>& s = plan.at(i, k);
-                  if (!s.is_inside()) {
-                    __builtin_memset(destination + c_begin, 0, (c_end - c_begin) * sizeof(T));
-                    continue;
-                  }
-                  Corners<T, S> corners(image, tile.pixel_stride, s);
-                  corners.scale(s.modulation);
-                  for_channels<kLanes<T>>(c_begin, c_end,
-                                          [&](auto n, int64_t c) { store(destination + c, corners.value(n, c), n); });
-                }
-              }
-            });
+// c, all counted from the block's begin. Columns are of arithmetic type, or of the image's.
+template <class T, class S, class D>
+void sample_block(const pliant_tile& tile, const S* image, const void* offset, const void* mask, const Block& block,
+                  D* rows, int64_t row_stride, int64_t tap_stride) {
+  for_plans<T>(tile, offset, mask, block,
+               [&](const Plan<T>& plan, int64_t, int64_t c_begin, int64_t c_end, int64_t first) {
+                 for (int64_t i = 0; i < plan.positions; ++i) {
+                   D* row = rows + (first + i - block.position_begin) * row_stride - block.channel_begin;
+                   for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
+                     D* destination = row + (k - block.tap_begin) * tap_stride;
+                     const int64_t s = plan.at(i, k);
+                     if (!plan.is_inside(s)) {
+                       __builtin_memset(destination + c_begin, 0, (c_end - c_begin) * sizeof(D));
+                       continue;
+                     }
+                     Corners<T, S> corners(tile, image, plan, s);
+                     corners.scale(plan.modulation[s]);
+                     for_channels<kLanes<T>>(
+                         c_begin, c_end, [&](auto n, int64_t c) { store(destination + c, corners.value(n, c), n); });
+                   }
+                 }
+               });
 }
 
 template <class T, class S>
-void sample_columns(const pliant_tile& tile, const S* image, const T* offset, const T* mask, T* columns) {
+void sample_columns(const pliant_tile& tile, const S* image, const void* offset, const void* mask, S* columns) {
   const int64_t taps = tile.kernel[0] * tile.kernel[1], row = taps * tile.channels, run = tile.run;
   const int64_t tasks = (tile.count + kPositionsPerTask - 1) / kPositionsPerTask;
   parallel_for(tasks, tile.threads, [&](int64_t task, int64_t) {
     const int64_t begin = task * kPositionsPerTask, end = smaller(tile.count, begin + kPositionsPerTask);
     for (int64_t c = 0; c < tile.channels; c += run)
-      sample_block(tile, image, offset, mask, {begin, end, 0, taps, c, c + run}, columns + begin * row + c * taps, row,
-                   run);
+      sample_block<T>(tile, image, offset, mask, {begin, end, 0, taps, c, c + run}, columns + begin * row + c * taps,
+                      row, run);
   });
 }
 

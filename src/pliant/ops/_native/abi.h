@@ -11,7 +11,7 @@
 #define PLIANT_API __attribute__((visibility("default")))
 #endif
 
-#define PLIANT_ABI_VERSION 4
+#define PLIANT_ABI_VERSION 5
 
 #ifdef __cplusplus
 extern "C" {
@@ -31,13 +31,15 @@ typedef struct pliant_tile {
   int64_t channels;               // in this slice
   int64_t run;                    // consecutive channels of the slice that share a weight group; divides `channels`
   int64_t channel_begin;          // of the slice, among all channels of the image
+  int64_t offset_groups;          // of all channels of the image
   int64_t offset_group_channels;  // channels that share one offset
   int64_t out_width;              // of the output map
   int64_t first, count;           // output positions [first, first + count), row-major
   int64_t kernel[2], stride[2], padding[2], dilation[2];
   int64_t offset_stride[2];  // elements between channels, and between positions, of the offset
   int64_t mask_stride[2];
-  int64_t threads;  // to share the work among, at most
+  int64_t offset_type, mask_type;  // a pliant_type of each
+  int64_t threads;                 // to share the work among, at most
 } pliant_tile;
 
 PLIANT_API int64_t pliant_abi_version(void);
@@ -51,46 +53,60 @@ PLIANT_API void pliant_set_parallel_region(pliant_parallel_region region);
 typedef void pliant_transpose(const void* source, int64_t rows, int64_t columns, int64_t source_stride,
                               void* destination, int64_t destination_stride, int64_t item_size, int64_t threads);
 
-// In what follows `offset` and `mask` point at the tile's first position, in arithmetic type, channel 0 of all groups;
-// `mask` may be null. Columns are (count, channels / run, K, run).
+// In what follows `offset` and `mask` point at the tile's first position, channel 0 of all groups; `mask` may be null.
+// Functions that return int return 0, or -1 where there is no memory for the blocks that are worked on in cache.
 
 // The whole forward pass of a tile, sampled and multiplied block by block in cache: output(p, o) = sum over columns and
 // weights, plus bias (may be null), or plus what is there if `accumulate`. `weight` is in arithmetic type, packed as
-// (channels / run, panels, K * run, panel) where panels of `pliant_deform_conv_panel` outputs, padded with zeros, make
-// up the `outputs` of each weight group. `output` is of the image's type, with `output_stride` elements between
-// positions and between output channels. Returns 0, or -1 where there is no memory for the blocks.
+// (channels / run, panels, K * run, panel) where panels of `deform_conv_panel` outputs, padded with zeros, make up the
+// `outputs` of each weight group. `output` is of the image's type, with `output_stride` elements between positions and
+// between output channels.
 typedef int pliant_deform_conv(const pliant_tile* tile, int image_type, const void* image, const void* offset,
                                const void* mask, const void* weight, int64_t outputs, const void* bias, void* output,
                                const int64_t* output_stride, int accumulate);
 typedef int64_t pliant_deform_conv_panel(int image_type);
 
-// columns = x(p + p_k + dp_k) * dm_k, in arithmetic type.
+// What a backward pass reads and writes beside the forward's arguments. What is null is not needed.
+typedef struct pliant_gradients {
+  const void* grad;     // of the output, (count, outputs), of the image's type
+  int64_t grad_stride;  // elements between its positions; channels are contiguous
+  void* image;          // is added to; arithmetic type
+  int64_t pixel_stride;
+  void* weight;                    // is added to; laid out as the weight, in arithmetic type
+  void* offset;                    // (2 * G * K) rows of the tile's positions, `map_stride` elements apart
+  void* mask;                      // (G * K) rows
+  int64_t offset_type, mask_type;  // a pliant_type of each
+  int64_t map_stride;
+  int64_t accumulate;  // whether offset and mask are added to
+  void* shares;        // memory for (deform_shares, 3, G * K, count) of arithmetic type; null if offset and mask are
+} pliant_gradients;
+
+// Into how many shares of channels the gradients of offset and mask are divided on the way.
+typedef int64_t pliant_deform_shares(const pliant_tile* tile);
+
+// The whole backward pass of a tile, block by block in cache. `weight` is (channels / run, outputs, K, run).
+typedef int pliant_deform_conv_backward(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                                        const void* mask, const void* weight, int64_t outputs,
+                                        const pliant_gradients* gradients);
+
+// For products that are made elsewhere: columns (count, channels / run, K, run) = x(p + p_k + dp_k) * dm_k, of the
+// image's type.
 typedef void pliant_deform_sample(const pliant_tile* tile, int image_type, const void* image, const void* offset,
                                   const void* mask, void* columns);
 
-// Given the gradient of the columns, in arithmetic type: adds to `grad_image` (arithmetic type, pixels
-// `grad_pixel_stride` apart), replaces the columns' gradient by the columns themselves, and writes to
-// `partial` (slices, count, G, K, 3) each channel slice's share of the gradients of (dy, dx, mask).
+// And their backward: given the columns' gradient, gives the gradients of image, offset and mask, and replaces the
+// columns' gradient by the columns themselves.
 typedef void pliant_deform_sample_backward(const pliant_tile* tile, int image_type, const void* image,
-                                           const void* offset, const void* mask, void* columns, void* grad_image,
-                                           int64_t grad_pixel_stride, void* partial, int64_t slices,
-                                           int64_t offset_groups);
+                                           const void* offset, const void* mask, void* columns,
+                                           const pliant_gradients* gradients);
 
-// Depthwise convolution without columns: output (count, channels), positions `output_stride` apart, arithmetic type;
-// weight (K, channels) and bias (channels, or null) in arithmetic type.
-typedef void pliant_deform_depthwise(const pliant_tile* tile, int image_type, const void* image, const void* offset,
-                                     const void* mask, const void* weight, const void* bias, void* output,
-                                     int64_t output_stride);
-
-// Its backward: `grad` (count, channels) contiguous; adds to grad_image and grad_weight (K, channels).
+// Depthwise convolution: weight (K, channels) and bias (channels, or null) in arithmetic type.
+typedef int pliant_deform_depthwise(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                                    const void* mask, const void* weight, const void* bias, void* output,
+                                    const int64_t* output_stride);
 typedef void pliant_deform_depthwise_backward(const pliant_tile* tile, int image_type, const void* image,
                                               const void* offset, const void* mask, const void* weight,
-                                              const void* grad, void* grad_image, int64_t grad_pixel_stride,
-                                              void* grad_weight, void* partial, int64_t slices, int64_t offset_groups);
-
-// Adds the slices of `partial` in order to grad_offset (2*G*K, count) and grad_mask (G*K, count; may be null).
-typedef void pliant_deform_reduce(const void* partial, int is_double, int64_t slices, int64_t count, int64_t samples,
-                                  void* grad_offset, void* grad_mask, int64_t threads);
+                                              const pliant_gradients* gradients);
 
 // --- poolings of boxes: the mean of a grid of bilinear samples in each bin of a box, a bin moved by a shift ----------
 
@@ -146,11 +162,12 @@ typedef struct pliant_kernels {
   pliant_transpose* transpose;
   pliant_deform_conv* deform_conv;
   pliant_deform_conv_panel* deform_conv_panel;
+  pliant_deform_shares* deform_shares;
+  pliant_deform_conv_backward* deform_conv_backward;
   pliant_deform_sample* deform_sample;
   pliant_deform_sample_backward* deform_sample_backward;
   pliant_deform_depthwise* deform_depthwise;
   pliant_deform_depthwise_backward* deform_depthwise_backward;
-  pliant_deform_reduce* deform_reduce;
   pliant_pool* pool;
   pliant_pool_backward* pool_backward;
 } pliant_kernels;

@@ -47,11 +47,12 @@ const pliant_kernels kernels = {PLIANT_NAME(PLIANT_ISA),
                                 transpose,
                                 deform_conv,
                                 deform_conv_panel,
+                                deform_shares,
+                                deform_conv_backward,
                                 deform_sample,
                                 deform_sample_backward,
                                 deform_depthwise,
                                 deform_depthwise_backward,
-                                deform_reduce,
                                 pool,
                                 pool_backward};
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 PATH = Path(__file__).with_name(f"libpliant_cpu.{_SUFFIX}")
 
@@ -29,6 +29,7 @@ class Tile(ctypes.Structure):
         ("channels", c_int64),
         ("run", c_int64),
         ("channel_begin", c_int64),
+        ("offset_groups", c_int64),
         ("offset_group_channels", c_int64),
         ("out_width", c_int64),
         ("first", c_int64),
@@ -39,7 +40,28 @@ class Tile(ctypes.Structure):
         ("dilation", Pair),
         ("offset_stride", Pair),
         ("mask_stride", Pair),
+        ("offset_type", c_int64),
+        ("mask_type", c_int64),
         ("threads", c_int64),
+    )
+
+
+class ConvGradients(ctypes.Structure):
+    """`pliant_gradients` of abi.h: what a backward pass reads and writes beside the forward's arguments."""
+
+    _fields_ = (
+        ("grad", c_void_p),
+        ("grad_stride", c_int64),
+        ("image", c_void_p),
+        ("pixel_stride", c_int64),
+        ("weight", c_void_p),
+        ("offset", c_void_p),
+        ("mask", c_void_p),
+        ("offset_type", c_int64),
+        ("mask_type", c_int64),
+        ("map_stride", c_int64),
+        ("accumulate", c_int64),
+        ("shares", c_void_p),
     )
 
 
@@ -68,6 +90,7 @@ TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3
 
 _TILE = POINTER(Tile)
 _POOLING = POINTER(Pooling)
+_GRADIENTS = POINTER(ConvGradients)
 _function = ctypes.CFUNCTYPE
 
 
@@ -82,17 +105,12 @@ class Kernels(ctypes.Structure):
             _function(c_int, _TILE, c_int, *[c_void_p] * 4, c_int64, c_void_p, c_void_p, POINTER(Pair), c_int),
         ),
         ("deform_conv_panel", _function(c_int64, c_int)),
+        ("deform_shares", _function(c_int64, _TILE)),
+        ("deform_conv_backward", _function(c_int, _TILE, c_int, *[c_void_p] * 4, c_int64, _GRADIENTS)),
         ("deform_sample", _function(None, _TILE, c_int, *[c_void_p] * 4)),
-        (
-            "deform_sample_backward",
-            _function(None, _TILE, c_int, *[c_void_p] * 5, c_int64, c_void_p, c_int64, c_int64),
-        ),
-        ("deform_depthwise", _function(None, _TILE, c_int, *[c_void_p] * 6, c_int64)),
-        (
-            "deform_depthwise_backward",
-            _function(None, _TILE, c_int, *[c_void_p] * 6, c_int64, c_void_p, c_void_p, c_int64, c_int64),
-        ),
-        ("deform_reduce", _function(None, c_void_p, c_int, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64)),
+        ("deform_sample_backward", _function(None, _TILE, c_int, *[c_void_p] * 4, _GRADIENTS)),
+        ("deform_depthwise", _function(c_int, _TILE, c_int, *[c_void_p] * 6, POINTER(Pair))),
+        ("deform_depthwise_backward", _function(None, _TILE, c_int, *[c_void_p] * 4, _GRADIENTS)),
         ("pool", _function(c_int, _POOLING, c_int, *[c_void_p] * 6)),
         ("pool_backward", _function(c_int, _POOLING, c_int, *[c_void_p] * 7, c_int64, c_void_p)),
     )

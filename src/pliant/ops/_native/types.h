@@ -28,6 +28,21 @@ PLIANT_INLINE void with_types(int image_type, const Body& body) {
   }
 }
 
+// Calls body(S{}) for the storage type S alone.
+template <class Body>
+PLIANT_INLINE void with_storage(int64_t type, const Body& body) {
+  switch (type) {
+    case PLIANT_FLOAT64:
+      return body(double{});
+    case PLIANT_BFLOAT16:
+      return body(bfloat16{});
+    case PLIANT_FLOAT16:
+      return body(float16{});
+    default:
+      return body(float{});
+  }
+}
+
 template <class T>
 PLIANT_INLINE const T* as(const void* p) {
   return static_cast<const T*>(p);

@@ -7,6 +7,9 @@
 #pragma once
 
 #include <stdint.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 #ifndef PLIANT_ISA
 #error "compile kernel sources with -DPLIANT_ISA=<name of the instruction set>"
@@ -97,16 +100,34 @@ PLIANT_INLINE vec<float, L> load(const bfloat16* p, lanes<L> n) {
 }
 template <int L>
 PLIANT_INLINE vec<float, L> load(const float16* p, lanes<L> n) {
+#if defined(__F16C__)
+  if constexpr (L == 8) return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#if defined(__AVX512F__)
+  if constexpr (L == 16) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#endif
+#endif
   typedef vec<uint32_t, L> bits_type;
+  typedef vec<float, L> result_type;
   const bits_type bits = convert<bits_type>(load_bytes<vec<uint16_t, L>>(p), n);
-  const bits_type magnitude = (bits & 0x7fffu) << 13;
-  // Adding 112 moves the exponent's bias from 15 to 127. A subnormal is what is added to 2^-14 when its bits follow that
-  // number's; no operand is a subnormal float, which a processor told to flush those would read as 0.
-  const bits_type normal = magnitude + (112u << 23);
-  const auto subnormal = reinterpret<bits_type>(reinterpret<vec<float, L>>(magnitude + (113u << 23)) - 0x1p-14f);
-  const bits_type scaled = magnitude < 0x00800000u ? subnormal : normal;
-  const bits_type infinite = (magnitude >= 0x0f800000u) ? bits_type{} + 0x7f800000u : bits_type{};
-  return reinterpret<vec<float, L>>(scaled | infinite | ((bits & 0x8000u) << 16));
+  const bits_type magnitude = bits & 0x7fffu, exponent = magnitude & 0x7c00u, zero = {};
+  // Moves the exponent's bias from 15 to 127; the largest exponent, of infinities and NaN, stays the largest.
+  bits_type result = (magnitude << 13) + 0x38000000u;
+  result += exponent == 0x7c00u ? zero + 0x38000000u : zero;
+  // A subnormal is a whole number times 2^-24. No float on the way is subnormal: a processor may be told to flush
+  // those.
+  const bits_type subnormal = reinterpret<bits_type>(convert<result_type>(magnitude, n) * 0x1p-24f);
+  result = exponent == 0u ? subnormal : result;
+  return reinterpret<result_type>(result | ((bits & 0x8000u) << 16));
+}
+
+// Lanes of a vector of the wider of two types.
+template <class A, class B>
+constexpr int kLanesOfBoth = kVectorBytes / int(sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B));
+
+// A number of any storage type, in arithmetic type T.
+template <class T, class S, int L>
+PLIANT_INLINE vec<T, L> load_as(const S* p, lanes<L> n) {
+  return convert<vec<T, L>>(load(p, n), n);
 }
 
 template <int L>
@@ -129,6 +150,14 @@ PLIANT_INLINE void store(bfloat16* p, vec<float, L> v, lanes<L> n) {
 
 template <int L>
 PLIANT_INLINE void store(float16* p, vec<float, L> v, lanes<L> n) {
+#if defined(__F16C__)
+  if constexpr (L == 8)
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#if defined(__AVX512F__)
+  if constexpr (L == 16)
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#endif
+#endif
   typedef vec<uint32_t, L> bits_type;
   const auto bits = reinterpret<bits_type>(v);
   const bits_type sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
@@ -141,6 +170,34 @@ PLIANT_INLINE void store(float16* p, vec<float, L> v, lanes<L> n) {
   result = magnitude >= 0x477ff000u ? zero + 0x7c00u : result;  // too large, after rounding
   result = magnitude > 0x7f800000u ? zero + 0x7e00u : result;   // NaN
   store_bytes(p, convert<vec<uint16_t, L>>(result | sign, n));
+}
+
+// The same to storage.
+template <class T, class V, int L>
+PLIANT_INLINE void store_as(T* p, V v, lanes<L> n) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    store(p, convert<vec<double, L>>(v, n), n);
+  } else {
+    store(p, convert<vec<float, L>>(v, n), n);
+  }
+}
+
+// The sum of a vector's lanes: halves are added until one is left.
+template <class V>
+PLIANT_INLINE V total_of(V v, lanes<1>) {
+  return v;
+}
+template <class V, int L>
+PLIANT_INLINE auto total_of(V v, lanes<L>) {
+  if constexpr (L == 2) {
+    return v[0] + v[1];
+  } else {
+    typedef vec<decltype(v[0] + v[1]), L / 2> half;
+    half low, high;
+    __builtin_memcpy(&low, &v, sizeof low);
+    __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+    return total_of(low + high, lanes<L / 2>{});
+  }
 }
 
 // A sum over channels that is kept in full vectors until the end.
@@ -157,11 +214,7 @@ struct Sum {
       for (int i = 0; i < L; ++i) lanes_of_sum[i] += v[i];
     }
   }
-  PLIANT_MEMBER T total() const {
-    T sum = lanes_of_sum[0];
-    for (int i = 1; i < Full; ++i) sum += lanes_of_sum[i];
-    return sum;
-  }
+  PLIANT_MEMBER T total() const { return total_of(lanes_of_sum, lanes<Full>{}); }
 };
 
 // Calls body(lanes<L>, c) for c = begin, begin + L, ... and the rest with narrower vectors, down to single channels.

@@ -24,6 +24,7 @@ int pool_backward(const pliant_pooling* pooling, int image_type, const void* ima
                   const void* sides, const void* shift, const void* mask, const void* grad, void* grad_image,
                   int64_t grad_pixel_stride, void* products) {
   int result = 0;
+  if (grad_image == nullptr && products == nullptr) return result;
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;

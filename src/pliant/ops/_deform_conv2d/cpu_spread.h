@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the gradients of samples to those of image, offset and mask.
+//
+// Channels are divided among tasks, so that no two write to one pixel's channels, and the division follows from the
+// problem alone: sums have the same bits for any number of threads.
+#pragma once
+
+#include "cpu_product.h"
+#include "cpu_sample.h"
+
+namespace pliant {
+namespace PLIANT_ISA {
+namespace {
+
+constexpr int64_t kUnit = 64;  // the most channels of a task, but for weight groups, which are whole where they fit
+
+struct Range {
+  int64_t begin, end;
+  PLIANT_MEMBER int64_t size() const { return end - begin; }
+};
+
+// How the channels of a slice are divided: into parts of one weight group, or runs of whole groups.
+struct Units {
+  int64_t channels, run, unit;
+
+  // `unit` is 16 for few channels, so that there is work for some threads.
+  explicit Units(const pliant_tile& tile)
+      : channels(tile.channels),
+        run(tile.run),
+        unit(channels <= 64    ? 16
+             : channels <= 256 ? 32
+                               : kUnit) {}
+
+  PLIANT_MEMBER int64_t groups() const { return run < unit ? unit / run : 1; }  // of a task
+  PLIANT_MEMBER int64_t parts_of_group() const { return run < unit ? 1 : parts(run, unit); }
+  PLIANT_MEMBER int64_t count() const {
+    return run < unit ? parts(channels, groups() * run) : channels / run * parts_of_group();
+  }
+  PLIANT_MEMBER Range at(int64_t task) const {
+    if (run < unit) return {task * groups() * run, smaller(channels, (task + 1) * groups() * run)};
+    const int64_t group = task / parts_of_group(), begin = group * run + task % parts_of_group() * unit;
+    return {begin, smaller((group + 1) * run, begin + unit)};
+  }
+};
+
+// What one sample gives to the gradient of the image and takes from the image.
+template <class T, class S>
+struct Spread {
+  Corners<T, S> corners;
+  T modulation;
+  T* grad[4];
+  Sum<T, kLanes<T>> dot[4];  // over channels, of (gradient of the column) * (pixel)
+
+  // A pixel outside the image has no gradient: what it would get goes to `sink`, which has room for a task's channels.
+  PLIANT_MEMBER Spread(const pliant_tile& tile, const S* image, T* grad_image, int64_t stride, const Plan<T>& plan,
+                       int64_t i, T* sink)
+      : corners(tile, image, plan, i), modulation(plan.modulation[i]) {
+    const int64_t right = plan.column_step[i], below = plan.row_step[i] * tile.width;
+    const int64_t first = plan.row[i] * tile.width + plan.column[i];
+    for (int j = 0; j < 4; ++j) {
+      const bool exists = grad_image && plan.row_exists[j >> 1][i] * plan.column_exists[j & 1][i] != 0;
+      grad[j] = exists ? grad_image + (first + (j >> 1) * below + (j & 1) * right) * stride : sink;
+    }
+  }
+
+  // For the channels at c: `g` is the gradient of the column. Returns the column.
+  //
+  // Everything is read before anything is written: rows of an image often lie a multiple of 4 KiB apart, where a
+  // processor takes a read for one of what was just written, and waits.
+  template <int L>
+  PLIANT_MEMBER vec<T, L> add(lanes<L> n, int64_t c, vec<T, L> g) {
+    vec<T, L> value = {}, sum[4];
+    const vec<T, L> scaled = g * modulation;
+    for (int i = 0; i < 4; ++i) {
+      const vec<T, L> pixel = load(corners.pixel[i] + c, n);
+      dot[i].add(g * pixel, n);
+      value += pixel * corners.weight[i];
+      sum[i] = load(grad[i] + c, n) + scaled * corners.weight[i];
+    }
+    for (int i = 0; i < 4; ++i) store(grad[i] + c, sum[i], n);
+    return value * modulation;
+  }
+};
+
+// The parts of a backward pass that all its loops share.
+template <class T, class S>
+struct Backward {
+  const pliant_tile& tile;
+  const S* image;
+  const void *offset, *mask;
+  const pliant_gradients& result;
+  T* partial;  // (tasks, 3, offset groups, taps, count): shares of the gradients of dy, dx and mask; may be null
+  Units units{tile};
+  int64_t taps = tile.kernel[0] * tile.kernel[1];
+
+  // Calls body(spread, plan, sample, position, tap, c_begin, c_end) for each sample inside the image, of the positions
+  // and channels of `block`, and outside(position, tap, c_begin, c_end) for all others.
+  template <class Body, class Outside>
+  PLIANT_MEMBER void for_samples(int64_t task, const Block& block, const Body& body, const Outside& outside) const {
+    alignas(64) T sink_memory[kUnit];
+    T* sink = sink_memory - block.channel_begin;
+    for (T& entry : sink_memory) entry = 0;
+    alignas(64) T dots[4][kPlanSize];
+    for_plans<T>(tile, offset, mask, block,
+                 [&](const Plan<T>& plan, int64_t group, int64_t c_begin, int64_t c_end, int64_t first) {
+                   for (int64_t i = 0; i < plan.positions; ++i)
+                     for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
+                       const int64_t s = plan.at(i, k);
+                       if (!plan.is_inside(s)) {
+                         for (int j = 0; j < 4; ++j) dots[j][s] = 0;
+                         outside(first + i, k, c_begin, c_end);
+                         continue;
+                       }
+                       Spread<T, S> spread(tile, image, static_cast<T*>(result.image), result.pixel_stride, plan, s,
+                                           sink);
+                       body(spread, first + i, k, c_begin, c_end);
+                       for (int j = 0; j < 4; ++j) dots[j][s] = spread.dot[j].total();
+                     }
+                   if (partial) write(task, plan, group, first, dots);
+                 });
+  }
+
+  // Turns the products of a plan's samples into shares of the gradients, see reference_backward.py.
+  void write(int64_t task, const Plan<T>& plan, int64_t group, int64_t first, const T (*dots)[kPlanSize]) const {
+    const int64_t samples = tile.offset_groups * taps;
+    for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
+      T* to = partial + (task * 3 * samples + group * taps + k) * tile.count + first;
+      for_channels<kLanes<T>>(0, plan.positions, [&](auto n, int64_t i) {
+        const int64_t s = plan.at(i, k);
+        const auto of = [&](const T* numbers) { return load(numbers + s, n); };
+        const auto upper_left = of(dots[0]), upper_right = of(dots[1]), lower_left = of(dots[2]),
+                   lower_right = of(dots[3]);
+        const auto wx0 = of(plan.column_weight[0]), wx1 = of(plan.column_weight[1]);
+        const auto wy0 = of(plan.row_weight[0]), wy1 = of(plan.row_weight[1]);
+        const auto top = wx0 * upper_left + wx1 * upper_right, bottom = wx0 * lower_left + wx1 * lower_right;
+        const auto left = wy0 * upper_left + wy1 * lower_left, right = wy0 * upper_right + wy1 * lower_right;
+        const auto m = of(plan.modulation);
+        const auto dy = m * (of(plan.row_exists[1]) * bottom - of(plan.row_exists[0]) * top);
+        const auto dx = m * (of(plan.column_exists[1]) * right - of(plan.column_exists[0]) * left);
+        store(to + i, dy, n);
+        store(to + samples * tile.count + i, dx, n);
+        store(to + 2 * samples * tile.count + i, wy0 * top + wy1 * bottom, n);
+      });
+    }
+  }
+
+  // Adds the shares in the order of the tasks and writes the gradients of offset and mask.
+  void reduce() const {
+    const int64_t samples = tile.offset_groups * taps;
+    parallel_for(3 * samples, tile.threads, [&](int64_t row, int64_t) {
+      const int64_t kind = row % 3, sample = row / 3, group = sample / taps;
+      const int64_t begin = group * tile.offset_group_channels - tile.channel_begin;
+      void* to = kind == 2 ? result.mask : result.offset;
+      if (to == nullptr) return;
+      const int64_t channel = kind == 2 ? sample : 2 * sample + kind;
+      with_storage(kind == 2 ? result.mask_type : result.offset_type, [&](auto type) {
+        auto* target = static_cast<decltype(type)*>(to) + channel * result.map_stride;
+        for_channels<kLanesOfBoth<T, decltype(type)>>(0, tile.count, [&](auto n, int64_t p) {
+          auto sum = decltype(load(partial, n)){};
+          if (result.accumulate) sum = load_as<T>(target + p, n);
+          for (int64_t task = 0; task < units.count(); ++task) {
+            const Range c = units.at(task);
+            if (c.end > begin && c.begin < begin + tile.offset_group_channels)
+              sum += load(partial + (task * 3 * samples + kind * samples + sample) * tile.count + p, n);
+          }
+          store_as(target + p, sum, n);
+        });
+      });
+    });
+  }
+};
+
+}  // namespace
+}  // namespace PLIANT_ISA
+}  // namespace pliant
