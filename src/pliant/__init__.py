@@ -3,13 +3,14 @@
 
 from pliant import nn, ops
 from pliant._version import __version__
-from pliant.surgery import convert, param_groups, plan, revert
+from pliant.surgery import convert, fuse, param_groups, plan, revert
 
 __all__ = [
     "nn",
     "ops",
     "__version__",
     "convert",
+    "fuse",
     "param_groups",
     "plan",
     "revert",

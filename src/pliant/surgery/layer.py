@@ -55,6 +55,11 @@ def was_converted(module: nn.Module) -> bool:
     return isinstance(module, DeformConv2d) and _ORIGIN in vars(module)
 
 
+def forget_convolution(layer: DeformConv2d) -> None:
+    """Let `layer` count as made by hand: it no longer computes what its convolution did."""
+    vars(layer).pop(_ORIGIN, None)
+
+
 def why_not(module: nn.Module) -> str | None:
     """Return why `module` cannot become a `DeformConv2d` that computes the same, or None if it can."""
     kind = type(module)
