@@ -30,7 +30,7 @@ FUZZ_OPERATORS = PYTHONPATH=tests LD_PRELOAD=$$($(CXX) -print-file-name=libasan.
   $(BIN)/python -m helpers.fuzz.operators --library build/sanitize/libpliant_cpu.so
 GPU_TESTS := tests/gpu/test_on_device.py tests/gpu/test_pooling_on_device.py
 
-.PHONY: help demo test test-sanitize fuzz fuzz-operators fuzz-readers lint format native bench docs compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
+.PHONY: help demo test test-sanitize fuzz fuzz-operators fuzz-readers lint format native bench bench-figure docs compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24

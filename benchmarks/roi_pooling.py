@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class RoICase:
     samples: int = 2
 
     baseline = "roi_align"
+    modes = (False, True)  # whether training is timed
+    threads: ClassVar[int | None] = None
 
     def __str__(self) -> str:
         image = f"({self.channels},{self.height},{self.width})"

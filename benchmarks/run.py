@@ -2,7 +2,8 @@
 """Times pliant's operators on the CPU against what they extend: `python -m benchmarks.run`.
 
 A deformable convolution is compared with plain convolution of the same shape, a RoI pooling with torchvision's RoIAlign
-of the same boxes.
+of the same boxes, a network with the same network of plain convolutions. One run measures all on the machine at hand
+and keeps it in a file named after the machine.
 
 All contenders of a case take turns within one run, so that a machine that slows down slows all of them; the minimum of
 the rounds is compared. A ratio is a contender's time over the faster of the two baselines, contiguous and
@@ -16,12 +17,16 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks.contenders import Case, Run
+from benchmarks.memory import memory
+from benchmarks.networks import NetworkCase
 from benchmarks.roi_pooling import RoICase
 from pliant.ops import _backends
 
@@ -32,15 +37,24 @@ SHAPES = [
     (1, 64, 128, 128, 64),
     (1, 128, 100, 168, 128),
 ]
-OPERATORS = ("deform_conv2d", "deform_roi_pool")
+OPERATORS = ("deform_conv2d", "types", "offsets", "threads", "deform_roi_pool", "networks", "memory")
+AnyCase = Case | RoICase | NetworkCase
 
 
-def cases(operator: str) -> list[Case] | list[RoICase]:
-    """Return the layers of a table; of convolutions the shapes in float32, one in bfloat16, one depthwise."""
-    if operator == "deform_roi_pool":
-        return [RoICase(bins) for bins in (7, 14)]
-    dense = [Case(*shape) for shape in SHAPES]
-    return [*dense, Case(*SHAPES[0], dtype=torch.bfloat16), Case(1, 256, 64, 64, 256, groups=256)]
+def cases(operator: str) -> Sequence[AnyCase]:
+    """Return what is timed of a part of the benchmark, besides memory."""
+    a, _, c, *_ = SHAPES
+    small = SHAPES[3]
+    parts: dict[str, list[AnyCase]] = {
+        "deform_conv2d": [*(Case(*shape) for shape in SHAPES), Case(1, 256, 64, 64, 256, groups=256)],
+        "types": [Case(*s, dtype=t) for t in (torch.bfloat16, torch.float16) for s in (a, c, small)],
+        "offsets": [Case(*s, sigma=sigma) for s in (a, small) for sigma in (0.0, 8.0)],
+        "threads": [Case(*s, threads=n) for s in (a, small) for n in (1, 2)],
+        "deform_roi_pool": [RoICase(bins) for bins in (7, 14)],
+        "networks": [NetworkCase("resnet50", 224, 224), NetworkCase("faster-rcnn", 480, 640)],
+        "memory": [],
+    }
+    return parts[operator]
 
 
 def time_in_turns(runs: dict[str, Run], rounds: int) -> dict[str, float]:
@@ -73,9 +87,18 @@ def machine() -> dict[str, object]:
     }
 
 
-def measure(case: Case | RoICase, rounds: int, *, training: bool) -> dict[str, object]:
+def file_name(found: dict[str, object]) -> str:
+    """Return a name for a machine's results: processor, instructions, cores."""
+    words = f"{found['processor']} {found['capability']} {found['cores']}cores"
+    return "cpu-" + re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json"
+
+
+def measure(case: AnyCase, rounds: int, *, training: bool) -> dict[str, object]:
     """Return times and ratios of one case."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(case.threads or threads)
     times = time_in_turns(case.contenders(training=training), rounds)
+    torch.set_num_threads(threads)
     plain = min(value for name, value in times.items() if name.startswith(case.baseline))
     mode = "forward and backward" if training else "forward"
     print(f"{case} {mode}: fastest {case.baseline} {plain:.1f} ms")
@@ -93,17 +116,25 @@ def main() -> None:
         "--operators", nargs="+", choices=OPERATORS, default=OPERATORS, help="what is timed (default all)"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch's pool")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cpu.json"), help="where the results go")
+    parser.add_argument("--out", type=Path, help="where the results go (default benchmarks/results/MACHINE.json)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    results = []
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    for case in [case for operator in arguments.operators for case in cases(operator)]:
-        case.check()
-        results += [measure(case, arguments.rounds, training=training) for training in (False, True)]
+    out: Path = arguments.out or Path("benchmarks/results") / file_name(machine())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    results: list[dict[str, object]] = []
+
+    def keep(rows: list[dict[str, object]]) -> None:  # after each case, so that none is lost
+        results.extend(rows)
         record = {"machine": machine(), "rounds": arguments.rounds, "results": results}
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")  # after each case, so that none is lost
-    print(f"written to {arguments.out}")
+        out.write_text(json.dumps(record, indent=1) + "\n")
+
+    for operator in arguments.operators:
+        for case in cases(operator):
+            case.check()
+            keep([measure(case, arguments.rounds, training=training) for training in case.modes])
+        if operator == "memory":
+            keep(memory())
+    print(f"written to {out}")
 
 
 if __name__ == "__main__":
