@@ -71,11 +71,11 @@ def test_tiles_and_slices_of_channels(
     native: Implementation, monkeypatch: pytest.MonkeyPatch, threads: int, channels: int, case: Case
 ) -> None:
     """Tiles of five positions and images in slices of 1 or 7 channels: every case crosses many borders of both."""
-    from pliant.ops._deform_conv2d import cpu_native, cpu_problem
+    from pliant.ops._deform_conv2d import cpu_native, cpu_native_backward, cpu_problem
 
     dtype = torch.float32 if threads == 1 else torch.float64
     monkeypatch.setattr(cpu_native, "MAX_POSITIONS", 5)
-    monkeypatch.setattr(cpu_problem, "MAX_POSITIONS", 5)
+    monkeypatch.setattr(cpu_native_backward, "MAX_POSITIONS", 5)
     monkeypatch.setattr(cpu_problem, "IMAGE_BYTES", channels * case.size[0] * case.size[1] * dtype.itemsize)
     check_forward_backward(native, case, dtype)
 

@@ -18,6 +18,9 @@ from pliant.ops._deform_conv2d.cpu_problem import SHARE_BYTES, TILE_BYTES, Chann
 from pliant.ops._native.library import TYPES, ConvGradients, Tile
 from pliant.ops._native.memory import pointer
 
+BLOCK = 192  # positions that the kernel works on at a time: kBackwardRows of cpu_backward.h
+MAX_POSITIONS = 1 << 16  # of one call
+
 
 class Gradients:
     """The five results, allocated where they are needed."""
@@ -122,7 +125,7 @@ def _tiles(problem: CpuConvolution, s: ChannelSlice, channels: int) -> list[tupl
     """Return runs of positions whose shares and gradient of `channels` outputs are small enough."""
     share = 3 * problem.shares(s) * problem.G * problem.K * problem.dtype.itemsize
     most = min(SHARE_BYTES // share, TILE_BYTES // (channels * problem.dtype.itemsize))
-    return list(problem.tiles(max(192, most - most % 192)))  # blocks of the kernel are of 192
+    return list(problem.tiles(min(MAX_POSITIONS, max(BLOCK, most - most % BLOCK))))
 
 
 def _convolution_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:

@@ -30,12 +30,7 @@ __attribute__((noinline)) void multiply_panel(const T* left, int64_t left_row, c
                                               int64_t length, T* sums, int64_t sum_stride) {
   constexpr int L = kLanes<T>;
   constexpr lanes<L> n{};
-  vec<T, L> sum[kRows][2];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    sum[r][0] = load(sums + r * sum_stride, n);
-    sum[r][1] = load(sums + r * sum_stride + L, n);
-  }
+  vec<T, L> sum[kRows][2] = {};
   for (int64_t k = 0; k < length; ++k) {
     const vec<T, L> first = load(right + k * right_stride, n), second = load(right + k * right_stride + L, n);
 #pragma GCC unroll 16
@@ -47,8 +42,9 @@ __attribute__((noinline)) void multiply_panel(const T* left, int64_t left_row, c
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    store(sums + r * sum_stride, sum[r][0], n);
-    store(sums + r * sum_stride + L, sum[r][1], n);
+    T* to = sums + r * sum_stride;
+    store(to, load(to, n) + sum[r][0], n);
+    store(to + L, load(to + L, n) + sum[r][1], n);
   }
 }
 

@@ -12,6 +12,22 @@ namespace {
 // One block of source lines is read line by line while the destination's lines, one for each column, stay in cache.
 constexpr int64_t kBlock = 16;
 
+typedef vec<uint32_t, 4> Line;  // of every instruction set
+
+// Sets the 4 x 4 `to` to the transpose of `from`.
+PLIANT_INLINE void transpose_square(const uint32_t* from, int64_t from_stride, uint32_t* to, int64_t to_stride) {
+  Line row[4], pair[4];
+  for (int i = 0; i < 4; ++i) row[i] = load_bytes<Line>(from + i * from_stride);
+  for (int i = 0; i < 2; ++i) {
+    pair[i] = __builtin_shufflevector(row[2 * i], row[2 * i + 1], 0, 4, 1, 5);
+    pair[i + 2] = __builtin_shufflevector(row[2 * i], row[2 * i + 1], 2, 6, 3, 7);
+  }
+  for (int i = 0; i < 4; i += 2) {
+    store_bytes(to + i * to_stride, __builtin_shufflevector(pair[i], pair[i + 1], 0, 1, 4, 5));
+    store_bytes(to + (i + 1) * to_stride, __builtin_shufflevector(pair[i], pair[i + 1], 2, 3, 6, 7));
+  }
+}
+
 template <class Item>
 void transpose_items(const Item* source, int64_t rows, int64_t columns, int64_t source_stride, Item* destination,
                      int64_t destination_stride, int64_t threads) {
@@ -20,6 +36,15 @@ void transpose_items(const Item* source, int64_t rows, int64_t columns, int64_t 
     const int64_t begin = task * kBlock, end = smaller(columns, begin + kBlock);
     for (int64_t top = 0; top < rows; top += kBlock) {
       const int64_t bottom = smaller(rows, top + kBlock);
+      if constexpr (sizeof(Item) == sizeof(uint32_t)) {
+        if (bottom - top == kBlock && end - begin == kBlock) {
+          for (int64_t r = top; r < bottom; r += 4)
+            for (int64_t c = begin; c < end; c += 4)
+              transpose_square(source + r * source_stride + c, source_stride, destination + c * destination_stride + r,
+                               destination_stride);
+          continue;
+        }
+      }
       for (int64_t r = top; r < bottom; ++r)
         for (int64_t c = begin; c < end; ++c) destination[c * destination_stride + r] = source[r * source_stride + c];
     }

@@ -103,7 +103,7 @@ PLIANT_INLINE vec<float, L> load(const float16* p, lanes<L> n) {
 #if defined(__F16C__)
   if constexpr (L == 8) return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #if defined(__AVX512F__)
-  if constexpr (L == 16) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  if constexpr (L == 16) return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #endif
 #endif
   typedef vec<uint32_t, L> bits_type;
@@ -155,7 +155,8 @@ PLIANT_INLINE void store(float16* p, vec<float, L> v, lanes<L> n) {
     return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 #if defined(__AVX512F__)
   if constexpr (L == 16)
-    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                               _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT));
 #endif
 #endif
   typedef vec<uint32_t, L> bits_type;
