@@ -70,6 +70,9 @@ native: $(NATIVE) ## build the CPU library into src/ for the editable install
 bench: $(BENCH_INSTALLED) $(NATIVE) ## time the operators against plain convolution and other libraries
 	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
+bench-figure: $(INSTALLED) ## draw the README's figure of speed from the results in benchmarks/results
+	$(BIN)/python -m benchmarks.figure
+
 # In strict mode: a link, a heading or a name that is not there is an error.
 docs: $(INSTALLED) ## build the site into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
