@@ -66,7 +66,7 @@ def classification_metrics(truths: Sequence[int], ranks: Sequence[int], names: S
         names: those of the C classes.
 
     Raises:
-        ValueError: not one rank for each label, or a label out of range.
+        PliantError: not one rank for each label, or a label out of range.
 
     Example:
         >>> metrics = classification_metrics([0, 0, 1, 2], [0, 3, -1, 0], list("abcdef"))

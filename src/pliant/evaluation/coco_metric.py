@@ -102,7 +102,7 @@ def evaluate_detections(
     Raises:
         PliantError: a result is no detection, or names an image or category that is not in the ground truth; with
             "segm", an annotation or a result whose mask is missing or does not fit its image.
-        ValueError: `max_detections` is below 10.
+        PliantError: `max_detections` is below 10.
 
     Example:
         >>> truth = {"images": [{"id": 1, "width": 50, "height": 40}], "categories": [{"id": 3, "name": "tree"}],

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pliant._check import fail, fail_because
+from pliant._check import PliantError, fail, fail_because
 from pliant._files import finite, is_id, load_json
 from pliant.data import Category
 from pliant.data.detection.masks import coco_segmentation, encode_masks
@@ -38,7 +38,7 @@ def coco_results(
         the pixels above a half.
 
     Raises:
-        ValueError: a label outside 1..C, or an image that comes twice.
+        PliantError: a label outside 1..C, or an image that comes twice.
 
     Example:
         >>> import torch
@@ -90,7 +90,7 @@ def save_results(results: Sequence[Mapping[str, Any]], path: Path | str) -> None
         path: the file to write.
 
     Raises:
-        ValueError: a number is not finite, which JSON cannot hold.
+        PliantError: a number is not finite, which JSON cannot hold.
 
     Example:
         >>> import tempfile
@@ -99,7 +99,10 @@ def save_results(results: Sequence[Mapping[str, Any]], path: Path | str) -> None
         >>> load_results(path)[0]["bbox"]
         [1, 2, 3, 6]
     """
-    lines = ",\n".join(json.dumps(dict(result), allow_nan=False) for result in results)
+    try:
+        lines = ",\n".join(json.dumps(dict(result), allow_nan=False) for result in results)
+    except ValueError as error:
+        raise PliantError(f"results: must have finite numbers, as json has; {error}; leave the others out") from error
     Path(path).write_text(f"[{lines}]\n", encoding="utf-8")
 
 

@@ -56,7 +56,7 @@ def confusion(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
         (C, C) int64: row the true label, column the predicted one.
 
     Raises:
-        ValueError: another shape, or a label that is out of range.
+        PliantError: another shape, or a label that is out of range.
 
     Example:
         >>> confusion(torch.tensor([0, 1, 1, 255]), torch.tensor([0, 0, 1, 1]), 2).tolist()
@@ -89,7 +89,7 @@ def segmentation_metrics(matrix: Tensor, names: Sequence[str]) -> SegmentationMe
         names: those of the C classes.
 
     Raises:
-        ValueError: `matrix` is not C x C.
+        PliantError: `matrix` is not C x C.
 
     Example:
         >>> metrics = segmentation_metrics(torch.tensor([[3, 1], [2, 4]]), ["ground", "tree"])
