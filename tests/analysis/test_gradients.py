@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from pliant.analysis import MapNode, RegionNode, effective_locations, node_responses, receptive_field
-from pliant.detection import faster_rcnn, rfcn
-from pliant.detection.dilated import dilated_backbone
+from pliant.backbones import Trunk
+from pliant.detection import SecondStage, dilated_backbone, faster_rcnn, pyramid_backbone, rfcn
 from pliant.nn import DeformConv2d
 
 
@@ -121,7 +121,11 @@ def test_plain_convolutions_have_effective_locations_on_their_grid() -> None:
 def pyramid_detector() -> Any:
     torch.manual_seed(3)
     network = faster_rcnn(
-        3, "resnet18", deform="c5", roi_pool="modulated", fpn_channels=16, head_channels=24, min_size=64
+        3,
+        pyramid_backbone(Trunk("resnet18", deform="c5"), out_channels=16),
+        second_stage=SecondStage(roi_pool="modulated"),
+        head_channels=24,
+        min_size=64,
     )
     return randomised(network, 0.05).eval()
 
@@ -155,8 +159,9 @@ def test_a_region_has_a_receptive_field_and_bins_that_matter() -> None:
 
 
 def test_position_sensitive_bins_have_gradients_for_each_class() -> None:
-    backbone = dilated_backbone("resnet18", deform="c5", modulated=False, reduction_channels=16)
-    network = randomised(rfcn(3, backbone, roi_pool="deform", min_size=64), 0.05).eval()
+    backbone = dilated_backbone(Trunk("resnet18", deform="c5", modulated=False), reduction_channels=16)
+    stage = SecondStage(roi_pool="deform")
+    network = randomised(rfcn(3, backbone, second_stage=stage, min_size=64), 0.05).eval()
     _, bins = effective_locations(network, torch.rand(1, 3, 64, 96), RegionNode((16.0, 8.0, 80.0, 56.0)))
     assert [tuple(record.gradient.shape) for record in bins] == [(1, 3, 7, 7, 2), (1, 1, 7, 7, 2)]
     assert all(record.magnitude.max() > 0 for record in bins)

@@ -195,14 +195,41 @@ def test_explain_draws_the_samples_around_a_point(
     run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, picture = str(data / "test" / "001.png"), tmp_path / "e.png"
-    assert main(["explain", str(run), image, "--at", "30,20", "--out", str(picture)]) == 0
-    assert "9 samples of body.layer3.1.conv2 around 30,20" in capsys.readouterr().out
+    one = ["--at", "30,20", "--show", "points", "--stack", "1"]
+    assert main(["explain", str(run), image, *one, "--out", str(picture)]) == 0
+    assert "points: 9 samples of body.layer3.1.conv2\n" in capsys.readouterr().out
+    assert main(["explain", str(run), image, "--at", "40,32", "--stack", "2", "--out", str(picture)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    printed = re.search(r"points: (\d+) samples of body.layer3.1.conv2 < body.layer3.1.conv1", lines[0])
+    assert printed is not None
+    assert 9 < int(printed[1]) <= 4 * 81
+    assert [line.split(":")[0] for line in lines[1:3]] == ["locations", "field"]
     with Image.open(picture) as drawn:
         assert drawn.size[0] > 1000
-    assert main(["explain", str(run), image, "--at", "40,32", "--stack", "2", "--out", str(picture)]) == 0
-    printed = re.search(r"(\d+) samples of body.layer3.1.conv2 < body.layer3.1.conv1", capsys.readouterr().out)
-    assert printed is not None
-    assert 9 < int(printed[1]) <= 81
+
+
+def test_explain_writes_a_page_of_an_image(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, page = str(data / "test" / "001.png"), tmp_path / "report.html"
+    options = ["--units", "1", "--saliency", "1", "--budget", "8", "--min-score", "0"]
+    assert main(["explain", str(run), image, "--out", str(page), *options]) == 0
+    assert f"wrote {page} (" in capsys.readouterr().out
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>") and "001.png, run" in text
+
+
+def test_explain_writes_statistics_of_a_data_set(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report"
+    assert main(["explain", str(run), "--data", str(data), "--split", "test", "--images", "2", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "2 images" in printed and "| body.layer3.1.conv2 |" in printed
+    numbers = json.loads((out / "statistics.json").read_text(encoding="utf-8"))
+    sizes = {row["size"]: row["filters"] for row in numbers["effective_dilation"] if row["filters"]}
+    assert set(sizes) > {"background"}  # the boxes of the shapes were found
+    assert {path.name for path in out.iterdir()} >= {"statistics.md", "effective_dilation.png", "offset_health.png"}
 
 
 def test_explain_refuses_points_layers_and_runs_that_do_not_fit(
@@ -214,6 +241,12 @@ def test_explain_refuses_points_layers_and_runs_that_do_not_fit(
     line = _fails(capsys, [*common, "--at", "3,3", "--layer", "body.layer3.1.conv3"])
     assert "layer: must be one of body.layer3.0.conv1" in line
     assert "Did you mean 'body.layer3.1.conv2'" in line
+    line = _fails(capsys, [*common, "--detection", "9999"])
+    assert re.match(r"pliant: detection: must be one of the \d+ detections of the image; got 9999; give --at X,Y", line)
+    line = _fails(capsys, [*common[:2], "--out", str(tmp_path / "e.png")])
+    assert line.startswith("pliant: image: either an IMAGE or --data must be given; got neither; give one")
+    line = _fails(capsys, [*common[:3], "--out", str(tmp_path / "e.txt")])
+    assert line.startswith("pliant: out: must end in .html, .htm, .png, .svg, .pdf; got ")
 
 
 def test_a_resumed_complete_run_stays_complete(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pliant._check import fail
+from pliant._check import fail, suggest
 from pliant.analysis.record import OffsetField, cell_centre, nearest_cell
 
 
@@ -85,6 +85,42 @@ def sampling_footprint(fields: Sequence[OffsetField], point: tuple[float, float]
     height, width = fields[-1].input_size
     flat = torch.zeros(height * width).index_add_(0, cells[:, 0] * width + cells[:, 1], weights)
     return flat.reshape(height, width)
+
+
+def stack_of(fields: Sequence[OffsetField], *, top: str | None = None, depth: int = 3) -> list[OffsetField]:
+    """Return the layers that stand on one another, the topmost first, as `sampling_points` takes them.
+
+    Below a layer stands the last of those called before it whose output is as large as its input. Where several such
+    layers work side by side on maps of one size, name the stack yourself instead.
+
+    Args:
+        fields: what `record_offsets` gave, in the order of the calls.
+        top: name of the topmost layer; None: the last.
+        depth: at most so many layers. The v1 paper follows three.
+
+    Raises:
+        ValueError: no field, or none of the name `top`.
+
+    Example:
+        >>> from torch import nn
+        >>> from pliant.analysis import record_offsets
+        >>> from pliant.nn import DeformConv2d
+        >>> network = nn.Sequential(*(DeformConv2d(3, 3, 3, padding=1, stride=s) for s in (1, 2, 1, 1)))
+        >>> [field.layer for field in stack_of(record_offsets(network, torch.rand(1, 3, 8, 12)))]
+        ['3', '2', '1']
+    """
+    names = [field.layer for field in fields]
+    if not names:
+        fail("fields", "must name one layer at least", "none", "pass the result of record_offsets")
+    if top is not None and top not in names:
+        fix = f"leave it out for the last.{suggest(top, names)}"
+        fail("layer", f"must be one of {', '.join(names)}", repr(top), fix)
+    index = len(names) - 1 if top is None else names.index(top)
+    stack = [fields[index]]
+    for field in reversed(fields[:index]):
+        if len(stack) < depth and field.output_size == stack[-1].input_size:
+            stack.append(field)
+    return stack
 
 
 def _followed(fields: Sequence[OffsetField], point: tuple[float, float], image: int, merge: bool) -> Tensor:

@@ -30,6 +30,18 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
+def new_panels(count: int, columns: int, width: float, shape: float) -> tuple[Any, list[Any]]:
+    """Return a figure `width` inches wide, and `count` axes in it, each `shape` times as high as wide."""
+    require_package("matplotlib", "train", "drawing")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width, rows * (width / columns * shape + 0.35)), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
 def show(image: Tensor) -> tuple[Any, Any]:
     """Return a figure with `image` (uint8, (3, H, W)) in it, axes in its pixels."""
     height, width = image.shape[-2:]

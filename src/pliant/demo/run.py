@@ -8,6 +8,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,7 +16,15 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant._check import counted, fail
-from pliant.analysis import draw_boxes, draw_curves, draw_panels, draw_sampling, record_offsets, sampling_points
+from pliant.analysis import (
+    draw_boxes,
+    draw_curves,
+    draw_panels,
+    draw_sampling,
+    explain,
+    record_offsets,
+    sampling_points,
+)
 from pliant.data import DetectionDataset, open_detection
 from pliant.demo.animals import compare, curves, table
 from pliant.demo.fetch import SILHOUETTES, WEIGHTS, fetch
@@ -37,6 +46,7 @@ SHOWN = {
     "animals.png": "plain against deformable classifiers, upright and at any angle",
     "trees.png": "the trees found on the photograph of the other site",
     "sampling.png": "where a deformable layer looks around a tree",
+    "report.html": "the same photograph to look around in, with pointer or arrow keys: open it in a browser",
 }
 
 
@@ -163,6 +173,16 @@ def _write(outcome: Outcome, out: Path, site: DetectionDataset, photo: Tensor) -
     )
     draw_boxes(photo, shown, out / "trees.png", true=target["boxes"], title=title)
     _draw_sampling(outcome, image, photo, out / "sampling.png")
+    _explain(outcome, image, out / "report.html")
+
+
+def _explain(outcome: Outcome, image: Tensor, path: Path) -> None:
+    """Write the page in which one looks around in the photograph; few receptive fields, so that it takes seconds."""
+    model, categories, _ = load_run(outcome.run)
+    _whole_photograph(model, image)
+    names = [category.name for category in categories]
+    options: dict[str, Any] = {"detections": outcome.detections, "min_score": DRAWN_SCORE, "title": "The held-out site"}
+    explain(model, image, names=names, units=6, saliency=1, budget=10, **options).save(path)
 
 
 def report(outcome: Outcome) -> str:
