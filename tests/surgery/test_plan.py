@@ -318,3 +318,11 @@ def test_other_errors_of_where() -> None:
         PliantError, match="stages with convolutions larger than 1x1, which are none; got 'c5'; c5 not fo"
     ):
         plan(nn.Conv2d(3, 4, 3), "c5")
+
+
+def test_a_notebook_shows_a_table() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 3))
+    shown = plan(model, lambda name, module: True)._repr_html_()
+    assert "<td>Conv2d</td><td>DeformConv2d</td><td>3x3</td>" in shown
+    assert shown.count("<tr>") == 4
+    assert "skipped: 1" in shown

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import html
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from pliant.surgery.layer import Options, blueprint, why_not
 from pliant.surgery.select import Where, is_spatial, select
 
 Pair = tuple[int, int]
+HEAD = ("name", "from", "to", "kernel", "stride", "dilation", "groups", "parameters")
 HINTS = dict.fromkeys(("deform_groups", "deformable_groups"), "write offset_groups= in its place")
 
 
@@ -75,12 +77,21 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"to convert: {len(self)}, with {self.added_parameters:,} added parameters"]
         if self.rows:
-            head = ("name", "from", "to", "kernel", "stride", "dilation", "groups", "parameters")
-            lines += _table([head, *map(_cells, self.rows)])
+            lines += _table([HEAD, *map(_cells, self.rows)])
         if self.skipped:
             lines += [f"skipped: {len(self.skipped)}"]
             lines += _table([(_shown(s.name), s.kind, s.reason) for s in self.skipped])
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Return the table as a notebook shows it."""
+        parts = [f"<p>to convert: {len(self)}, with {self.added_parameters:,} added parameters</p>"]
+        if self.rows:
+            parts.append(_html_table(HEAD, map(_cells, self.rows)))
+        if self.skipped:
+            rows = ((_shown(s.name), s.kind, s.reason) for s in self.skipped)
+            parts += [f"<p>skipped: {len(self.skipped)}</p>", _html_table(("name", "kind", "reason"), rows)]
+        return "".join(parts)
 
 
 @hint_at_names("plan", HINTS)
@@ -177,3 +188,9 @@ def _shown(name: str) -> str:
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in head)}</tr>"]
+    lines += [f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
+    return f"<table>{''.join(lines)}</table>"
