@@ -135,6 +135,7 @@ SIGNATURES = {
     "plan": "model, where, *, modulated=True, offset_groups=1",
     "convert": "model, where, *, modulated=True, offset_groups=1, mask_scale=2.0, offset_limit=None",
     "revert": "model",
+    "load": "run, *, device='auto'",
     "param_groups": "model, lr, weight_decay, offset_lr_scale=0.1, *, roi_offset_lr_scale=None, norm_weight_decay=None",
 }
 
