@@ -37,7 +37,7 @@ def new_panels(count: int, columns: int, width: float, shape: float) -> tuple[An
     from matplotlib.figure import Figure
 
     rows = -(-count // columns)
-    figure = Figure(figsize=(width, rows * (width / columns * shape + 0.35)), layout="constrained")
+    figure = Figure(figsize=(width, rows * (width / columns * shape + 0.5)), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
