@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -49,6 +49,11 @@ def spread_offsets(model: nn.Module, run: Callable[[], object], generator: torch
         hook.remove()
 
 
+def _backward(loss: Any) -> None:
+    if torch.is_grad_enabled():  # not while offsets are set
+        loss.backward()
+
+
 @dataclass
 class NetworkCase:
     """One network at one size of image: `resnet50` or `faster-rcnn`."""
@@ -73,7 +78,7 @@ class NetworkCase:
         torch.manual_seed(0)
         detector = self.network == "faster-rcnn"
         if detector:
-            plain: nn.Module = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, trainable_backbone_layers=5)
+            plain: nn.Module = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
         else:
             plain = torchvision.models.resnet50(weights=None)
         deformed = pliant.convert(copy.deepcopy(plain), "c3-c5")
@@ -107,8 +112,7 @@ class NetworkCase:
 
             def step() -> object:
                 model.zero_grad()
-                model(x).square().mean().backward()
-                return None
+                return _backward(model(x).square().mean())
 
             return step
 
@@ -128,7 +132,6 @@ class NetworkCase:
         def step() -> object:
             torch.manual_seed(0)  # proposals are drawn at random
             model.zero_grad()
-            sum(model([image], [target]).values()).backward()
-            return None
+            return _backward(sum(model([image], [target]).values()))
 
         return step
