@@ -93,7 +93,8 @@ def test_the_demo_writes_what_it_promises(
     outcome = run_demo(tmp_path / "out", cache=photos, steps=2, epochs=2, seed=1)
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
-        "coco.txt", "coco.json", "loss.png", "trees.png", "sampling.png", "animals.txt", "animals.png", "runs"
+        "coco.txt", "coco.json", "loss.png", "trees.png", "sampling.png", "report.html", "animals.txt", "animals.png",
+        "runs",
     }  # fmt: skip
     assert json.loads((out / "coco.json").read_text(encoding="utf-8"))["ap50"] == pytest.approx(outcome.metrics.ap50)
     assert (out / "coco.txt").read_text(encoding="utf-8").count("Average Precision") == 6
@@ -101,8 +102,8 @@ def test_the_demo_writes_what_it_promises(
     assert config["deform"] == r"fpn\.layer_blocks"
     said = capsys.readouterr().out
     assert "plain, 49,409 parameters" in said and "deformable, 48,944 parameters" in said
-    opened = [Path(line.split(":")[0].strip()) for line in said.splitlines()[-3:]]
-    assert len(set(opened)) == 3 and all(path.is_file() for path in opened), "it ends by naming three files to open"
+    opened = [Path(line.split(":")[0].strip()) for line in said.splitlines()[-4:]]
+    assert len(set(opened)) == 4 and all(path.is_file() for path in opened), "it ends by naming four files to open"
 
 
 def _arm(warp: str, kind: str, last: float) -> Arm:
