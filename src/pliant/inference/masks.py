@@ -86,7 +86,7 @@ def mask_cells(model: GeneralizedRCNN, image: Tensor, boxes: Tensor, labels: Ten
 def with_masks(output: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Yield a detector's output in parts of a few detections, their `masks` (l, 1, H, W) in the place of `cells`.
 
-    A part's masks are 64 MB, or one mask where that is larger.
+    A part's masks are 64 MB, or one mask where that is larger. As in torchvision, a box's end pixel is inside.
 
     Args:
         output: of `detection_predictor`: `cells` (L, 1, M, M) for `boxes` (L, 4), and `size`, the photograph's H and W;
@@ -94,9 +94,9 @@ def with_masks(output: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
 
     Example:
         >>> output = {"boxes": torch.tensor([[0.0, 0, 2, 2]]), "cells": torch.ones(1, 1, 28, 28)}
-        >>> parts = with_masks({**output, "size": torch.tensor([2, 3])})
+        >>> parts = with_masks({**output, "size": torch.tensor([3, 5])})
         >>> [(part["masks"][0, 0] > 0.5).int().tolist() for part in parts]
-        [[[1, 1, 0], [1, 1, 0]]]
+        [[[1, 1, 1, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]]
     """
     height, width = output["size"].tolist()
     few = max(1, _PASTED_VALUES // (height * width))
