@@ -56,7 +56,7 @@ class Asked:
     layer: str | None = None
     depth: int = 3
     epsilon: float = 0.1
-    budget: int = 64
+    budget: int = 24
 
 
 def draw_inside(

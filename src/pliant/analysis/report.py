@@ -67,10 +67,10 @@ def explain(
     title: str = "",
     names: Sequence[str] = (),
     detections: Detections | None = None,
-    units: int = 16,
+    units: int = 8,
     regions: int = 12,
     saliency: int = 1,
-    budget: int = 32,
+    budget: int = 24,
     min_score: float = 0.5,
     progress: Progress | None = None,
 ) -> Report:

@@ -49,7 +49,7 @@ def saliency_region(
     node: Node,
     *,
     epsilon: float = 0.1,
-    budget: int = 64,
+    budget: int = 24,
     block: int | None = None,
     batch: int = 4,
     size: tuple[int, int] | None = None,

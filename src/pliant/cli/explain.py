@@ -53,10 +53,10 @@ def _add_picture(group: Any) -> None:
 
 
 def _add_page(group: Any) -> None:
-    help = "masked images that a saliency region may take, 8 or more (default: 32 in a page, 64 in a picture)"
+    help = "masked images that a saliency region may take, 8 or more (default: 24)"
     group.add_argument("--budget", metavar="N", type=positive, help=help)
-    help = "units whose receptive field is in the page; the nearest is shown (default: 16)"
-    group.add_argument("--units", metavar="N", type=count, default=16, help=help)
+    help = "units whose receptive field is in the page; the nearest is shown (default: 8)"
+    group.add_argument("--units", metavar="N", type=count, default=8, help=help)
     help = "surest detections with a receptive field and a saliency region in the page (default: 1)"
     group.add_argument("--saliency", metavar="N", type=count, default=1, help=help)
     group.add_argument("--min-score", metavar="X", type=share, default=0.5, help="least score of a detection, 0..1")
@@ -100,7 +100,7 @@ def _page(arguments: argparse.Namespace, model: nn.Module, names: list[str]) -> 
             names=names,
             units=arguments.units,
             saliency=arguments.saliency,
-            budget=arguments.budget or 32,
+            budget=arguments.budget or 24,
             min_score=arguments.min_score,
             progress=lambda what, done, most: bar.update(task, description=what, completed=done, total=most),
         )
@@ -142,7 +142,7 @@ def _asked(arguments: argparse.Namespace, view: View, found: Detections | None) 
         "layer": arguments.layer,
         "depth": arguments.stack,
         "epsilon": arguments.epsilon,
-        "budget": arguments.budget or 64,
+        "budget": arguments.budget or 24,
     }
     if arguments.at is not None:
         x, y = arguments.at
