@@ -100,7 +100,7 @@ def test_a_model_of_other_classes_is_refused(run: Path, tmp_path: Path, capsys: 
         ("--crop-area 0.5", "crop_area: must be two shares"),
         ("--crop-area 0.5 2", "scale: must be two rising positive numbers up to 1"),
         ("--crop-size 64 --resize-size 32", "crop_size: must be from 1 to resize_size"),
-        ("--min-size 32", "min_size: must be given for detection or segmentation only"),
+        ("--min-size 32", "min_size: must be left out with the model 'classifier'; it is for faster-rcnn and "),
         ("--backbone resnet19", "backbone: must name a classification network"),
     ],
 )

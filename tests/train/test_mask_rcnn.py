@@ -128,10 +128,12 @@ def test_options_of_the_pools_reach_the_model() -> None:
     assert model.get_submodule("roi_heads.mask_predictor.conv5_mask").in_channels == 12
     with pytest.raises(
         PliantError,
-        match="mask_channels: must be given for mask-rcnn or mask-rcnn-dc5 only; got it with the model 'fas",
+        match="mask_channels: must be left out with the model 'faster-rcnn'; it is for mask-rcnn and mask-rcnn-dc5;",
     ):
         TrainConfig.from_dict({"data": "shapes", "mask_channels": 12})
-    with pytest.raises(PliantError, match="ohem: must be given for faster-rcnn or"):
+    with pytest.raises(
+        PliantError, match="ohem: must be left out with the model 'mask-rcnn'; it is for faster-rcnn and "
+    ):
         TrainConfig.from_dict({"data": "shapes", "model": "mask-rcnn", "ohem": 64})
 
 

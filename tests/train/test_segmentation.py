@@ -77,7 +77,7 @@ def test_predict_writes_pictures_label_maps_and_counts(
 ) -> None:
     images = data / "images" / "val"
     assert main(["predict", str(run), str(images), "--out", str(tmp_path / "out"), "--min-score", "0.9"]) == 2
-    assert "min_score: must be given for detectors only; got it with the model 'deeplab'" in capsys.readouterr().err
+    assert "min_score: must be left out with the model 'deeplab'; it labels every pixel" in capsys.readouterr().err
     assert main(["predict", str(run), str(images), "--out", str(tmp_path / "out")]) == 0
     model, _, _ = load_run(run)
     image = np.asarray(Image.open(images / "002.png"))
@@ -130,8 +130,14 @@ def test_windows_keep_the_size_of_pixels(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--model deeplab --anchor-ratios 1 2", "anchor_ratios: must be given for detection only"),
-        ("--model faster-rcnn --window 32 32", "window: must be given for segmentation only"),
+        (
+            "--model deeplab --anchor-ratios 1 2",
+            "anchor_ratios: must be left out with the model 'deeplab'; it is for faster-rcnn and ",
+        ),
+        (
+            "--model faster-rcnn --window 32 32",
+            "window: must be left out with the model 'faster-rcnn'; it is for deeplab; ",
+        ),
         ("--model deeplab --window 32", "window: must be two numbers; got 32"),
         ("--model deeplab --output-stride 12", "output_stride: must be one of the strides"),
         ("--model deeplab --split trian", "split: must be one of those in"),

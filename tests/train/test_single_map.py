@@ -67,7 +67,7 @@ def test_the_defaults_of_a_model_are_its_papers() -> None:
 
 def test_options_of_other_detectors_are_refused() -> None:
     for model, option in (("class-aware-rpn", "ohem"), ("rfcn", "fpn_channels"), ("faster-rcnn", "class_agnostic")):
-        with pytest.raises(PliantError, match=f"^{option}: must be given for"):
+        with pytest.raises(PliantError, match=f"^{option}: must be left out with the model '{model}'; it is for "):
             TrainConfig.from_dict({"data": "d", "model": model, option: 4})
 
 
