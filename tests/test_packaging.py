@@ -149,7 +149,9 @@ def test_no_function_of_one_instruction_set_can_serve_another(instruction_set: s
     assert len(kernels) >= 2
     for path in kernels:
         weak = re.findall(r"^\w+ [WV] (.*)$", output("nm", "-C", "--defined-only", path), re.MULTILINE)
-        assert [name for name in weak if f"pliant::{instruction_set}::" not in name] == [], path.name
+        # A pointer to the C++ runtime's handler of exceptions, the same in every copy.
+        foreign = [name for name in weak if name != "DW.ref.__gxx_personality_v0"]
+        assert [name for name in foreign if f"pliant::{instruction_set}::" not in name] == [], path.name
 
 
 def test_without_native_the_wheel_is_pure(tmp_path: Path) -> None:

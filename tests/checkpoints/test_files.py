@@ -123,7 +123,9 @@ class _Runs:
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     torch.save({"state_dict": {"w": torch.zeros(1)}, "meta": _Runs(marker)}, tmp_path / "w.pth")
-    with pytest.raises(PliantError, match=r"must hold tensors and plain values alone; .*; save its state dict alone"):
+    with pytest.raises(
+        PliantError, match=r"must hold tensors and plain values alone; .*; ask its maker for the state dict alone"
+    ):
         read_checkpoint(tmp_path / "w.pth")
     _write(tmp_path, pickle.dumps(_Runs(marker)), "model.pkl")
     with pytest.raises(PliantError, match=r"must not be a pickle, which runs code when it is read; got .*model.pkl"):
@@ -176,7 +178,7 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "none.pth")
     for name in ("w.pth", "w.safetensors"):
         with pytest.raises(
-            PliantError, match=r"checkpoint: must .*; got .*; (copy it again|save its state dict)"
+            PliantError, match=r"checkpoint: must .*; got .*; (copy it again|ask its maker for the state dict)"
         ) as caught:
             read_checkpoint(_write(tmp_path, b"not a checkpoint at all", name))
         assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ from pliant._check import PliantError
 from pliant.checkpoints import fit
 from pliant.checkpoints.convert import recognise
 from pliant.checkpoints.mxnet_systems import convert_mxnet
+from pliant.detection import AnchorOptions
 from pliant.detection.proposals import ProposalHead, map_anchors
 
 pytestmark = pytest.mark.filterwarnings("ignore:mask_scale=")
@@ -158,7 +159,7 @@ def test_proposals_are_the_official_codes() -> None:
         state = faster_rcnn_state()
     state |= {name: torch.randn(tensor.shape) * 0.02 for name, tensor in state.items() if "rpn" in name}
     tensors = convert_mxnet(state).tensors
-    head, anchors = ProposalHead(1024, 9), map_anchors((128, 256, 512), (0.5, 1, 2))
+    head, anchors = ProposalHead(1024, 9), map_anchors(AnchorOptions((128, 256, 512), ratios=(0.5, 1, 2)))
     head.load_state_dict({name.removeprefix("rpn.head."): t for name, t in tensors.items() if "rpn" in name})
     hidden = torch.rand(1, 512, 3, 5)
     scores, deltas = (

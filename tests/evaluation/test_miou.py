@@ -68,7 +68,9 @@ def test_matrices_of_parts_add_up() -> None:
 
 
 def test_wrong_shapes_and_labels_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"predicted: must have the shape of the truth; got \(2,\) for \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"predicted: must have the shape of the truth; got shape \(2,\) for shape \(3,\)"
+    ):
         confusion(torch.zeros(3), torch.zeros(2), 4)
     with pytest.raises(ValueError, match="truth: must be labels from 0 to 1; got 0 to 2"):
         confusion(TRUTH, PREDICTED.clamp(max=1), 2)

@@ -240,5 +240,5 @@ def test_wrong_arguments_are_refused() -> None:
     model = of_colours().train()
     with pytest.raises(ValueError, match="targets: must be one for each image in training form; got none"):
         model([torch.rand(3, 16, 16)])
-    with pytest.raises(ValueError, match=r"height and width of its image; got \(16, 17\) for \(16, 16\)"):
+    with pytest.raises(ValueError, match=r"height and width of its image; got shape \(16, 17\) for shape \(16, 16\)"):
         model([torch.rand(3, 16, 16)], [{"labels_map": torch.zeros(16, 17)}])

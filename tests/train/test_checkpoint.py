@@ -30,7 +30,7 @@ class Evil:
 def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Evil()}, "evil.pt")
-    with pytest.raises(PliantError, match="checkpoint: must hold tensors and plain values; got .*evil.pt"):
+    with pytest.raises(PliantError, match="checkpoint: must hold tensors and plain values alone; got .*evil.pt"):
         load_checkpoint(Path("evil.pt"))
     assert not Path("executed").exists()
 
@@ -38,7 +38,7 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04cut", b"\x80\x02h\x05."])
 def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c").write_bytes(content)
-    with pytest.raises(PliantError, match="checkpoint: must hold tensors"):
+    with pytest.raises(PliantError, match="checkpoint: must (hold tensors|be a whole file)"):
         load_checkpoint(tmp_path / "c")
     with pytest.raises(PliantError, match="weights: must be a safetensors file"):
         load_weights(tmp_path / "c", nn.Linear(2, 3))
