@@ -7,7 +7,6 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from helpers.states import model_of, randomised, renamed
 from pliant._check import PliantError
@@ -66,7 +65,9 @@ class _DCN(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         y, x, mask = self.conv_offset_mask(input).chunk(3, dim=1)
-        return deform_conv2d(input, torch.cat([y, x], 1), self.weight, self.bias, 2, 1, 1, mask.sigmoid())
+        return torchvision.ops.deform_conv2d(
+            input, torch.cat([y, x], 1), self.weight, self.bias, 2, 1, 1, mask.sigmoid()
+        )
 
 
 def test_a_network_with_dcnv2_layers_keeps_its_function() -> None:

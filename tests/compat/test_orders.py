@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(PliantError, match="order: must be one of torchvision, .*; got 'caffe'; name the library"):
         to_pliant_order("caffe", offset, kernel_size=3)
     with pytest.raises(
-        PliantError, match="offset: must have 18 or 27 channels for mmcv, .*; got 24; check kernel_size"
+        PliantError, match="offset: must have a number of channels of 18 or 27 for mmcv, .*; got 24; check kernel_size"
     ):
         to_pliant_order("mmcv", offset, kernel_size=3)
     with pytest.raises(PliantError, match="mask: must be None for mmcv, which keeps .* in one tensor; got a mask"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -25,7 +25,8 @@ def test_the_command_line_has_the_branchs_own_options_and_defaults() -> None:
     ours = {spec.name: spec for spec in dataclasses.fields(MimickingOptions) if spec.name != "mimic"}
     theirs = {f"mimic_{spec.name}": spec for spec in dataclasses.fields(MimicOptions)}
     assert {name: spec.default for name, spec in ours.items()} == {n: spec.default for n, spec in theirs.items()}
-    choices = {name: spec.metadata["choices"] for name, spec in ours.items() if spec.metadata["choices"]}
+    hints = {name: get_type_hints(MimickingOptions)[name] for name in ours}
+    choices = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
     assert choices == {f"mimic_{name}": values for name, values in CHOICES.items()}
 
 

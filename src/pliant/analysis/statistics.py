@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant.analysis.dilation import SIZES, DilationBySize, DilationRow
 from pliant.analysis.draw import new_figure
 from pliant.analysis.health import HealthMeter, OffsetHealth, as_table
@@ -56,7 +56,7 @@ class Statistics:
         header = ["layer", "mean offset", "spread", "outside (plain)", "still taps", "mask at 0", "mask at its bound"]
         return "\n".join(
             [
-                f"Effective dilation in cells of the layer's input: mean and spread, {self.images} images.",
+                f"Effective dilation in cells of the layer's input: mean and spread, {counted(self.images, 'image')}.",
                 "",
                 as_table(["layer", *SIZES], dilation),
                 "",

@@ -22,6 +22,7 @@ OPTIONAL = (
     "tensorboard",
     "onnx",
     "onnxruntime",
+    "onnxscript",
 )
 
 

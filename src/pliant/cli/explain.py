@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pliant._check import fail, require_package
+from pliant._check import counted, fail, require_package
 from pliant.cli.parser import Commands, Parser, add_command, add_run, count, point, positive, share
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _asked(arguments: argparse.Namespace, view: View, found: Detections | None) 
         return Asked(((height - 1) / 2, (width - 1) / 2), **options)
     if found is None or (arguments.detection or 1) > number:
         fix = "give --at X,Y"
-        fail("detection", f"must be one of the {number} detections of the image", arguments.detection, fix)
+        fail("detection", f"must be one of {counted(number, 'detection')} of the image", arguments.detection, fix)
     box: Tensor = found["boxes"][(arguments.detection or 1) - 1]
     label = int(found["labels"][(arguments.detection or 1) - 1])
     x, y = ((box[:2] + box[2:]) / 2 - 0.5).tolist()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant._geometry import pair
 
 Order = Literal["torchvision", "mxnet", "onnx", "openvino", "mmcv", "detectron2", "dcnv2", "dcnv3", "dcnv4"]
@@ -163,7 +163,8 @@ def _check_channels(order: Order, offset: Any, mask: Any, kernel_size: Any, offs
     channels = offset.shape[_axis(order)]
     if channels not in allowed:
         rule = (
-            f"must have {' or '.join(map(str, allowed))} channels for {order}, this kernel and {offset_groups} groups"
+            f"must have a number of channels of {' or '.join(map(str, allowed))} for {order}, this kernel and "
+            f"{counted(offset_groups, 'group')}"
         )
         fail("offset", rule, channels, "check kernel_size and offset_groups")
     if mask is not None and order not in APART:

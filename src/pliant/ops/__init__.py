@@ -4,10 +4,10 @@
 from pliant.ops._deform_conv2d import deform_conv2d
 from pliant.ops._deform_ps_roi_pool import deform_ps_roi_pool
 from pliant.ops._deform_roi_pool import deform_roi_pool
-from pliant.ops._flops import register_when_imported
+from pliant.ops._flops import register_when_imported as _register_flops
 from pliant.ops._instruction_sets import instruction_set, instruction_sets
 
-register_when_imported()
+_register_flops()
 
 __all__ = [
     "deform_conv2d",

@@ -83,7 +83,7 @@ def convert(
         warnings.warn(
             f"mask_scale={mask_scale} starts each converted layer at {mask_scale / 2} times its output; "
             "use mask_scale=2.0 to keep the model's output",
-            stacklevel=2,
+            stacklevel=3,
         )
     return cast(Model, _replace(model, layers))
 
