@@ -242,7 +242,7 @@ def test_explain_refuses_points_layers_and_runs_that_do_not_fit(
     assert "layer: must be one of body.layer3.0.conv1" in line
     assert "Did you mean 'body.layer3.1.conv2'" in line
     line = _fails(capsys, [*common, "--detection", "9999"])
-    assert re.match(r"pliant: detection: must be one of the \d+ detections of the image; got 9999; give --at X,Y", line)
+    assert re.match(r"pliant: detection: must be one of \d+ detections of the image; got 9999; give --at X,Y", line)
     line = _fails(capsys, [*common[:2], "--out", str(tmp_path / "e.png")])
     assert line.startswith("pliant: image: either an IMAGE or --data must be given; got neither; give one")
     line = _fails(capsys, [*common[:3], "--out", str(tmp_path / "e.txt")])

@@ -170,7 +170,8 @@ def _check_channels(order: Order, offset: Any, mask: Any, kernel_size: Any, offs
     if mask is not None and order not in APART:
         fail("mask", f"must be None for {order}, which keeps offsets and masks in one tensor", "a mask", "leave it out")
     if mask is not None and mask.shape[_axis(order)] != samples:
-        fail("mask", f"must have {samples} channels", mask.shape[_axis(order)], "check kernel_size and offset_groups")
+        found = int(mask.shape[_axis(order)])
+        fail("mask", f"must have {counted(samples, 'channel')}", found, "check kernel_size and offset_groups")
 
 
 def _picked(order: Order, array: Array, channels: Sequence[int]) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant.data import Category, read_image
 from pliant.train.model import load_run, pick_device
 from pliant.train.tasks import task_of
@@ -85,7 +85,7 @@ class TrainedModel:
     def __repr__(self) -> str:
         names = ", ".join(category.name for category in self.categories[:4])
         more = ", ..." if len(self.categories) > 4 else ""
-        return f"TrainedModel({self.config.model}, {len(self.categories)} categories: {names}{more}, on {self.device})"
+        return f"TrainedModel({self.config.model}, {counted(len(self.categories), 'category')}: {names}{more}, on {self.device})"
 
     @overload
     def predict(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
@@ -135,7 +135,7 @@ def as_image(picture: Any) -> Tensor:
     rule = "must be a path, a PIL image, a uint8 array (H, W, 3) or a tensor (3, H, W)"
     if isinstance(picture, Tensor):
         if picture.dim() != 3 or picture.shape[0] != 3:
-            fail("images", rule, f"a tensor {tuple(picture.shape)}", "give one image, or a list of them")
+            fail("images", rule, f"a tensor of shape {tuple(picture.shape)}", "give one image, or a list of them")
         scaled = (picture * 255).round() if picture.is_floating_point() else picture
         return scaled.clamp(0, 255).to(torch.uint8).cpu()
     array = np.asarray(picture.convert("RGB")) if hasattr(picture, "convert") else picture
