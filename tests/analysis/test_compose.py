@@ -64,6 +64,7 @@ def gradient_with_fixed_offsets(network: Stack, image: Tensor, cell: tuple[int, 
 
 @pytest.mark.parametrize("cell", [(0, 0), (2, 5), (5, 7), (4, 0)], ids=str)
 def test_a_pixel_has_gradient_exactly_where_the_composed_points_say(cell: tuple[int, int]) -> None:
+    torch.manual_seed(3)  # offsets that leave each of the cells much to sample
     network, image = Stack(), torch.rand(1, 2, 11, 23)
     fields = record_offsets(network, image, layers=ORDER)
     by_name = {field.layer: field for field in fields}

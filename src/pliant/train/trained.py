@@ -85,7 +85,8 @@ class TrainedModel:
     def __repr__(self) -> str:
         names = ", ".join(category.name for category in self.categories[:4])
         more = ", ..." if len(self.categories) > 4 else ""
-        return f"TrainedModel({self.config.model}, {counted(len(self.categories), 'category')}: {names}{more}, on {self.device})"
+        number = counted(len(self.categories), "category")
+        return f"TrainedModel({self.config.model}, {number}: {names}{more}, on {self.device})"
 
     @overload
     def predict(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
