@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pliant import ops
 from pliant._check import fail
 from pliant._geometry import pair
+from pliant.nn.offset_branch import OffsetConv2d, OffsetLinear
 
 __all__ = ["DCN", "DCNPooling", "DCNv2", "DCNv2Pooling"]
 
@@ -80,10 +81,7 @@ class DCN(DCNv2):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, deformable_groups)
         branch = deformable_groups * 3 * math.prod(self.kernel_size)
-        self.conv_offset_mask = nn.Conv2d(in_channels, branch, self.kernel_size, self.stride, self.padding)
-        nn.init.zeros_(self.conv_offset_mask.weight)
-        if self.conv_offset_mask.bias is not None:
-            nn.init.zeros_(self.conv_offset_mask.bias)
+        self.conv_offset_mask = OffsetConv2d(in_channels, branch, self.kernel_size, self.stride, self.padding)
 
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]  # as that library's, of another signature
         """Return the convolution of `input` where `conv_offset_mask` sends it."""
@@ -160,16 +158,13 @@ class DCNPooling(DCNv2Pooling):
                 "part_size", f"must be pooled_size={pooled_size}, which the branch predicts", part_size, "leave it out"
             )
         bins = pooled_size * pooled_size
-        last = nn.Linear(deform_fc_dim, bins * 3)
         self.offset_mask_fc = nn.Sequential(
             nn.Linear(bins * output_dim, deform_fc_dim),
             nn.ReLU(inplace=True),
             nn.Linear(deform_fc_dim, deform_fc_dim),
             nn.ReLU(inplace=True),
-            last,
+            OffsetLinear(deform_fc_dim, bins * 3),
         )
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:  # type: ignore[override]
         """Return the pooled regions (R, output_dim, pooled_size, pooled_size)."""

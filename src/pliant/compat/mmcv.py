@@ -198,9 +198,7 @@ class _Pack(layers.DeformConv2d):
 
     def init_offset(self) -> None:
         """Set the offset branch to zero."""
-        nn.init.zeros_(self.conv_offset.weight)
-        if self.conv_offset.bias is not None:
-            nn.init.zeros_(self.conv_offset.bias)
+        self.conv_offset.reset_parameters()
 
 
 class DeformConv2dPack(_Pack):
