@@ -24,6 +24,7 @@ from pliant.analysis import (
     explain,
     record_offsets,
     sampling_points,
+    view_of,
 )
 from pliant.data import DetectionDataset, open_detection
 from pliant.demo.animals import compare, curves, table
@@ -35,7 +36,6 @@ from pliant.train.engine import detect
 from pliant.train.model import load_run
 from pliant.train.progress import read_metrics
 from pliant.train.run import train
-from pliant.train.tasks import task_of
 
 # The photograph holds 279 trees, more than the 100 detections that COCO's metric counts.
 MAX_DETECTIONS = 500
@@ -52,8 +52,9 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the detector gave: its metric on the other site, seconds of training, its run folder and its detections."""
+    """The trained detector, its metric on the other site, seconds of training, its run folder and its detections."""
 
+    model: nn.Module
     metrics: CocoMetrics
     seconds: float
     run: Path
@@ -150,7 +151,7 @@ def _train_and_test(config: TrainConfig, run: Path, site: DetectionDataset) -> O
     results = coco_results([(int(target["image_id"]), detections)], site.categories)
     save_results(results, run / "predictions.json")
     metrics = evaluate_detections(site.coco_ground_truth(), results, max_detections=MAX_DETECTIONS)
-    return Outcome(metrics, seconds, run, detections)
+    return Outcome(model, metrics, seconds, run, detections)
 
 
 def _whole_photograph(model: nn.Module, image: Tensor) -> None:
@@ -173,16 +174,14 @@ def _write(outcome: Outcome, out: Path, site: DetectionDataset, photo: Tensor) -
     )
     draw_boxes(photo, shown, out / "trees.png", true=target["boxes"], title=title)
     _draw_sampling(outcome, image, photo, out / "sampling.png")
-    _explain(outcome, image, out / "report.html")
+    names = [category.name for category in site.categories]
+    _explain(outcome, image, names, out / "report.html")
 
 
-def _explain(outcome: Outcome, image: Tensor, path: Path) -> None:
+def _explain(outcome: Outcome, image: Tensor, names: list[str], path: Path) -> None:
     """Write the page in which one looks around in the photograph; few receptive fields, so that it takes seconds."""
-    model, categories, _ = load_run(outcome.run)
-    _whole_photograph(model, image)
-    names = [category.name for category in categories]
     options: dict[str, Any] = {"detections": outcome.detections, "min_score": DRAWN_SCORE, "title": "The held-out site"}
-    explain(model, image, names=names, units=6, saliency=1, budget=10, **options).save(path)
+    explain(outcome.model, image, names=names, units=6, saliency=1, budget=10, **options).save(path)
 
 
 def report(outcome: Outcome) -> str:
@@ -195,10 +194,8 @@ def report(outcome: Outcome) -> str:
 
 def _draw_sampling(outcome: Outcome, image: Tensor, photo: Tensor, path: Path) -> None:
     """Draw where the finest deformable layer samples for the surest tree that lies well inside the photograph."""
-    model, _, config = load_run(outcome.run)
-    _whole_photograph(model, image)
-    features = task_of(config).features(model, image)
-    field = record_offsets(features.network, features.input)[-1]
+    view = view_of(outcome.model, image)
+    field = record_offsets(view.network, view.input)[-1]
     boxes = outcome.detections["boxes"]
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5
     size = torch.tensor([image.shape[2], image.shape[1]])

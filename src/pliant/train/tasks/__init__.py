@@ -11,8 +11,7 @@ and the command line talk to, and nothing else:
   metric of them all. A part is small and can be pickled: with several processes each one makes the parts of its own
   images, and the main process scores them all. `engine.evaluate` is put together from the two;
 - `predictor(model, config)`: the function of images that predicts, with the options of inference;
-- `records(image_id, output, categories)` and `draw(...)`: what `pliant predict` writes;
-- `features(model, image)`: what `pliant explain` looks into.
+- `records(image_id, output, categories)` and `draw(...)`: what `pliant predict` writes.
 
 Every model follows torchvision's detection convention, whatever its task: in training form `model(images, targets)` is
 a dictionary of losses, images being a list of (3, H, W) floats in 0..1 and targets a list of dictionaries of tensors;

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -48,21 +47,6 @@ class Metrics(Protocol):
 
     def table(self) -> str:
         """Return the numbers as people know them, in several lines."""
-
-
-@dataclass(frozen=True)
-class Features:
-    """What `pliant explain` looks into: a network, its input for one image, and the size of the image in it.
-
-    Attributes:
-        network: the part of the model that holds the deformable convolutions.
-        input: (1, 3, H, W), resized, normalised and padded, as the network gets it.
-        size: height and width of the resized image in `input`, without the padding.
-    """
-
-    network: nn.Module
-    input: Tensor
-    size: tuple[int, int]
 
 
 class Task(ABC):
@@ -131,11 +115,6 @@ class Task(ABC):
         """
         fix = "leave --draw bins out"
         fail("draw", "bins needs a detector with deformable RoI pooling", type(model).__name__, fix)
-
-    def features(self, model: nn.Module, image: Tensor) -> Features:
-        """Return what `pliant explain` looks into, for a uint8 image (3, H, W)."""
-        batch = model.get_submodule("transform")([image.float() / 255])[0]
-        return Features(model.get_submodule("backbone"), batch.tensors, batch.image_sizes[0])
 
 
 @torch.no_grad()

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pliant._check import counted, fail
 from pliant.analysis import draw_ranking
-from pliant.classification import Classifier
 from pliant.data import (
     Category,
     ClassificationDataset,
@@ -21,7 +20,7 @@ from pliant.data import (
 )
 from pliant.evaluation import ClassificationMetrics, classification_metrics, rank_of_truth
 from pliant.train.config import TrainConfig
-from pliant.train.tasks.base import Features, Output, Target, Task
+from pliant.train.tasks.base import Output, Target, Task
 
 
 class Classification(Task):
@@ -85,12 +84,6 @@ class Classification(Task):
         """Draw the image and the best labels beside it, whatever their scores."""
         names = [categories[label].name for label in output["labels"].tolist()]
         draw_ranking(image, names, output["scores"].tolist(), path)
-
-    def features(self, model: nn.Module, image: Tensor) -> Features:
-        """Return the whole image, resized but not cropped, so that every pixel of it can be asked about."""
-        assert isinstance(model, Classifier)
-        resized = model.resized(image.to(model.mean.device).float() / 255)
-        return Features(model.backbone, model.normalised([resized]), (resized.shape[-2], resized.shape[-1]))
 
 
 TASK = Classification()
