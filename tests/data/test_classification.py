@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def test_classes_and_images_are_numbered_as_imagefolder_does(trees: Path) -> Non
     assert torch.equal(image, read_image(trees / "train" / "yew" / "i.jpg"))
     assert (target["label"].item(), target["label"].shape, target["image_id"].item()) == (2, (), 4)
     assert dataset.report.summary() == ["no problems"]
+
+
+def test_a_fingerprint_opens_no_image_and_differs_with_names_and_order(trees: Path) -> None:
+    before = open_classification(trees).fingerprint()
+    (trees / "train" / "yew" / "i.jpg").rename(trees / "train" / "yew" / "i\udce9.jpg")  # the byte 0xe9, no UTF-8
+    (trees / "train" / "ash" / "i.jpg").write_bytes(b"no image")
+    renamed = open_classification(trees)
+    listed = "".join(f"{number} {renamed._file(number - 1).name}\n" for number in range(1, 8))
+    assert renamed.fingerprint() == hashlib.sha256(os.fsencode(listed)).hexdigest() != before
+    assert renamed.report.count(Problem.BROKEN_PIXELS) == 0
 
 
 def test_labels_follow_the_classes_of_a_trained_model(trees: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import logging
 from abc import ABC, abstractmethod
@@ -94,6 +95,10 @@ class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
         """Return what is known of image `index` without reading its pixels."""
 
     @abstractmethod
+    def image_id(self, index: int) -> int:
+        """Return the id of image `index`, which results are given under."""
+
+    @abstractmethod
     def _file(self, index: int) -> ImageFile:
         """Return where image `index` lies."""
 
@@ -117,6 +122,14 @@ class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
         for index in self._broken.nonzero().flatten().tolist():
             report.add(Problem.BROKEN_PIXELS, self._file(index).name)
         return report
+
+    def fingerprint(self) -> str:
+        """Return a checksum of which images the split holds, in which order; no image is opened for it."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            # A name that is no UTF-8 comes from the file system with surrogates.
+            digest.update(f"{self.image_id(index)} {self._file(index).name}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
     @property
     def class_names(self) -> list[str]:
@@ -176,6 +189,10 @@ class CheckedDataset(ImageDataset):
     def image_info(self, index: int) -> ImageInfo:
         """Return what is known of image `index` without reading its pixels."""
         return self._images[index].info
+
+    def image_id(self, index: int) -> int:
+        """Return the id of image `index`, which results are given under."""
+        return self._images[index].info.id
 
     def _file(self, index: int) -> ImageFile:
         image = self._images[index]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -73,6 +73,11 @@ class Run:
         self.stop_asked = False
         quiet = not accelerator.is_main_process
         self.reporter = RunReporter(out, self.total_steps, self.task.unit, accelerator.log, quiet=quiet)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Which images are trained on; worked out once, since it takes seconds for a million of them."""
+        return self.training.fingerprint()
 
     def complete(self) -> bool:
         """Train to the end, or until a signal asks to stop."""
@@ -199,7 +204,7 @@ class Run:
             "progress": vars(self.progress),
             "processes": self.accelerator.num_processes,
             "batches": self.batches,
-            "data": _identity(self.training),
+            "data": self.fingerprint,
             "warned": self.warned,
             "model": self.accelerator.unwrap_model(self.model).state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -242,7 +247,7 @@ class Run:
         if before != now:
             note = "sums in another order, so that losses differ by rounding"
             self.notes.append(f"{counted(now, 'process')}, before {before}: {note}")
-        if state["data"] != _identity(self.training):
+        if state["data"] != self.fingerprint:
             if not other_data:
                 reason = f"split {self.training.split} of {self.config.data} holds other images"
                 fail_because(
@@ -262,15 +267,6 @@ class Run:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         set_random_state(state["random"])
-
-
-def _identity(dataset: Examples) -> str:
-    """Return a checksum of which images a split holds, in which order."""
-    digest = hashlib.sha256()
-    for index in range(len(dataset)):
-        info = dataset.image_info(index)
-        digest.update(f"{info.id} {info.file_name}\n".encode())
-    return digest.hexdigest()
 
 
 @contextmanager

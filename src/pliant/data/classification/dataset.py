@@ -49,10 +49,14 @@ class ClassificationDataset(ImageDataset):
             UnreadableImageError: it is broken.
         """
         file, index = self._file(index), range(len(self))[index]
-        return ImageInfo(index + 1, file.name, file.path, *read_header(file.path).upright_size)
+        return ImageInfo(self.image_id(index), file.name, file.path, *read_header(file.path).upright_size)
+
+    def image_id(self, index: int) -> int:
+        """Return the id of image `index`: its place, from 1."""
+        return index + 1
 
     def _file(self, index: int) -> ImageFile:
         return ImageFile(self._names[index], self.root / self.split / self._names[index])
 
     def _target(self, index: int) -> Target:
-        return {"label": self.labels[index].clone(), "image_id": torch.tensor(index + 1)}
+        return {"label": self.labels[index].clone(), "image_id": torch.tensor(self.image_id(index))}

@@ -68,7 +68,7 @@ class DetectionDataset(CheckedDataset):
         }
 
     def _annotations(self, index: int) -> list[dict[str, Any]]:
-        table, rows, image_id = self._boxes, self._boxes.rows(index), self.image_info(index).id
+        table, rows, image_id = self._boxes, self._boxes.rows(index), self.image_id(index)
         columns = (table.ids, table.corners, table.labels, table.areas, table.crowd)
         annotations: list[dict[str, Any]] = [
             {

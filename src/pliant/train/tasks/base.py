@@ -38,6 +38,9 @@ class Examples(Protocol):
     def image_info(self, index: int) -> ImageInfo:
         """What is known of an image without reading its pixels: its id, its file's name, its size."""
 
+    def fingerprint(self) -> str:
+        """A checksum of which images the split holds, in which order."""
+
 
 class Metrics(Protocol):
     """The metric of a split."""
