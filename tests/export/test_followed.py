@@ -17,7 +17,7 @@ from pliant import convert
 from pliant._check import PliantError
 from pliant.export import lower_program, plain_operators
 from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool
-from pliant.ops import deform_roi_pool
+from pliant.ops import deform_conv2d, deform_roi_pool
 
 pytestmark = [
     # PyTorch 2.15 says so of each; other programs go on calling them.
@@ -212,6 +212,15 @@ def test_openvino_converts_region_pooling(sampling_ratio: int) -> None:
     model, arguments = Pool(sampling_ratio).eval(), pool_arguments()
     converted = openvino.convert_model(model, example_input=arguments)
     torch.testing.assert_close(run_openvino(converted, *arguments), model(*arguments), rtol=1e-4, atol=1e-5)
+
+
+def test_plain_operators_take_padding_by_its_name() -> None:
+    random = torch.Generator().manual_seed(9)
+    x, weight = torch.rand(1, 4, 8, 11, generator=random), torch.rand(2, 4, 3, 5, generator=random)
+    offset = torch.rand(1, 30, 8, 11, generator=random)
+    with plain_operators():
+        found = deform_conv2d(x, offset, weight, padding="same")
+    torch.testing.assert_close(found, deform_conv2d(x, offset, weight, padding=(1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_plain_operators_compute_the_same() -> None:

@@ -54,7 +54,7 @@ def _add_picture(group: Any) -> None:
 
 def _add_page(group: Any) -> None:
     help = "masked images that a saliency region may take, 8 or more (default: 24)"
-    group.add_argument("--budget", metavar="N", type=positive, help=help)
+    group.add_argument("--budget", metavar="N", type=positive, default=24, help=help)
     help = "units whose receptive field is in the page; the nearest is shown (default: 8)"
     group.add_argument("--units", metavar="N", type=count, default=8, help=help)
     help = "surest detections with a receptive field and a saliency region in the page (default: 1)"
@@ -100,7 +100,7 @@ def _page(arguments: argparse.Namespace, model: nn.Module, names: list[str]) -> 
             names=names,
             units=arguments.units,
             saliency=arguments.saliency,
-            budget=arguments.budget or 24,
+            budget=arguments.budget,
             min_score=arguments.min_score,
             progress=lambda what, done, most: bar.update(task, description=what, completed=done, total=most),
         )
@@ -142,7 +142,7 @@ def _asked(arguments: argparse.Namespace, view: View, found: Detections | None) 
         "layer": arguments.layer,
         "depth": arguments.stack,
         "epsilon": arguments.epsilon,
-        "budget": arguments.budget or 24,
+        "budget": arguments.budget,
     }
     if arguments.at is not None:
         x, y = arguments.at

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from pliant._geometry import ConvGeometry, pair
+from pliant._geometry import ConvGeometry
 from pliant.ops import deform_conv2d, deform_ps_roi_pool
+from pliant.ops._deform_conv2d.api import geometry_of
 
 
 def plain_operators() -> AbstractContextManager[object]:
@@ -56,13 +57,11 @@ def _plain_deform_conv2d(
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = (1, 1),
-    padding: int | Sequence[int] = (0, 0),
+    padding: int | Sequence[int] | str = (0, 0),
     dilation: int | Sequence[int] = (1, 1),
     mask: Tensor | None = None,
 ) -> Tensor:
-    geometry = ConvGeometry(
-        pair("stride", stride, minimum=1), pair("padding", padding, minimum=0), pair("dilation", dilation, minimum=1)
-    )
+    geometry = geometry_of(weight, stride, padding, dilation)
     if input.dim() == 3:
         mask = None if mask is None else mask.unsqueeze(0)
         return decomposed(input.unsqueeze(0), offset.unsqueeze(0), weight, bias, geometry, mask).squeeze(0)

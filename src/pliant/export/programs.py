@@ -15,6 +15,7 @@ from pliant.export.plain import decomposed
 from pliant.ops._deform_conv2d.recorded import as_onnx, as_torchvision
 from pliant.ops._deform_roi_pool.recorded import Align, as_roi_align, by_onnx, by_torchvision
 from pliant.ops._deform_roi_pool.reference import Pooling
+from pliant.ops._recording import HAS_ONNX_NODES
 
 Target = Literal["onnx", "torchvision", "plain"]
 Convolution = Callable[[Tensor, Tensor, Tensor, Tensor | None, ConvGeometry, Tensor | None], Tensor]
@@ -49,7 +50,7 @@ def lower_program(program: torch.export.ExportedProgram, target: Target) -> torc
     """
     if target not in CHOICES:
         fail("target", f"must be one of {', '.join(get_args(Target))}", repr(target), "use 'onnx' for ONNX files")
-    if target == "onnx" and not hasattr(torch.onnx, "ops"):
+    if target == "onnx" and not HAS_ONNX_NODES:
         fail("target", "'onnx' needs PyTorch 2.8 or newer", torch.__version__, "use 'plain'")
     convolution, align = CHOICES[target]
 

@@ -92,14 +92,24 @@ def deform_conv2d(
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.1, Eq. 2-4;
         Deformable ConvNets v2 (arXiv 1811.11168), section 3.2, Eq. 1.
     """
-    steps, taps = pair("stride", stride, minimum=1), pair("dilation", dilation, minimum=1)
     with numbers_are_fixed():
-        geometry = ConvGeometry(steps, padding_pair(padding, _kernel_size(weight), steps, taps), taps)
+        geometry = geometry_of(weight, stride, padding, dilation)
         check_arguments(input, offset, weight, bias, geometry, mask)
     if input.dim() == 3:
         mask = None if mask is None else mask.unsqueeze(0)
         return _run(input.unsqueeze(0), offset.unsqueeze(0), weight, bias, geometry, mask, impl).squeeze(0)
     return _run(input, offset, weight, bias, geometry, mask, impl)
+
+
+def geometry_of(
+    weight: object,
+    stride: int | Sequence[int] = (1, 1),
+    padding: int | Sequence[int] | str = (0, 0),
+    dilation: int | Sequence[int] = (1, 1),
+) -> ConvGeometry:
+    """Return what the arguments of a convolution by `weight` say of its places."""
+    steps, taps = pair("stride", stride, minimum=1), pair("dilation", dilation, minimum=1)
+    return ConvGeometry(steps, padding_pair(padding, _kernel_size(weight), steps, taps), taps)
 
 
 def _kernel_size(weight: object) -> tuple[int, ...]:
