@@ -7,7 +7,7 @@ import difflib
 import functools
 import importlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import NoReturn, ParamSpec, TypeVar
 
@@ -83,6 +83,18 @@ def counted(number: int, noun: str) -> str:
     if noun.endswith("y"):
         return f"{number} {noun[:-1]}ies"
     return f"{number} {noun}{'es' if noun.endswith(('s', 'x', 'ch')) else 's'}"
+
+
+def in_columns(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
+    """Return a line for each row, its cells below one another, two blanks apart.
+
+    Example:
+        >>> in_columns([("conv1", "3x3"), ("downsample", "1x1")])
+        ['conv1       3x3', 'downsample  1x1']
+    """
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [indent + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pliant._check import counted, fail
+from pliant._check import counted, fail, in_columns
 
 AS_IT_IS = "as it is"
 UNKNOWN = "nothing in pliant's model takes it"
@@ -59,9 +59,7 @@ class Conversion:
             (e.source or "(new)", _text(e.source_shape), e.target, _text(e.target_shape), e.how) for e in self.entries
         ]
         rows += [(name, "", "(left)", "", why) for name, why in self.left.items()]
-        widths = [max(len(row[k]) for row in rows) for k in range(4)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), self.summary()])
+        return "\n".join([*in_columns(rows), *(f"note: {note}" for note in self.notes), self.summary()])
 
     def summary(self) -> str:
         """Return one line with the numbers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pliant._check import plain
+from pliant._check import in_columns, plain
 
 UNDEFINED = -1.0  # as COCO's own evaluation has it
 
@@ -27,6 +27,4 @@ def table_rows(values: Mapping[str, float]) -> list[str]:
         >>> table_rows({"oak": 0.25, "elder\n": -1.0})
         ['   oak      0.250', '   elder\\n  n/a']
     """
-    names = [plain(name) for name in values]
-    width = max(map(len, names), default=0)
-    return [f"   {name:<{width}}  {shown(value)}" for name, value in zip(names, values.values(), strict=True)]
+    return in_columns(((plain(name), shown(value)) for name, value in values.items()), "   ")

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pliant._check import fail, hint_at_names
+from pliant._check import fail, hint_at_names, in_columns
 from pliant.surgery.layer import Options, blueprint, why_not
 from pliant.surgery.select import Where, is_spatial, select
 
 Pair = tuple[int, int]
+INDENT = "  "  # of the tables in a printed plan
 HEAD = ("name", "from", "to", "kernel", "stride", "dilation", "groups", "parameters")
 HINTS = dict.fromkeys(("deform_groups", "deformable_groups"), "write offset_groups= in its place")
 
@@ -77,10 +78,10 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"to convert: {len(self)}, with {self.added_parameters:,} added parameters"]
         if self.rows:
-            lines += _table([HEAD, *map(_cells, self.rows)])
+            lines += in_columns([HEAD, *map(_cells, self.rows)], INDENT)
         if self.skipped:
             lines += [f"skipped: {len(self.skipped)}"]
-            lines += _table([(_shown(s.name), s.kind, s.reason) for s in self.skipped])
+            lines += in_columns([(_shown(s.name), s.kind, s.reason) for s in self.skipped], INDENT)
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -183,11 +184,6 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _shown(name: str) -> str:
     return name or "(the model itself)"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
