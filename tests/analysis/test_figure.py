@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from helpers.detectors import build
 from pliant.analysis import (
     Asked,
     View,
@@ -22,8 +23,7 @@ from pliant.analysis import (
     view_of,
 )
 from pliant.analysis.record import record_offsets
-from pliant.backbones import Trunk
-from pliant.detection import SecondStage, faster_rcnn, pyramid_backbone
+from pliant.detection import faster_rcnn
 from pliant.nn import DeformConv2d, DeformRoIPool
 
 IMAGE = (torch.arange(3 * 48 * 96) % 251).reshape(3, 48, 96).to(torch.uint8)
@@ -33,13 +33,8 @@ BOX = torch.tensor([20.0, 8.0, 70.0, 40.0])
 @pytest.fixture(scope="module")
 def detector() -> nn.Module:
     torch.manual_seed(5)
-    model = faster_rcnn(
-        3,
-        pyramid_backbone(Trunk("resnet18", deform="c5"), out_channels=16),
-        second_stage=SecondStage(roi_pool="modulated"),
-        head_channels=24,
-        min_size=96,
-    )
+    options = {"fpn_channels": 16, "roi_pool": "modulated", "head_channels": 24, "min_size": 96}
+    model = build(faster_rcnn, 3, deform="c5", **options)
     for module in model.modules():
         if isinstance(module, DeformRoIPool):
             nn.init.normal_(module.offset_fc[-1].bias, std=0.5)

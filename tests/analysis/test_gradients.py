@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.detectors import build
 from pliant.analysis import MapNode, RegionNode, effective_locations, node_responses, receptive_field
 from pliant.backbones import Trunk
-from pliant.detection import SecondStage, dilated_backbone, faster_rcnn, pyramid_backbone, rfcn
+from pliant.detection import SecondStage, dilated_backbone, faster_rcnn, rfcn
 from pliant.nn import DeformConv2d
 
 
@@ -120,13 +121,8 @@ def test_plain_convolutions_have_effective_locations_on_their_grid() -> None:
 
 def pyramid_detector() -> Any:
     torch.manual_seed(3)
-    network = faster_rcnn(
-        3,
-        pyramid_backbone(Trunk("resnet18", deform="c5"), out_channels=16),
-        second_stage=SecondStage(roi_pool="modulated"),
-        head_channels=24,
-        min_size=64,
-    )
+    options = {"fpn_channels": 16, "roi_pool": "modulated", "head_channels": 24, "min_size": 64}
+    network = build(faster_rcnn, 3, deform="c5", **options)
     return randomised(network, 0.05).eval()
 
 

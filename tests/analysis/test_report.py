@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from helpers.browser import chromium, open_page, set_window
+from helpers.detectors import build
 from pliant import convert
 from pliant.analysis import Report, explain, record_offsets, sampling_points, view_of
 from pliant.analysis.compose import stack_of
-from pliant.backbones import Trunk
-from pliant.detection import SecondStage, faster_rcnn, pyramid_backbone
+from pliant.detection import faster_rcnn
 from pliant.nn import DeformConv2d, DeformRoIPool
 
 HOSTILE = "<script>document.title='owned'</script>"
@@ -34,13 +34,8 @@ DETECTIONS = {
 @pytest.fixture(scope="module")
 def detector() -> nn.Module:
     torch.manual_seed(4)
-    model = faster_rcnn(
-        3,
-        pyramid_backbone(Trunk("resnet18", deform="c5"), out_channels=16),
-        second_stage=SecondStage(roi_pool="modulated"),
-        head_channels=24,
-        min_size=96,
-    )
+    options = {"fpn_channels": 16, "roi_pool": "modulated", "head_channels": 24, "min_size": 96}
+    model = build(faster_rcnn, 3, deform="c5", **options)
     for module in model.modules():
         if isinstance(module, DeformConv2d):
             nn.init.normal_(module.conv_offset.bias, std=0.7)
