@@ -5,30 +5,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pliant._check import PliantError
 from pliant.compat.dcnv2 import DCN, DCNPooling, DCNv2, DCNv2Pooling
 from pliant.ops import deform_ps_roi_pool
 
 torchvision = pytest.importorskip("torchvision")
-RANDOM = torch.Generator()
-
-
-@pytest.fixture(autouse=True)
-def _same_numbers_in_any_order() -> None:
-    RANDOM.manual_seed(3)
-
-
-def _random(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=RANDOM)
 
 
 def test_the_layer_that_is_given_its_offsets() -> None:
     layer = DCNv2(8, 6, (2, 3), (2, 1), (1, 2), (1, 2), 2)
     assert list(layer.state_dict()) == ["weight", "bias"]
-    layer.bias.data = _random(6)
-    x, offset, mask = _random(2, 8, 9, 12), _random(2, 24, 5, 12), _random(2, 12, 5, 12)
+    layer.bias.data = torch.randn(6)
+    x, offset, mask = torch.randn(2, 8, 9, 12), torch.randn(2, 24, 5, 12), torch.randn(2, 12, 5, 12)
     geometry = ((2, 1), (1, 2), (1, 2))
     expected = torchvision.ops.deform_conv2d(x, offset, layer.weight, layer.bias, *geometry, mask)
     torch.testing.assert_close(layer(x, offset, mask), expected, rtol=1e-4, atol=1e-4)
@@ -40,11 +30,11 @@ def test_the_layer_with_its_own_branch_which_has_no_dilation() -> None:
     assert list(layer.state_dict()) == names
     assert layer.conv_offset_mask.dilation == (1, 1)
     for parameter in layer.parameters():
-        parameter.data = _random(*parameter.shape) * 0.2
+        parameter.data = torch.randn(*parameter.shape) * 0.2
     plain = DCN(8, 6, 3, 2, 1, deformable_groups=2)
     for parameter in plain.parameters():
-        parameter.data = _random(*parameter.shape) * 0.2
-    x = _random(2, 8, 9, 12)
+        parameter.data = torch.randn(*parameter.shape) * 0.2
+    x = torch.randn(2, 8, 9, 12)
     first, second, mask = torch.chunk(plain.conv_offset_mask(x), 3, dim=1)  # that library's own lines
     offset, mask = torch.cat((first, second), dim=1), torch.sigmoid(mask)
     expected = torchvision.ops.deform_conv2d(x, offset, plain.weight, plain.bias, 2, 1, 1, mask)
@@ -55,7 +45,7 @@ ROIS = torch.tensor([[1.0, 4, 5, 33, 40], [0, 2, 3, 20, 31], [1, 30, 10, 62, 46]
 
 
 def test_pooling() -> None:
-    x, offset = _random(2, 12, 13, 12), _random(3, 2, 2, 2)
+    x, offset = torch.randn(2, 12, 13, 12), torch.randn(3, 2, 2, 2)
     pool = DCNv2Pooling(0.25, 2, 3, False, 2, None, 3, 0.2)
     expected = deform_ps_roi_pool(x, ROIS, 2, 3, offset, None, 0.25, 2, 2, 3, 0.2)
     assert torch.equal(pool(x, ROIS, offset), expected)
@@ -67,11 +57,11 @@ def test_pooling_with_layers_of_its_own() -> None:
     layer = DCNPooling(0.25, 2, 5, False, sample_per_part=3, trans_std=0.2, deform_fc_dim=16)
     names = [f"offset_mask_fc.{i}.{what}" for i in (0, 2, 4) for what in ("weight", "bias")]
     assert list(layer.state_dict()) == names
-    x = _random(2, 5, 13, 12)
+    x = torch.randn(2, 5, 13, 12)
     rigid = deform_ps_roi_pool(x, ROIS, 2, 5, None, None, 0.25, 1, 2, 3, 0.2)
     torch.testing.assert_close(layer(x, ROIS), rigid * 0.5)
     for parameter in layer.parameters():
-        parameter.data = _random(*parameter.shape) * 0.3
+        parameter.data = torch.randn(*parameter.shape) * 0.3
     out = layer.offset_mask_fc(rigid.view(3, -1)).view(3, 3, 2, 2)
     first, second, mask = torch.chunk(out, 3, dim=1)  # that library's own lines
     offset, mask = torch.cat((first, second), dim=1), torch.sigmoid(mask)

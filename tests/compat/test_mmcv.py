@@ -5,22 +5,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pliant._check import PliantError
 from pliant.compat import mmcv
 
 torchvision = pytest.importorskip("torchvision")
-RANDOM = torch.Generator()
-
-
-@pytest.fixture(autouse=True)
-def _same_numbers_in_any_order() -> None:
-    RANDOM.manual_seed(3)
-
-
-def _random(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=RANDOM)
 
 
 GEOMETRY = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)}
@@ -29,11 +19,11 @@ X, SIZE = (2, 8, 9, 12), (5, 12)  # for a 2 x 3 kernel
 
 def test_functions_take_mmcvs_orders() -> None:
     x, offset, mask, weight, bias = (
-        _random(*X),
-        _random(2, 24, *SIZE),
-        _random(2, 12, *SIZE),
-        _random(6, 4, 2, 3),
-        _random(6),
+        torch.randn(*X),
+        torch.randn(2, 24, *SIZE),
+        torch.randn(2, 12, *SIZE),
+        torch.randn(6, 4, 2, 3),
+        torch.randn(6),
     )
     expected = torchvision.ops.deform_conv2d(x, offset, weight, None, **GEOMETRY)
     got = mmcv.deform_conv2d(x, offset, weight, (2, 1), (1, 2), (1, 2), 2, 2, False, 64)
@@ -48,14 +38,14 @@ def test_functions_take_mmcvs_orders() -> None:
 
 
 def test_layers_that_are_given_their_offsets() -> None:
-    x, offset, mask = _random(*X), _random(2, 24, *SIZE), _random(2, 12, *SIZE)
+    x, offset, mask = torch.randn(*X), torch.randn(2, 24, *SIZE), torch.randn(2, 12, *SIZE)
     layer = mmcv.DeformConv2d(8, 6, (2, 3), (2, 1), (1, 2), (1, 2), 2, 2)
     assert list(layer.state_dict()) == ["weight"]
     expected = torchvision.ops.deform_conv2d(x, offset, layer.weight, None, **GEOMETRY)
     torch.testing.assert_close(layer(x, offset), expected, rtol=1e-4, atol=1e-4)
     modulated = mmcv.ModulatedDeformConv2d(8, 6, (2, 3), (2, 1), (1, 2), (1, 2), 2, 2)
     assert list(modulated.state_dict()) == ["weight", "bias"]
-    modulated.bias.data = _random(6)
+    modulated.bias.data = torch.randn(6)
     expected = torchvision.ops.deform_conv2d(x, offset, modulated.weight, modulated.bias, **GEOMETRY, mask=mask)
     torch.testing.assert_close(modulated(x, offset, mask), expected, rtol=1e-4, atol=1e-4)
 
@@ -75,9 +65,9 @@ def test_packs_have_mmcvs_names_and_orders(kind: str) -> None:
     assert sorted(layer.state_dict()) == sorted(names)
     assert not layer.conv_offset.weight.any()
     layer.conv_offset.weight.data, layer.conv_offset.bias.data = (
-        _random(*p.shape) * 0.1 for p in (layer.conv_offset.weight, layer.conv_offset.bias)
+        torch.randn(*p.shape) * 0.1 for p in (layer.conv_offset.weight, layer.conv_offset.bias)
     )
-    x = _random(*X)
+    x = torch.randn(*X)
     out = nn.functional.conv2d(x, layer.conv_offset.weight, layer.conv_offset.bias, **GEOMETRY)
     if kind == "DCN":
         expected = torchvision.ops.deform_conv2d(x, out, layer.weight, None, **GEOMETRY)
@@ -99,8 +89,8 @@ def test_region_pooling_packs(modulated: bool) -> None:
     names += [f"mask_fc.{i}.{what}" for i in (0, 2) for what in ("weight", "bias")] if modulated else []
     assert list(layer.state_dict()) == names
     for parameter in layer.parameters():
-        parameter.data = _random(*parameter.shape) * 0.3
-    x = _random(2, 5, 13, 12)
+        parameter.data = torch.randn(*parameter.shape) * 0.3
+    x = torch.randn(2, 5, 13, 12)
     plain = torchvision.ops.roi_align(x, BOXES, (3, 4), 0.25, 2, aligned=True).flatten(1)
     offset = layer.offset_fc(plain).view(3, 2, 3, 4)
     expected = mmcv.DeformRoIPool((3, 4), 0.25, 2, 0.2)(x, BOXES, offset)

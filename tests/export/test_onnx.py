@@ -19,23 +19,13 @@ from pliant.nn import DeformConv2d
 from pliant.ops import deform_ps_roi_pool, deform_roi_pool
 
 pytest.importorskip("onnxruntime")
-RANDOM = torch.Generator()
-
-
-@pytest.fixture(autouse=True)
-def _same_numbers_in_any_order() -> None:
-    RANDOM.manual_seed(3)
-
-
-def _random(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=RANDOM)
 
 
 def _wild(layer: nn.Module, spread: float = 0.3) -> None:
     for module in layer.modules():
         if isinstance(module, DeformConv2d):
-            module.conv_offset.weight.data = _random(*module.conv_offset.weight.shape) * spread
-            module.conv_offset.bias.data = _random(*module.conv_offset.bias.shape)
+            module.conv_offset.weight.data = torch.randn(*module.conv_offset.weight.shape) * spread
+            module.conv_offset.bias.data = torch.randn(*module.conv_offset.bias.shape)
 
 
 @pytest.mark.parametrize("modulated", [False, True])
@@ -45,7 +35,7 @@ def test_a_layer_with_all_its_options(tmp_path: Path, modulated: bool, bias: boo
         12, 8, (3, 5), (2, 1), (1, 3), (2, 1), groups=4, bias=bias, offset_groups=3, modulated=modulated
     ).eval()
     _wild(layer)
-    inputs = {"x": _random(2, 12, 9, 11)}
+    inputs = {"x": torch.randn(2, 12, 9, 11)}
     path = tmp_path / "layer.onnx"
     export_onnx(layer, (inputs["x"],), path, input_names=["x"], output_names=["y"])
     assert largest(path, inputs, {"y": layer(inputs["x"]).detach()}) < 1e-5
@@ -58,8 +48,8 @@ def test_batch_and_size_may_vary(tmp_path: Path) -> None:
     _wild(layer)
     path = tmp_path / "layer.onnx"
     axes = {"x": {0: "batch", 2: "height", 3: "width"}}
-    export_onnx(layer, (_random(2, 3, 6, 7),), path, input_names=["x"], output_names=["y"], dynamic_axes=axes)
-    inputs = {"x": _random(3, 3, 10, 5)}
+    export_onnx(layer, (torch.randn(2, 3, 6, 7),), path, input_names=["x"], output_names=["y"], dynamic_axes=axes)
+    inputs = {"x": torch.randn(3, 3, 10, 5)}
     assert largest(path, inputs, {"y": layer(inputs["x"]).detach()}) < 1e-5
 
 
@@ -77,14 +67,14 @@ def test_a_layer_in_plain_operators(tmp_path: Path, opset: int) -> None:
     onnx = pytest.importorskip("onnx")
     layer = DeformConv2d(12, 8, (3, 5), (2, 1), (1, 3), (2, 1), groups=4, offset_groups=3).eval()
     _wild(layer)
-    inputs = {"x": _random(2, 12, 9, 11)}
+    inputs = {"x": torch.randn(2, 12, 9, 11)}
     path, axes = tmp_path / "layer.onnx", {"x": {0: "batch", 2: "height", 3: "width"}}
     options = {"dynamic_axes": axes, "opset": opset, "decompose": True}
     export_onnx(layer, (inputs["x"],), path, input_names=["x"], output_names=["y"], **options)
     model = onnx.load(path)
     assert model.opset_import[0].version == opset
     assert {"GridSample", "Conv"} <= {node.op_type for node in model.graph.node}
-    other = {"x": _random(3, 12, 14, 21)}
+    other = {"x": torch.randn(3, 12, 14, 21)}
     assert largest(path, other, {"y": layer(other["x"]).detach()}) < 1e-5
     openvino = pytest.importorskip("openvino")
     compiled = openvino.compile_model(openvino.convert_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -106,7 +96,7 @@ def test_a_layer_whose_channels_no_exporter_knows(tmp_path: Path) -> None:
 
     model = Pyramid().eval()
     _wild(model)
-    inputs = {"coarse": _random(1, 4, 5, 6), "fine": _random(1, 4, 9, 12)}
+    inputs = {"coarse": torch.randn(1, 4, 5, 6), "fine": torch.randn(1, 4, 9, 12)}
     path = tmp_path / "pyramid.onnx"
     axes = {name: {0: "n", 1: "c", 2: f"h_{name}", 3: f"w_{name}"} for name in inputs}
     options = {"input_names": list(inputs), "output_names": ["y"], "dynamic_axes": axes}
@@ -119,7 +109,12 @@ def test_a_layer_whose_channels_no_exporter_knows(tmp_path: Path) -> None:
 def test_roi_pooling_becomes_roi_align_over_bins(tmp_path: Path, names: list[str], sampling_ratio: int) -> None:
     # The bins of the last are 2 x 3 pixels, up to rounding: there RoIAlign's own would decide on one sample more.
     rois = torch.tensor([[1.0, 2.3, 5.1, 33.7, 40.2], [0.0, -6.0, 3.0, 20.5, 31.0], [1.0, 30.3, 10.7, 62.3, 46.7]])
-    values = {"x": _random(2, 5, 13, 12), "rois": rois, "offset": _random(3, 2, 3, 4), "mask": _random(3, 1, 3, 4)}
+    values = {
+        "x": torch.randn(2, 5, 13, 12),
+        "rois": rois,
+        "offset": torch.randn(3, 2, 3, 4),
+        "mask": torch.randn(3, 1, 3, 4),
+    }
     inputs = {name: values[name] for name in names}
     path, pool = tmp_path / "pool.onnx", _Pool(sampling_ratio).eval()
     export_onnx(pool, tuple(inputs.values()), path, input_names=names, output_names=["y"])
@@ -168,15 +163,15 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         PliantError, match=r"model: must be in evaluation mode; got training mode; call model\.eval\(\)"
     ):
-        export_onnx(layer, (_random(1, 3, 6, 7),), tmp_path / "a", **names)
+        export_onnx(layer, (torch.randn(1, 3, 6, 7),), tmp_path / "a", **names)
     wanted = "opset: must be at least 19, the first with DeformConv; got 18; leave it out, or decompose, which needs 16"
     with pytest.raises(PliantError, match=wanted):
-        export_onnx(layer.eval(), (_random(1, 3, 6, 7),), tmp_path / "a", opset=18, **names)
+        export_onnx(layer.eval(), (torch.randn(1, 3, 6, 7),), tmp_path / "a", opset=18, **names)
     with pytest.raises(
         PliantError, match="opset: must be at least 16, the first with GridSample; got 15; leave it out"
     ):
-        export_onnx(layer, (_random(1, 3, 6, 7),), tmp_path / "a", opset=15, decompose=True, **names)
-    pooled = (_random(1, 4, 6, 7), torch.tensor([[0.0, 1, 1, 4, 4]]))
+        export_onnx(layer, (torch.randn(1, 3, 6, 7),), tmp_path / "a", opset=15, decompose=True, **names)
+    pooled = (torch.randn(1, 4, 6, 7), torch.tensor([[0.0, 1, 1, 4, 4]]))
     wanted = "model: must be made of operators that ONNX has in opset 19; got .*deform_ps_roi_pool.*; decompose it"
     with pytest.raises(PliantError, match=wanted):
         export_onnx(_Scores().eval(), pooled, tmp_path / "b", input_names=["x", "rois"], output_names=["y"])
