@@ -60,6 +60,29 @@ class ImageFile:
     apply_exif: bool = True
 
 
+@dataclass(frozen=True)
+class OpenedSplit:
+    """A split as it was opened, whatever it holds.
+
+    Attributes:
+        root: the folder of the data.
+        split: its part, "train" for instance.
+        categories: in the order of the labels.
+        report: what was found wrong.
+        transforms: applied to image and target.
+        strict: whether an image that is found broken later is an error.
+        cache_bytes: size of the decoded images kept in memory, for each process.
+    """
+
+    root: Path
+    split: str
+    categories: Sequence[Category]
+    report: DataReport
+    transforms: Transform | None = None
+    strict: bool = False
+    cache_bytes: int = 0
+
+
 class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
     """Images and a target for each; where they lie and what a target holds is the subclass's affair.
 
@@ -67,25 +90,11 @@ class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
     next one that can be read, always the same; with `strict` it is an error.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        categories: Sequence[Category],
-        images: int,
-        report: DataReport,
-        *,
-        transforms: Transform | None = None,
-        strict: bool = False,
-        cache_bytes: int = 0,
-    ) -> None:
-        self.root = root
-        self.split = split
-        self.categories = tuple(categories)
-        self.transforms = transforms
-        self.strict = strict
-        self._report = report
-        self._cache = PixelCache(cache_bytes)
+    def __init__(self, opened: OpenedSplit, images: int) -> None:
+        self.root, self.split, self.categories = opened.root, opened.split, tuple(opened.categories)
+        self.transforms, self.strict = opened.transforms, opened.strict
+        self._report = opened.report
+        self._cache = PixelCache(opened.cache_bytes)
         # In shared memory: what a worker process finds broken, the process that reports knows too.
         self._broken: Tensor = torch.zeros(images, dtype=torch.uint8)
         self._broken.share_memory_()
@@ -169,21 +178,8 @@ class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
 class CheckedDataset(ImageDataset):
     """Images that were all opened, and their sizes settled, before the first is read."""
 
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        categories: Sequence[Category],
-        images: Sequence[CheckedImage],
-        report: DataReport,
-        *,
-        transforms: Transform | None = None,
-        strict: bool = False,
-        cache_bytes: int = 0,
-    ) -> None:
-        super().__init__(
-            root, split, categories, len(images), report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
-        )
+    def __init__(self, opened: OpenedSplit, images: Sequence[CheckedImage]) -> None:
+        super().__init__(opened, len(images))
         self._images = list(images)
 
     def image_info(self, index: int) -> ImageInfo:

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from pliant.data.image_dataset import ImageDataset, ImageFile
+from pliant.data.image_dataset import ImageDataset, ImageFile, OpenedSplit
 from pliant.data.images import read_header
-from pliant.data.records import Category, ImageInfo
-from pliant.data.report import DataReport
-from pliant.data.transforms import Target, Transform
+from pliant.data.records import ImageInfo
+from pliant.data.transforms import Target
 
 
 class ClassificationDataset(ImageDataset):
@@ -23,22 +21,8 @@ class ClassificationDataset(ImageDataset):
     for; `ImageDataset` says what happens to those that are found broken then.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        categories: Sequence[Category],
-        names: Sequence[str],
-        labels: Sequence[int],
-        report: DataReport,
-        *,
-        transforms: Transform | None = None,
-        strict: bool = False,
-        cache_bytes: int = 0,
-    ) -> None:
-        super().__init__(
-            root, split, categories, len(names), report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
-        )
+    def __init__(self, opened: OpenedSplit, names: Sequence[str], labels: Sequence[int]) -> None:
+        super().__init__(opened, len(names))
         self._names = names  # below the split's folder; a million of them, so not as paths
         self.labels = torch.tensor(labels, dtype=torch.int64)  # (N,)
 

@@ -10,6 +10,7 @@ from pliant._check import fail
 from pliant.data.classification.dataset import ClassificationDataset
 from pliant.data.files import image_names, visible
 from pliant.data.image_checks import refuse_unusable, shown_names
+from pliant.data.image_dataset import OpenedSplit
 from pliant.data.images import UnreadableImageError, read_header
 from pliant.data.records import Category
 from pliant.data.refusals import check_folder, refuse_layout, refuse_split
@@ -74,9 +75,8 @@ def open_classification(
     if categories is None and len(set(labels)) < 2:
         got = f"{shown_names(known)} alone"
         fail(place, "must have two classes with images at least", got, "add the folder of another class")
-    return ClassificationDataset(
-        root, split, known, names, labels, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
-    )
+    opened = OpenedSplit(root, split, known, report, transforms, strict, cache_bytes)
+    return ClassificationDataset(opened, names, labels)
 
 
 def _class_folders(root: Path, split: str, report: DataReport) -> list[Path]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +13,7 @@ from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat, Mask
 from pliant.data.detection.boxes import BoxTable
 from pliant.data.detection.masks import coco_segmentation, decode_masks
 from pliant.data.image_checks import CheckedImage
-from pliant.data.image_dataset import CheckedDataset
-from pliant.data.records import Category
-from pliant.data.report import DataReport
-from pliant.data.transforms import Transform
+from pliant.data.image_dataset import CheckedDataset, OpenedSplit
 
 
 class DetectionDataset(CheckedDataset):
@@ -35,22 +31,8 @@ class DetectionDataset(CheckedDataset):
     `ImageDataset` says what happens to images that are found broken only when they are decoded.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        split: str,
-        categories: Sequence[Category],
-        images: Sequence[CheckedImage],
-        boxes: BoxTable,
-        report: DataReport,
-        *,
-        transforms: Transform | None = None,
-        strict: bool = False,
-        cache_bytes: int = 0,
-    ) -> None:
-        super().__init__(
-            root, split, categories, images, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
-        )
+    def __init__(self, opened: OpenedSplit, images: Sequence[CheckedImage], boxes: BoxTable) -> None:
+        super().__init__(opened, images)
         self._boxes = boxes
 
     def coco_ground_truth(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pliant.data.detection.coco import coco_splits, match_split, read_coco
 from pliant.data.detection.dataset import DetectionDataset
 from pliant.data.detection.voc import find_voc, read_voc
 from pliant.data.image_checks import Progress, Verify, refuse_few, refuse_unusable, shown_names
+from pliant.data.image_dataset import OpenedSplit
 from pliant.data.records import Category, Source
 from pliant.data.refusals import check_folder, refuse_layout, refuse_split
 from pliant.data.report import DataReport, Problem
@@ -83,9 +84,8 @@ def open_detection(
     refuse_unusable(place, source.listed, report, strict=strict)
     _refuse_other_data(place, source.categories, known, report)
     refuse_few(place, "boxes", report.boxes - report.crowd_boxes, report.lost)
-    return DetectionDataset(
-        root, split, known, images, boxes, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
-    )
+    opened = OpenedSplit(root, split, known, report, transforms, strict, cache_bytes)
+    return DetectionDataset(opened, images, boxes)
 
 
 def _refuse_other_data(place: str, has: Sequence[Category], known: Sequence[Category], report: DataReport) -> None:

@@ -11,12 +11,11 @@ from torch import Tensor
 from torchvision.tv_tensors import Mask
 
 from pliant.data.image_checks import CheckedImage
-from pliant.data.image_dataset import CheckedDataset
+from pliant.data.image_dataset import CheckedDataset, OpenedSplit
 from pliant.data.images import UnreadableImageError
 from pliant.data.label_maps import LabelTable, read_label_map
-from pliant.data.records import Category
 from pliant.data.report import DataReport, Problem
-from pliant.data.transforms import Target, Transform
+from pliant.data.transforms import Target
 
 
 class SegmentationDataset(CheckedDataset):
@@ -32,22 +31,9 @@ class SegmentationDataset(CheckedDataset):
     """
 
     def __init__(
-        self,
-        root: Path,
-        split: str,
-        categories: Sequence[Category],
-        images: Sequence[CheckedImage],
-        labels: Sequence[Path],
-        table: LabelTable,
-        report: DataReport,
-        *,
-        transforms: Transform | None = None,
-        strict: bool = False,
-        cache_bytes: int = 0,
+        self, opened: OpenedSplit, images: Sequence[CheckedImage], labels: Sequence[Path], table: LabelTable
     ) -> None:
-        super().__init__(
-            root, split, categories, images, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
-        )
+        super().__init__(opened, images)
         self._labels = list(labels)
         self._table = table
         self._odd: Tensor = torch.zeros(len(labels), dtype=torch.uint8)

@@ -19,6 +19,7 @@ from pliant.data.image_checks import (
     refuse_unusable,
     shown_names,
 )
+from pliant.data.image_dataset import OpenedSplit
 from pliant.data.images import UnreadableImageError, is_regular
 from pliant.data.label_maps import LabelTable, read_label_map, read_label_size
 from pliant.data.records import Category, SourceImage
@@ -91,9 +92,8 @@ def open_segmentation(
     images, labels = _check_pairs(source.images, report, verify, progress)
     report.images = len(images)
     refuse_unusable(place, source.listed, report, strict=strict)
-    dataset = SegmentationDataset(
-        root, split, known, images, labels, table, report, transforms=transforms, strict=strict, cache_bytes=cache_bytes
-    )
+    opened = OpenedSplit(root, split, known, report, transforms, strict, cache_bytes)
+    dataset = SegmentationDataset(opened, images, labels, table)
     _look_into(place, dataset, report, alone=categories is None)
     return dataset
 
