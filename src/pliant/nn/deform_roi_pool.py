@@ -10,13 +10,13 @@ from typing import Literal, NoReturn, get_args
 import torch
 from torch import Tensor, nn
 
-from pliant._check import fail, shown
+from pliant._check import counted, fail, shown
 from pliant._geometry import pair
 from pliant.nn._script import refuse_script
 from pliant.nn.offset_branch import HiddenLinear, OffsetLinear
 from pliant.ops import deform_roi_pool
 from pliant.ops._boxes import Boxes
-from pliant.ops._checks import count, integer, number
+from pliant.ops._checks import integer, number
 
 Branch = Literal["paper", "mmcv"]
 LARGEST_SCALE = 64  # of a map to a picture: more is a mistake, such as mmcv's third argument, the hidden channels
@@ -130,7 +130,7 @@ class DeformRoIPool(nn.Module):
         if input.dim() == 4 and input.shape[1] != self.in_channels:
             fix = "build the layer with the map's channels"
             rule = f"must have in_channels={self.in_channels} channels"
-            fail("input", rule, count(input.shape[1], "channel", "channels"), fix)
+            fail("input", rule, counted(input.shape[1], "channel"), fix)
         pooled = self._pool(input, boxes, None, None, spatial_scale).flatten(1)
         maps = 3 if self.modulated and self.mask_fc is None else 2  # a number, since exporters divide nothing by R = 0
         prediction: Tensor = self.offset_fc(pooled).unflatten(1, (maps, *self.output_size))  # (R, maps, Ph, Pw)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
-from pliant._check import fail, shown
-from pliant.ops._checks import check_tensor, compute_dtype, count, shape_text
+from pliant._check import counted, fail, shown
+from pliant.ops._checks import check_tensor, compute_dtype, shape_text
 
 Boxes = Tensor | Sequence[Tensor]
 
@@ -29,7 +29,7 @@ def as_rois(boxes: object, input: Tensor) -> Tensor:
         fix = "pass a (R, 5) tensor or a list of (L, 4) tensors"
         fail("boxes", "must be a tensor or a list of tensors", shown(boxes), fix, kind=TypeError)
     if len(boxes) > input.shape[0]:
-        rule = f"must hold at most one tensor for each of the {count(input.shape[0], 'image', 'images')} of input"
+        rule = f"must hold at most one tensor for each of the {counted(input.shape[0], 'image')} of input"
         fail("boxes", rule, f"a list of {len(boxes)}", "put the boxes of an image into one (L, 4) tensor")
     for i, of_image in enumerate(boxes):
         check_tensor(f"boxes[{i}]", of_image, input)

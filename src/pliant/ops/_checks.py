@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pliant._check import fail, shown
+from pliant._check import counted, fail, shown
 from pliant._geometry import whole
 
 LARGEST = torch.finfo(torch.float32).max  # of a factor, since coordinates are float32 where the image is
@@ -55,7 +55,7 @@ def check_maps_of_boxes(name: str, tensor: Tensor, wanted: Sequence[int], reason
     Nothing is written into a text before it is wrong: text would fix the number of boxes in a compiled graph.
     """
     if tuple(tensor.shape) != tuple(wanted):
-        rule = f"must have the shape {shape_text(wanted)} for {count(wanted[0], 'box', 'boxes')} and {reason}"
+        rule = f"must have the shape {shape_text(wanted)} for {counted(wanted[0], 'box')} and {reason}"
         fix = f"reshape it, or predict it, as {shape_text(wanted)}"
         fail(name, rule, f"the shape {shape_text(tensor.shape)}", fix)
 
@@ -91,8 +91,3 @@ def compute_dtype(input: Tensor) -> torch.dtype:
 def shape_text(shape: Sequence[int]) -> str:
     """Return a shape as people write it: `(2, 3)`."""
     return f"({', '.join(str(s) for s in shape)})"
-
-
-def count(number: int, one: str, several: str) -> str:
-    """Return a number of things in words: `1 channel`, `2 channels`."""
-    return f"{number} {one if number == 1 else several}"

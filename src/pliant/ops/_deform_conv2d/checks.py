@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant._geometry import ConvGeometry
-from pliant.ops._checks import check_dim, check_tensor, count, shape_text
+from pliant.ops._checks import check_dim, check_tensor, shape_text
 from pliant.ops._dispatch import autocast_is_on
 
 
@@ -49,7 +49,7 @@ def _check_groups(channels: int, weight: Tensor) -> None:
         rule = "must have at least one element in each dimension"
         fail("weight", rule, f"the shape {shape_text(weight.shape)}", fix)
     if channels % per_group:
-        rule = f"dimension 1 must divide the {count(channels, 'channel', 'channels')} of input"
+        rule = f"dimension 1 must divide the {counted(channels, 'channel')} of input"
         fix = f"use the shape ({O}, {channels}, {kh}, {kw}) for one group"
         fail("weight", rule, f"the shape {shape_text(weight.shape)}", fix)
     groups = channels // per_group
@@ -65,7 +65,7 @@ def _check_maps(input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeo
     if channels == 0 or channels % (2 * K):
         kernel = f"{weight.shape[2]}x{weight.shape[3]}"
         rule = f"must have 2*G*{K} channels for a {kernel} kernel and G offset groups"
-        fail("offset", rule, count(channels, "channel", "channels"), f"use {2 * K} for one group")
+        fail("offset", rule, counted(channels, "channel"), f"use {2 * K} for one group")
     G = channels // (2 * K)
     if input.shape[-3] % G:
         rule = f"must have 2*{K} channels for each of G offset groups, and G must divide the {input.shape[-3]} of input"

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pliant._check import fail
-from pliant.ops._checks import check_dim, check_maps_of_boxes, check_tensor, count
+from pliant._check import counted, fail
+from pliant.ops._checks import check_dim, check_maps_of_boxes, check_tensor
 from pliant.ops._deform_ps_roi_pool.reference import PSPooling
 
 
@@ -18,7 +18,7 @@ def check_arguments(input: Tensor, boxes: int, offset: Tensor | None, mask: Tens
         fail(
             "input",
             rule,
-            count(input.shape[1], "channel", "channels"),
+            counted(input.shape[1], "channel"),
             "change output_channels, group_size or the layer before",
         )
     for name, tensor, of_class in (("offset", offset, 2), ("mask", mask, 1)):
@@ -26,7 +26,7 @@ def check_arguments(input: Tensor, boxes: int, offset: Tensor | None, mask: Tens
             _check_maps(name, tensor, of_class, input, boxes, pooling)
     if offset is not None and mask is not None and offset.shape[1] != 2 * mask.shape[1]:
         rule = f"must have as many classes as offset, which has {offset.shape[1] // 2}"
-        fail("mask", rule, count(mask.shape[1], "class", "classes"), "predict one mask for each pair of offsets")
+        fail("mask", rule, counted(mask.shape[1], "class"), "predict one mask for each pair of offsets")
 
 
 def _check_maps(name: str, tensor: Tensor, of_class: int, input: Tensor, boxes: int, pooling: PSPooling) -> None:
@@ -36,6 +36,6 @@ def _check_maps(name: str, tensor: Tensor, of_class: int, input: Tensor, boxes: 
     channels = tensor.shape[1]
     if channels < of_class or channels % of_class or pooling.output_channels % (channels // of_class):
         classes = f"a number of classes that divides output_channels={pooling.output_channels}"
-        rule = f"must have {count(of_class, 'channel', 'channels')} for each class, and {classes}"
-        fail(name, rule, count(channels, "channel", "channels"), f"use {of_class} for one class")
+        rule = f"must have {counted(of_class, 'channel')} for each class, and {classes}"
+        fail(name, rule, counted(channels, "channel"), f"use {of_class} for one class")
     check_maps_of_boxes(name, tensor, (boxes, channels, *pooling.part_size), f"part_size {pooling.part_size}")
