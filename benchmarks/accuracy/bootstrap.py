@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals of AP over the images of a test set: images are drawn again with replacement, and AP is computed anew."""
+"""AP on test sets drawn again: images with replacement, from the images of the test set, and AP computed anew."""
 
 from __future__ import annotations
 
@@ -33,28 +33,35 @@ def resampled(
     return {**ground_truth, "images": images, "annotations": annotations}, drawn
 
 
-def intervals(
+def draws(
     ground_truth: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     names: Sequence[str],
     *,
-    draws: int,
+    count: int,
     seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Return the 2.5 % and 97.5 % quantiles of COCO's numbers in `names` over `draws` resampled test sets.
+) -> dict[str, list[float]]:
+    """Return COCO's numbers in `names` on each of `count` resampled test sets.
 
     Args:
         ground_truth: a COCO dictionary.
         results: COCO results of one detector.
         names: fields of `pliant.evaluation.CocoMetrics`.
-        draws: how many test sets are drawn.
-        seed: of the drawing; the same seed draws the same images for every detector.
+        count: how many test sets are drawn.
+        seed: of the drawing; the same seed draws the same images for every detector, so that two detectors' numbers
+            can be compared draw by draw.
     """
     rng = np.random.default_rng(seed)
-    count = len(ground_truth["images"])
-    values = []
-    for _ in range(draws):
-        metrics = evaluate_detections(*resampled(ground_truth, results, rng.integers(count, size=count).tolist()))
-        values.append([getattr(metrics, name) for name in names])
-    low, high = np.quantile(np.array(values), (0.025, 0.975), axis=0)
-    return {name: (round(float(a), 4), round(float(b), 4)) for name, a, b in zip(names, low, high, strict=True)}
+    images = len(ground_truth["images"])
+    values: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(count):
+        metrics = evaluate_detections(*resampled(ground_truth, results, rng.integers(images, size=images).tolist()))
+        for name in names:
+            values[name].append(round(getattr(metrics, name), 4))
+    return values
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 2.5 % and the 97.5 % quantile, by linear interpolation between the values."""
+    low, high = np.quantile(np.array(values), (0.025, 0.975))
+    return float(low), float(high)

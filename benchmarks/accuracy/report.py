@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and the figure of the study of warped shapes, from its committed rows: `python -m benchmarks.accuracy.report`.
+"""Tables and a figure of the studies, from their committed rows: `python -m benchmarks.accuracy.report`.
 
-The tables are written into docs/evidence.md between two marks, the figure into docs/figures; a test holds the page to
-the rows.
+The tables are written into docs/evidence.md, each study's between its two marks, and the figure of accuracy against the
+strength of the warp into docs/images; a test holds the page to the rows.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import itertools
 import re
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.accuracy import detection, detection_table
 from benchmarks.accuracy.intervals import mean, paired
 from benchmarks.accuracy.rows import Row, read_rows
 from benchmarks.accuracy.warped import ARMS, ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
-FIGURE = ROOT / "docs" / "figures" / "accuracy-against-warp.svg"
-START, END = "<!-- warped: begin -->", "<!-- warped: end -->"
+FIGURE = ROOT / "docs" / "images" / "accuracy-against-warp.svg"
 CONTROL = "plain-equal"
 # Readable on white and on black.
 INK = "#808080"
@@ -37,16 +37,23 @@ def by_seed(rows: Sequence[Row], **wanted: object) -> dict[int, float]:
     return {row["key"]["seed"]: row["accuracy"][-1] for row in chosen}
 
 
-def tables(rows: Sequence[Row]) -> str:
-    """Return a table for each data set and length of training that has rows, strengths in rows and arms in columns."""
+def tables(rows: Sequence[Row], length: str, table: Callable[[Sequence[Row]], str]) -> str:
+    """Return a table for each data set and length of training that has rows.
+
+    Args:
+        rows: of one study.
+        length: what the study calls its length of training, a part of the key: `epochs` or `steps`.
+        table: of the rows of one data set and one length.
+    """
     parts = []
-    for dataset, epochs in sorted({(row["key"]["dataset"], row["key"]["epochs"]) for row in rows}):
-        some = [row for row in rows if (row["key"]["dataset"], row["key"]["epochs"]) == (dataset, epochs)]
-        parts.append(f"**{dataset}, {epochs} epochs**\n\n{_table(some)}\n")
+    for dataset, count in sorted({(row["key"]["dataset"], row["key"][length]) for row in rows}):
+        some = [row for row in rows if (row["key"]["dataset"], row["key"][length]) == (dataset, count)]
+        parts.append(f"**{dataset}, {count} {length}**\n\n{table(some)}\n")
     return "\n".join(parts) + f"\n{provenance(rows)}\n" if parts else "No run is finished yet.\n"
 
 
-def _table(rows: Sequence[Row]) -> str:
+def warped_table(rows: Sequence[Row]) -> str:
+    """Return a table with the strengths of the warp in rows and the arms in columns."""
     arms = [arm for arm in ARMS if any(row["key"]["arm"] == arm for row in rows)]
     size = {row["key"]["arm"]: row["parameters"] for row in rows}
     lines = ["| strength of the warp | " + " | ".join(f"{arm}, {size[arm]:,} parameters" for arm in arms) + " |"]
@@ -76,12 +83,19 @@ def provenance(rows: Sequence[Row]) -> str:
     return f"{len(rows)} runs of one thread each, on {'; '.join(machines)}; commit {commits}."
 
 
-def with_tables(page: str, content: str) -> str:
-    """Return the page with what stands between the marks replaced."""
-    pattern = re.compile(re.escape(START) + ".*?" + re.escape(END), re.DOTALL)
+def with_tables(page: str, study: str, content: str) -> str:
+    """Return the page with what stands between the marks of a study replaced."""
+    start, end = f"<!-- {study}: begin -->", f"<!-- {study}: end -->"
+    pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
     if len(pattern.findall(page)) != 1:
-        raise ValueError(f"the page must hold {START} and {END} once")
-    return pattern.sub(lambda _: f"{START}\n\n{content}\n{END}", page)
+        raise ValueError(f"the page must hold {start} and {end} once")
+    return pattern.sub(lambda _: f"{start}\n\n{content}\n{end}", page)
+
+
+def written(page: str) -> str:
+    """Return the page with the tables of all committed rows."""
+    page = with_tables(page, "warped", tables(read_rows(ROWS), "epochs", warped_table))
+    return with_tables(page, "detection", tables(read_rows(detection.ROWS), "steps", detection_table.table))
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -115,9 +129,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def main() -> None:
     """Write the tables into the page, and the figure if there is a run."""
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"wrote the tables into {PAGE}")
     rows = read_rows(ROWS)
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), tables(rows)), encoding="utf-8")
-    print(f"wrote the tables of {len(rows)} runs into {PAGE}")
     if rows:
         draw(rows, FIGURE)
         print(f"wrote {FIGURE}")

@@ -40,6 +40,7 @@ def plan(datasets: tuple[str, ...] = DATASETS) -> list[Key]:
     """Return all runs, in the order in which they are worth having."""
     stages: list[tuple[tuple[str, ...], tuple[str, ...], tuple[float, ...], int]] = [
         (("animals",), STORY, (1.0, 0.0), 8),  # as short as the demonstration
+        (("animals",), STORY, (0.5,), 8),
         (("animals",), STORY, STRENGTHS, 20),
         (("animals",), STORY, (1.0, 0.0), 40),  # is it still so with twice the training?
         (("fashion",), STORY, STRENGTHS, 20),  # and on other shapes?

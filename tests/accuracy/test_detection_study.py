@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.accuracy import detection  # noqa: E402
-from benchmarks.accuracy.bootstrap import intervals, resampled  # noqa: E402
+from benchmarks.accuracy.bootstrap import draws, interval, resampled  # noqa: E402
 
 BOX = [5, 5, 20, 10]
 
@@ -43,17 +43,23 @@ def test_images_drawn_twice_are_two_images() -> None:
     assert [(r["image_id"], r["score"]) for r in results] == [(1, 0.9), (2, 0.9)]
 
 
-def test_intervals_by_hand() -> None:
-    # Category 1 is found in one of its two images. In a drawn test set its AP50 is 0, about a half, or 1.
+def test_draws_by_hand() -> None:
+    # Category 1 is found in one of its two images: AP50 is 0 or 1 where all drawn images are of one kind, else a half.
     results = [_found(4, 1, 0.9)]
     truth = _truth()
     truth["annotations"] = [entry for entry in truth["annotations"] if entry["category_id"] == 1]
     truth["categories"] = truth["categories"][:1]
-    low, high = intervals(truth, results, ["ap50"], draws=60)["ap50"]
-    assert low <= 0.0 and high == 1.0
-    perfect = [_found(4, 1, 0.9), _found(9, 1, 0.7)]
     truth["images"] = [image for image in truth["images"] if image["id"] != 7]
-    assert intervals(truth, perfect, ["ap", "ap50"], draws=10) == {"ap": (1.0, 1.0), "ap50": (1.0, 1.0)}
+    drawn = draws(truth, results, ["ap50"], count=40)["ap50"]
+    assert set(drawn) == {0.0, 0.505, 1.0}, "51 of the 101 recall points are reached by finding one of two"
+    assert drawn == draws(truth, results, ["ap50"], count=40)["ap50"]
+    both = [*results, _found(9, 1, 0.7)]
+    assert draws(truth, both, ["ap", "ap50"], count=5) == {"ap": [1.0] * 5, "ap50": [1.0] * 5}
+
+
+def test_an_interval_by_hand() -> None:
+    # Between 41 values there are 40 steps: the quantiles are the second lowest and the second highest.
+    assert interval([*range(41)]) == (1.0, 39.0)
 
 
 def test_arms_differ_from_plain_in_what_they_name_alone() -> None:
@@ -74,5 +80,5 @@ def test_arms_differ_from_plain_in_what_they_name_alone() -> None:
 
 def test_the_plan_has_every_arm_with_every_seed_once() -> None:
     plan = detection.plan()
-    assert len(plan) == len({str(key) for key in plan}) == 2 * 2 * 3 * len(detection.ARMS)
+    assert len(plan) == len({str(key) for key in plan}) == 3 * 2 * 3 * len(detection.ARMS)
     assert [key["arm"] for key in plan[: len(detection.ARMS)]] == list(detection.ARMS)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.accuracy import report  # noqa: E402
+from benchmarks.accuracy import detection, detection_table, report  # noqa: E402
 from benchmarks.accuracy.intervals import mean, paired  # noqa: E402
 from benchmarks.accuracy.rows import read_rows  # noqa: E402
 from benchmarks.accuracy.warped import ROWS, plan  # noqa: E402
@@ -47,7 +47,7 @@ def test_the_table_by_hand() -> None:
         _row("dcnv2-2", 1.0, 0, 0.75, 12.0),
         _row("dcnv2-2", 0.0, 0, 0.9, 14.0),
     ]
-    lines = report.tables(rows).splitlines()
+    lines = report.tables(rows, "epochs", report.warped_table).splitlines()
     assert lines[0] == "**animals, 20 epochs**"
     assert lines[2] == "| strength of the warp | plain-equal, 49,409 parameters | dcnv2-2, 48,944 parameters |"
     assert lines[4] == "| 0.0 |  | 0.900 (one seed) |"
@@ -58,23 +58,56 @@ def test_the_table_by_hand() -> None:
 
 def test_a_loss_is_no_gain() -> None:
     rows = [_row("plain-equal", 1.0, 0, 0.70), _row("dcnv2-2", 1.0, 0, 0.65)]
-    assert "gain -0.050 (one seed)" in report.tables(rows)
+    assert "gain -0.050 (one seed)" in report.warped_table(rows)
+
+
+def _detector(arm: str, seed: int, ap: float, drawn: list[float], ap_small: float = 0.1) -> dict[str, Any]:
+    return {
+        "key": {"dataset": "neu", "arm": arm, "steps": 400, "seed": seed},
+        "parameters": 1234567,
+        **dict.fromkeys(("ap50", "ap75", "ap_medium", "ap_large"), 0.5),
+        "ap": ap,
+        "ap_small": ap_small,
+        "draws": {"ap": drawn, "ap50": [0.4, 0.6]},
+        "cpu_seconds": 99.6,
+    }
+
+
+def test_the_table_of_detectors_by_hand() -> None:
+    rows = [_detector("pyramid-mdconv", 0, 0.30, [0.24, 0.40]), _detector("plain", 0, 0.28, [0.20, 0.32], -1)]
+    lines = detection_table.table(rows).splitlines()
+    # The quantiles of two values are 2.5 % of the way from either end; differences are taken draw by draw.
+    cells = [cell.strip() for cell in lines[2].split("|")[1:-1]]
+    assert cells[:5] == ["plain", "0", "1,234,567", "0.280 (0.203 to 0.317)", "0.500 (0.405 to 0.595)"]
+    assert cells[5:] == ["0.500", "none", "0.500", "0.500", "", "", "100"]
+    assert lines[3].startswith("| pyramid-mdconv | 0 | 1,234,567 | 0.300 (0.244 to 0.396) |")
+    assert lines[3].endswith("| +0.020 (+0.041 to +0.079) | +0.000 (+0.000 to +0.000) | 100 |")
+    assert len(lines) == 4
+
+
+def test_detectors_over_seeds_by_hand() -> None:
+    drawn = [0.2, 0.3]
+    rows = [_detector("plain", s, ap, drawn) for s, ap in ((0, 0.2), (1, 0.3), (2, 0.9))]
+    rows += [_detector("pyramid-mdconv", s, ap, drawn) for s, ap in ((0, 0.22), (1, 0.34))]
+    wanted = "AP 0.280; to plain +0.030 ± 0.127 (2 seeds) AP, +0.000 ± 0.000 (2 seeds) AP50."
+    assert detection_table.table(rows).splitlines()[-1] == f"pyramid-mdconv over seeds: {wanted}"
 
 
 def test_the_page_holds_the_tables_of_the_committed_rows() -> None:
     page = report.PAGE.read_text(encoding="utf-8")
-    assert report.with_tables(page, report.tables(read_rows(ROWS))) == page, "run python -m benchmarks.accuracy.report"
+    assert report.written(page) == page, "run python -m benchmarks.accuracy.report"
 
 
 def test_every_committed_row_is_of_the_plan_and_none_is_there_twice() -> None:
-    keys = [row["key"] for row in read_rows(ROWS)]
-    assert all(key in plan() for key in keys)
-    assert len({str(key) for key in keys}) == len(keys)
+    for path, planned in ((ROWS, plan()), (detection.ROWS, detection.plan())):
+        keys = [row["key"] for row in read_rows(path)]
+        assert all(key in planned for key in keys)
+        assert len({str(key) for key in keys}) == len(keys)
 
 
 def test_marks_that_are_not_there_once_are_an_error() -> None:
     with pytest.raises(ValueError, match="once"):
-        report.with_tables("no marks", "x")
+        report.with_tables("no marks", "warped", "x")
 
 
 def test_the_figure_is_small_and_shows_every_arm(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def measured(key: dict[str, object], log: Path) -> dict[str, object]:
 def test_only_missing_runs_are_made_in_the_order_of_the_plan(tmp_path: Path) -> None:
     rows, log = tmp_path / "deep" / "rows.jsonl", tmp_path / "log"
     append_row(rows, {"key": {"seed": 0, "arm": "a"}, "accuracy": [0.9]})
-    left = run_missing(PLAN, functools.partial(measured, log=log), rows, jobs=1, seconds=60, commit="abc")
+    left = run_missing(PLAN, functools.partial(measured, log=log), rows, jobs=1, seconds=3600, commit="abc")
     assert left == 0
     assert log.read_text(encoding="utf-8").split() == ["b0", "b1", "a1"]
     written = read_rows(rows)
@@ -53,7 +53,7 @@ def test_a_run_that_breaks_stops_the_study_and_leaves_the_finished_rows(tmp_path
     rows, log = tmp_path / "rows.jsonl", tmp_path / "log"
     plan = [PLAN[0], {"arm": "broken", "seed": 0}, PLAN[1]]
     with pytest.raises(RuntimeError, match="this run breaks"):
-        run_missing(plan, functools.partial(measured, log=log), rows, jobs=1, seconds=60, commit="abc")
+        run_missing(plan, functools.partial(measured, log=log), rows, jobs=1, seconds=3600, commit="abc")
     assert [row["key"] for row in read_rows(rows)] == [PLAN[0]]
 
 

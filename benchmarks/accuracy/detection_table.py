@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of the study of detection, from its committed rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from benchmarks.accuracy.bootstrap import interval
+from benchmarks.accuracy.detection import ARMS
+from benchmarks.accuracy.intervals import paired
+from benchmarks.accuracy.rows import Row
+
+CONTROL = "plain"
+SHOWN = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return a table of the runs of one data set and one length of training, an arm and a seed in each row."""
+    plain = {row["key"]["seed"]: row for row in rows if row["key"]["arm"] == CONTROL}
+    columns = ["arm", "seed", "parameters", *SHOWN.values(), "AP to plain", "AP50 to plain", "CPU seconds"]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for row in sorted(rows, key=lambda row: (row["key"]["seed"], list(ARMS).index(row["key"]["arm"]))):
+        key, seconds = row["key"], row["cpu_seconds"]
+        control = plain.get(key["seed"]) if key["arm"] != CONTROL else None
+        cells = [key["arm"], str(key["seed"]), f"{row['parameters']:,}"]
+        cells += [_value(row, name) for name in SHOWN]
+        cells += [difference(row, control, name) if control else "" for name in ("ap", "ap50")]
+        cells.append("not known" if seconds is None else f"{seconds:.0f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, *_over_seeds(rows, plain)])
+
+
+def _value(row: Row, name: str) -> str:
+    if row[name] < 0:
+        return "none"  # COCO's -1: no object of this size
+    text = f"{row[name]:.3f}"
+    if name not in row["draws"]:
+        return text
+    low, high = interval(row["draws"][name])
+    return f"{text} ({low:.3f} to {high:.3f})"
+
+
+def difference(row: Row, control: Row, name: str) -> str:
+    """Return a number's difference between two runs, and its 95 % interval over the test sets drawn for both."""
+    drawn = [a - b for a, b in zip(row["draws"][name], control["draws"][name], strict=True)]
+    low, high = interval(drawn)
+    return f"{row[name] - control[name]:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _over_seeds(rows: Sequence[Row], plain: dict[int, Row]) -> list[str]:
+    lines = []
+    for arm in ARMS:
+        ours = {row["key"]["seed"]: row for row in rows if row["key"]["arm"] == arm}
+        common = ours.keys() & plain.keys()
+        if arm == CONTROL or len(common) < 2:
+            continue
+        gains = {}
+        for name in ("ap", "ap50"):
+            gain = paired({s: ours[s][name] for s in common}, {s: plain[s][name] for s in common})
+            gains[name] = str(gain) if str(gain).startswith("-") else f"+{gain}"
+        ap = statistics.fmean(ours[seed]["ap"] for seed in common)
+        lines.append(f"{arm} over seeds: AP {ap:.3f}; to plain {gains['ap']} AP, {gains['ap50']} AP50.")
+    return ["", *lines] if lines else []
