@@ -63,15 +63,7 @@ def wording_faults(name: str, source: str) -> list[str]:
     return faults
 
 
-# TODO(#10): these follow.
-NOT_YET = ("ops", "nn", "data")
-
-
-@pytest.mark.parametrize(
-    "path",
-    sorted(p for p in SOURCE.rglob("*.py") if p.relative_to(SOURCE).parts[0] not in NOT_YET),
-    ids=lambda path: path.relative_to(SOURCE).as_posix(),
-)
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.relative_to(SOURCE).as_posix())
 def test_texts_keep_the_grammar(path: Path) -> None:
     assert "\n".join(wording_faults(path.name, path.read_text(encoding="utf-8"))) == ""
 

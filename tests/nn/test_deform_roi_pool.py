@@ -247,5 +247,5 @@ def test_a_map_of_other_channels_is_refused() -> None:
         build()(MAPS[:, 1:], BOXES)
     assert (
         str(caught.value)
-        == "input: must have in_channels=5 channels; got 4 channels; build the layer with the map's channels"
+        == "input: must have the layer's 5 channels; got 4 channels; build the layer with the map's channels"
     )

@@ -129,7 +129,7 @@ class DeformRoIPool(nn.Module):
         """
         if input.dim() == 4 and input.shape[1] != self.in_channels:
             fix = "build the layer with the map's channels"
-            rule = f"must have in_channels={self.in_channels} channels"
+            rule = f"must have the layer's {counted(self.in_channels, 'channel')}"
             fail("input", rule, counted(input.shape[1], "channel"), fix)
         pooled = self._pool(input, boxes, None, None, spatial_scale).flatten(1)
         maps = 3 if self.modulated and self.mask_fc is None else 2  # a number, since exporters divide nothing by R = 0

@@ -59,10 +59,11 @@ MESSAGES: list[tuple[dict[str, Any], type[Exception], str]] = [
      "weight: dimension 0 must be a multiple of the 3 groups that dimension 1 implies; got the shape (4, 2, 3, 2); "
      "use a multiple of 3 output channels"),
     ({"offset": zeros(2, 18, 5, 4)}, PliantError,
-     "offset: must have 2*G*6 channels for a 3x2 kernel and G offset groups; got 18 channels; use 12 for one group"),
+     "offset: must have 12 channels for each offset group, 2 for each tap of the 3x2 kernel; "
+     "got 18 channels; use 12 for one group"),
     ({"offset": zeros(2, 48, 5, 4)}, PliantError,
-     "offset: must have 2*6 channels for each of G offset groups, and G must divide the 6 of input; "
-     "got 48 channels, hence G = 4; use 12 channels for one group"),
+     "offset: must have 12 channels for each offset group, 2 for each tap of the 3x2 kernel, "
+     "and the number of groups must divide input's 6 channels; got 48 channels, hence 4 groups; use 12 for one group"),
     ({"offset": zeros(2, 12, 4, 5)}, PliantError,
      f"offset: must have the shape (2, 12, 5, 4) for this input and kernel with {GEOMETRY}; "
      f"got the shape (2, 12, 4, 5); {PREDICT}"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pliant._check import counted
 from pliant.data.detection.masks import BadMaskError, encode_segmentation, good_parts, mask_area, mask_corners
 from pliant.data.image_checks import CheckedImage, Progress, Verify, checked_image
 from pliant.data.records import Category, ImageInfo, Source, SourceBox
@@ -167,7 +168,7 @@ def _has_huge_masks(info: ImageInfo, source: Source, report: DataReport) -> bool
     count = len(source.boxes.get(info.id, ()))
     if count * info.width * info.height <= _MAX_MASK_PIXELS:
         return False
-    report.add(Problem.HUGE_MASKS, f"{info.file_name}: {count} masks of {info.width}x{info.height}")
+    report.add(Problem.HUGE_MASKS, f"{info.file_name}: {counted(count, 'mask')} of {info.width}x{info.height}")
     return True
 
 

@@ -73,5 +73,6 @@ class SegmentationDataset(CheckedDataset):
         labels = self.labels_map(index)
         if labels.shape != (info.height, info.width):
             # Both sizes were read from the headers before; one of the files was replaced since.
-            raise UnreadableImageError(f"{self._labels[index]}: {tuple(labels.shape)} is not the size of the image")
+            found = f"the shape {tuple(labels.shape)} is not the size of the image"
+            raise UnreadableImageError(f"{self._labels[index]}: {found}")
         return {"labels_map": Mask(labels), "image_id": torch.tensor(info.id)}

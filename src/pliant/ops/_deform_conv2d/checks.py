@@ -28,8 +28,9 @@ def check_arguments(
             check_dim(name, present[name], (input.dim(),), "(N, channels, Ho, Wo)" if batched else "(channels, Ho, Wo)")
     _check_groups(input.shape[-3], weight)
     _check_maps(input, offset, weight, geometry, mask)
-    if bias is not None and bias.shape != (weight.shape[0],):
-        fix = f"give it the shape ({weight.shape[0]},)"
+    O = weight.shape[0]
+    if bias is not None and bias.shape != (O,):
+        fix = f"give it the shape ({O},)"
         fail("bias", "must have one value for each output channel", f"the shape {shape_text(bias.shape)}", fix)
 
 
@@ -60,16 +61,16 @@ def _check_groups(channels: int, weight: Tensor) -> None:
 
 def _check_maps(input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeometry, mask: Tensor | None) -> None:
     """Check offset and mask against the output size and against the channels they are for."""
-    K = weight.shape[2] * weight.shape[3]
+    kh, kw = weight.shape[2:]
+    K = kh * kw
     channels = offset.shape[-3]
     if channels == 0 or channels % (2 * K):
-        kernel = f"{weight.shape[2]}x{weight.shape[3]}"
-        rule = f"must have 2*G*{K} channels for a {kernel} kernel and G offset groups"
-        fail("offset", rule, counted(channels, "channel"), f"use {2 * K} for one group")
+        fail("offset", _offset_rule(kh, kw), counted(channels, "channel"), f"use {2 * K} for one group")
     G = channels // (2 * K)
     if input.shape[-3] % G:
-        rule = f"must have 2*{K} channels for each of G offset groups, and G must divide the {input.shape[-3]} of input"
-        fail("offset", rule, f"{channels} channels, hence G = {G}", f"use {2 * K} channels for one group")
+        image = counted(input.shape[-3], "channel")
+        rule = f"{_offset_rule(kh, kw)}, and the number of groups must divide input's {image}"
+        fail("offset", rule, f"{counted(channels, 'channel')}, hence {G} groups", f"use {2 * K} for one group")
     size = geometry.output_size(input.shape[-2:], weight.shape[2:])
     if min(size) < 1:
         taps = tuple(weight.shape[2:])
@@ -81,3 +82,8 @@ def _check_maps(input: Tensor, offset: Tensor, weight: Tensor, geometry: ConvGeo
             rule = f"must have the shape {shape_text(wanted[name])} for this input and kernel with {geometry}"
             fix = "predict it with a convolution of the same kernel, stride, padding and dilation"
             fail(name, rule, f"the shape {shape_text(tensor.shape)}", fix)
+
+
+def _offset_rule(kh: int, kw: int) -> str:
+    """Return what the channels of offset must be. Written only when wrong: text would fix sizes in a compiled graph."""
+    return f"must have {counted(2 * kh * kw, 'channel')} for each offset group, 2 for each tap of the {kh}x{kw} kernel"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from pliant._check import fail
+from pliant._check import counted, fail
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton
 from pliant.ops._deform_conv2d.gpu_forward import deform_conv2d_triton, is_elementwise, layer_of
@@ -47,7 +47,8 @@ def tune_deform_conv2d(
     kind = _triton.architecture(input.device)
     problem = GpuConvolution(input, offset, weight, geometry, mask)
     if is_elementwise(problem):
-        rule = f"must have more than {ELEMENTWISE_CHANNELS} channels in a group, since others multiply without tiles"
+        least = counted(ELEMENTWISE_CHANNELS, "channel")
+        rule = f"must have more than {least} in a group, since others multiply without tiles"
         fail("weight", rule, f"{problem.per_group}", "leave such a layer as it is")
     layer = layer_of(problem)
     times: dict[Tile, float] = {}
