@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of strangers: read whole and bounded, and what values of json are taken for numbers, ids and texts."""
+"""Files of strangers: read whole and bounded, and which values of JSON count as numbers, ids and texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_bounded(file: Path, limit: int = _MAX_TEXT) -> bytes:
     """
     try:
         if not file.is_file():
-            fail_because(str(file), "must be a file", "it is none, or a link to none", "put the file itself there")
+            fail_because(str(file), "must be a file", "it is not one, nor a link to one", "put the file itself there")
         if file.stat().st_size > limit:
             fail(str(file), f"must have at most {limit:,} bytes", f"{file.stat().st_size:,}", "split it")
         return file.read_bytes()

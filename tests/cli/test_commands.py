@@ -116,7 +116,7 @@ def test_a_recipe_is_trained_with_what_is_given_besides(
     config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     assert (config["model"], config["deform"], config["lr"], config["steps"]) == ("rfcn", "c5", 0.008, 1)
     assert (config["accumulate"], config["step_images"]) == (1, None)
-    assert "1 step of 1 image to go" in capsys.readouterr().err
+    assert "1 step of 1 image left" in capsys.readouterr().err
     # Not that of the layer which learns at three times the rate, and not that of the next step.
     assert [record["lr"] for record in read_metrics(tmp_path / "run") if "lr" in record] == [0.008]
 

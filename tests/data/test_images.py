@@ -163,7 +163,9 @@ def test_broken_files_raise_one_kind_of_error(tmp_path: Path, name: str) -> None
 
 def test_files_that_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(UnreadableImageError, match=r"image: must be one of JPEG, PNG, .*; got .*a\.jpg; it is none"):
+    with pytest.raises(
+        UnreadableImageError, match=r"image: must be one of JPEG, PNG, .*; got .*a\.jpg; it is of another"
+    ):
         read_image(tmp_path / "a.jpg")
     with pytest.raises(UnreadableImageError, match=r"got .*b\.jpg; no such file is there"):
         read_image(tmp_path / "b.jpg")

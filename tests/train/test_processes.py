@@ -87,7 +87,7 @@ def test_two_processes_take_the_steps_of_one_that_accumulates(small: dict[str, A
     assert train(TrainConfig.from_dict({**small, "accumulate": 2}), tmp_path / "one")
     done = _launch(small, tmp_path / "two")
     assert done.returncode == 0, done.stderr
-    assert "in 2 processes, 2 steps of 4 images to go" in done.stderr
+    assert "in 2 processes, 2 steps of 4 images left" in done.stderr
     assert done.stderr.count("done: ") == 1, "the main process alone speaks"
     one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
     assert len(two) == 2

@@ -36,8 +36,8 @@ def sampling_points(
             as the input of the layer above (a feature pyramid), positions are scaled by the quotient of their strides.
         point: (y, x) in pixels of the network's input image; the output cell in which it lies is followed.
         image: index in the batch.
-        merge: one row for each sample of each cell of the lowest layer (true), or for each way down to it (false).
-            The ways are up to (4 G K)^L: 729 for three 3x3 layers only where all positions are whole cells.
+        merge: one row for each sample of each cell of the lowest layer (true), or for each path down to it (false).
+            There are up to (4 G K)^L paths: 729 for three 3x3 layers only where all positions are whole cells.
 
     Returns:
         (P, 3): y, x in pixels of the input image, and the weight. Samples of the lowest layer that are outside its

@@ -49,7 +49,7 @@ def effective_dilation(positions: Tensor, kernel_size: tuple[int, int]) -> Tenso
 
 @dataclass(frozen=True)
 class DilationRow:
-    """Effective dilation of the filters of one layer whose centre is on one kind of place.
+    """Effective dilation of the filters of one layer on objects of one size, or on the background.
 
     Attributes:
         layer: name of the layer.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offset health: whether the offsets and the modulation of each layer do anything, and anything sensible."""
+"""Offset health: whether the offsets and the modulation of each layer do something, and something sensible."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def offset_health(fields: Iterable[OffsetField]) -> list[OffsetHealth]:
         fields: what `record_offsets` gave, of one or many batches.
 
     Returns:
-        One value for each layer, in the order in which the layers came. Not finite offsets make `mean` and `spread`
-        NaN and count as outside.
+        One value for each layer, in the order in which the layers came. Offsets that are not finite make
+        `mean` and `spread` NaN and count as outside.
 
     Example:
         >>> from pliant.analysis import record_offsets
@@ -126,7 +126,7 @@ class _Sums:
 
 
 def _farthest(offsets: Tensor) -> Tensor:
-    """How far each tap (G, K) moved at most, in cells; not finite offsets moved infinitely far."""
+    """How far each tap (G, K) moved at most, in cells; one that is not finite moved infinitely far."""
     moved: Tensor = offsets.norm(dim=-1).nan_to_num(nan=math.inf)  # (N, G, K, Ho, Wo)
     return moved.amax(dim=(0, 3, 4))
 

@@ -19,7 +19,7 @@ from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool
 # A sample has run away when it is farther from its place than most maps are wide; a bin, when it is farther than two of
 # its region. Half of either off the map is no accident, but for the samples that are there in a plain convolution too:
 # three by three taps on a map of two by two cells have more than half of theirs there. Nor is it one where offsets are
-# smaller than a cell, or a sixteenth of a region: dilated taps on a small map lie on its border, a hair from outside.
+# smaller than a cell, or a sixteenth of a region: dilated taps on a small map lie on its border, very near to outside.
 MAX_MEAN_CELLS = 32.0
 MAX_MEAN_REGIONS = 2.0
 MAX_SHARE_OUTSIDE = 0.5

@@ -112,7 +112,7 @@ def region_outputs(network: nn.Module, images: Tensor, node: RegionNode) -> tupl
 
 @contextmanager
 def looking(network: nn.Module) -> Iterator[None]:
-    """Put the network into evaluation mode and spare gradients of parameters inside; everything is as before after."""
+    """Put the network into evaluation mode, without gradients of its parameters; afterwards all is as before."""
     modes = [(module, module.training) for module in network.modules()]
     wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
     network.eval()

@@ -204,7 +204,7 @@ def _thinned(bound: _Bound, mask: Tensor, error: float, smallest: int) -> tuple[
     side = max(smallest, math.ceil(math.sqrt(area / max(1, bound.left // 3))))
     while True:
         blocks = _blocks(mask, side)
-        if not blocks:  # an image of nothing is enough: the response does not rest on the image
+        if not blocks:  # an empty image is enough: the response does not rest on the image
             return mask, error, side, True
         if len(blocks) + math.ceil(math.log2(len(blocks) + 1)) > bound.left:
             return mask, error, side, False

@@ -44,7 +44,7 @@ class InceptionResidualBlock(nn.Module):
 
 
 class AlignedInceptionResNet(nn.Module):
-    """A classification network of Inception-residual blocks whose cells stay above the middle of what they see.
+    """A classification network of Inception-residual blocks whose cells lie in the middle of what they see.
 
     Unlike Inception-ResNet it pads each convolution and pooling by half of its kernel, so that a cell's receptive field
     is centred on the cell's place in the image, and it repeats one kind of block.

@@ -242,7 +242,7 @@ def freeze_batch_norm(network: nn.Module) -> nn.Module:
 
 
 def is_stage_selector(deform: str) -> bool:
-    """Return whether `deform` speaks of stages (`c3-c5`, `c5`, `last3`), not of names.
+    """Return whether `deform` chooses stages (`c3-c5`, `c5`, `last3`), not names.
 
     Example:
         >>> is_stage_selector("c3-c5"), is_stage_selector("layer4.*conv2")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pliant._check import PliantError, fail
 
-# What PyTorch and safetensors raise for files that lie about themselves.
+# What PyTorch and safetensors raise for files that are not what they claim to be.
 BROKEN_FILE = (
     AssertionError,
     AttributeError,
@@ -60,7 +60,7 @@ def load_trunk_weights(network: nn.Module, path: str) -> None:
     body = [k for k in missing if not k.startswith(("fc.", "classifier.", "head.", "conv_head.", "bn2."))]
     if body:
         names = ", ".join(body[:3]) + (", ..." if len(body) > 3 else "")
-        fix = "give a checkpoint of this very backbone"
+        fix = "give a checkpoint of this backbone"
         rule = f"must hold every weight of the backbone; {len(body)} of {len(own)} are absent or of another shape"
         fail("weights", rule, f"{path} without {names}", fix)
     network.load_state_dict(fitting, strict=False)

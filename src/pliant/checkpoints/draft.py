@@ -40,7 +40,7 @@ class Conversion:
         tensors: in pliant's names and shapes.
         entries: what became of each tensor that was taken.
         left: name and reason of each tensor that was not.
-        notes: what the weights do not say, and where pliant computes otherwise.
+        notes: what the weights do not say, and where pliant computes differently.
         background: whether the first of the labels is 0, as in segmentation.
     """
 

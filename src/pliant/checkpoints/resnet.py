@@ -56,7 +56,7 @@ def deform_settings(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any
     """Return the options of the deformable convolutions among `tensors`, pliant's names after `prefix`.
 
     Raises:
-        PliantError: offset branches of several kinds, or with a number of channels that is none.
+        PliantError: offset branches of several kinds, or with a number of channels that no branch has.
     """
     pattern = re.compile(re.escape(prefix) + r"(layer(\d)\.\d+\.conv\d)\.conv_offset\.weight")
     found = [match for match in map(pattern.fullmatch, tensors) if match]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torchvision's own Faster R-CNN and Mask R-CNN with a feature pyramid, whose names are pliant's but for old files."""
+"""torchvision's Faster R-CNN and Mask R-CNN with a feature pyramid. Their names are pliant's, except in old files."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ CITYSCAPES_CLASSES = {
     32: "motorcycle",
     33: "bicycle",
 }
-# Every number that the data set defines, the licence plate's -1 aside, which a PNG stores as 255.
+# Every number that the data set defines, except the licence plate's -1, which a PNG stores as 255.
 CITYSCAPES_IDS = range(34)
 
 # Values 0 to 254 of a label map can be classes.

@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 class PixelCache:
     """Decoded images, kept until `budget` bytes are used; each process has its own.
 
-    Nothing is thrown out for a newcomer: an epoch visits every image once, in another order each time, where the
-    usual "forget the oldest" would find nothing of a data set larger than the budget.
+    Nothing is removed for a new image: an epoch visits every image once, in another order each time, so
+    that a cache which drops the oldest would hold nothing that is asked for, of a data set larger than the budget.
     """
 
     def __init__(self, budget: int) -> None:
@@ -84,7 +84,7 @@ class OpenedSplit:
 
 
 class ImageDataset(ABC, Dataset[tuple[Tensor, Target]]):
-    """Images and a target for each; where they lie and what a target holds is the subclass's affair.
+    """Images and a target for each; where they lie and what a target holds is for the subclass to say.
 
     An image found broken only when it is decoded is named once in the log, counted in `report`, and replaced by the
     next one that can be read, always the same; with `strict` it is an error.

@@ -21,14 +21,14 @@ from pliant._check import PliantError, fail
 # Pillow's own limit of an error. Decoded to RGB this is half a gigabyte.
 MAX_PIXELS = 178_956_970
 
-# Of a longer stripe nothing is left in a resized image, or, where its short side is given a size, no memory.
+# A longer stripe vanishes where its long side is resized to a size, and fills the memory where its short side is.
 MAX_ASPECT = 100
 
 # Formats that need no helper program and that data sets come in. Pillow would also hand EPS to Ghostscript.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
 
-# What Pillow raises for files that lie about themselves.
+# What Pillow raises for files that are not what they claim to be.
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError),
     *(AttributeError, RecursionError, struct.error, zlib.error),
@@ -142,7 +142,9 @@ def opened(path: Path | str, formats: tuple[str, ...] = _FORMATS) -> Iterator[Im
         raise
     except UnidentifiedImageError as error:
         known = ", ".join(formats)
-        raise UnreadableImageError(f"image: must be one of {known}; got {path}; it is none, or is broken") from error
+        raise UnreadableImageError(
+            f"image: must be one of {known}; got {path}; it is of another kind, or broken"
+        ) from error
     except _BROKEN as error:
         raise UnreadableImageError(f"image: must be whole; got {path}; it is broken: {error}") from error
 

@@ -15,7 +15,7 @@ from pliant._check import fail
 from pliant._labels import IGNORE
 from pliant.data.images import UnreadableImageError, opened
 
-# Lossy formats would make classes out of nothing at every border.
+# Lossy formats would add wrong classes at every border.
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 

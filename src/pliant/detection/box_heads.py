@@ -52,7 +52,7 @@ class BoxPredictor(nn.Module):
 
 
 class BoxHeads(RoIHeads):  # type: ignore[misc]
-    """torchvision's second stage for boxes and masks, with what the official code has and it has not.
+    """torchvision's second stage for boxes and masks, with what the official code has and torchvision lacks.
 
     Args:
         box_roi_pool: (maps, boxes of each image, image sizes) to the pooled regions.

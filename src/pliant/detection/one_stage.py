@@ -79,12 +79,12 @@ def class_aware_rpn(
 
 
 class NoSecondStage(nn.Module):
-    """The second stage of a detector of one: the proposals are the detections."""
+    """The second stage of a detector of one stage: the proposals are the detections."""
 
     def forward(
         self, features: object, proposals: list[dict[str, Tensor]], image_shapes: object, targets: object = None
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Return what came."""
+        """Return the proposals as they are."""
         return proposals, {}
 
 

@@ -116,7 +116,7 @@ class PositionSensitivePool(nn.Module):
 
 
 class PSRoIPool(nn.Module):
-    """Position-sensitive pooling as `DeformPSRoIPool`, with the same samples and call, but bins that stay."""
+    """Position-sensitive pooling as `DeformPSRoIPool`, with the same samples and call; its bins do not move."""
 
     def __init__(self, output_channels: int, samples_per_bin: int) -> None:
         super().__init__()

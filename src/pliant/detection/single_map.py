@@ -141,7 +141,7 @@ def _roi_pool(stage: SecondStage, bins: int, channels: int) -> MapRoIPool:
 
 
 class _MaxRoIPool(RoIPool):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's, which wants maps and boxes of one type, under autocast too."""
+    """torchvision's, which needs maps and boxes of one type, under autocast too."""
 
     def forward(self, input: Tensor, rois: list[Tensor]) -> Tensor:
         pooled: Tensor = super().forward(at_least_float32(input), rois)

@@ -139,7 +139,7 @@ def _check_known(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str,
 def _evaluated(
     ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], iou_type: IouType, max_detections: int
 ) -> Any:
-    """Run the evaluator on copies, since it writes into what it is given, and without a word on the terminal."""
+    """Run the evaluator on copies, since it writes into what it is given, and let it print nothing."""
     core = require_package("faster_coco_eval.core", "train", "the COCO metric")
     # Annotations are numbered anew from 1: the evaluator takes 0, which converters like to begin with, for "no match".
     annotations = [{**_annotation(entry), "id": i} for i, entry in enumerate(ground_truth["annotations"], 1)]

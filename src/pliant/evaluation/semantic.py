@@ -82,7 +82,7 @@ def segmentation_metrics(matrix: Tensor, names: Sequence[str]) -> SegmentationMe
               \mathrm{mIoU} = \frac{1}{|C'|} \sum_{c \in C'} \mathrm{IoU}_c
 
     over the classes :math:`C'` with at least one pixel in truth or prediction, as Pascal VOC's development kit does.
-    Where that is one class alone the means are undefined: a label that nothing could miss is no perfect score.
+    Where that is one class alone the means are undefined: a label that no model could miss is no perfect score.
 
     Args:
         matrix: (C, C) counts: row the true label, column the predicted one.

@@ -71,7 +71,7 @@ def export_onnx(
     axes = None if dynamic_axes is None else {name: dict(named) for name, named in dynamic_axes.items()}
     try:
         with warnings.catch_warnings(), torch.no_grad(), written:
-            # Tracing tells of each Python number it fixes; that it does so is in this function's documentation.
+            # Tracing warns of each Python number that it fixes; the documentation of this function says so.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 model,
@@ -100,7 +100,7 @@ def check_opset(opset: int | None, *, decompose: bool) -> None:
         decompose: as for `export_onnx`.
 
     Raises:
-        PliantError: it has not.
+        PliantError: it does not have them.
 
     Example:
         >>> check_opset(16, decompose=True)

@@ -114,7 +114,7 @@ class DeformPSRoIPool(nn.Module):
         )
 
     def forward(self, scores: Tensor, features: Tensor, boxes: Boxes) -> Tensor:
-        """Return the pooled scores of each region, at the bins that the features say."""
+        """Return the pooled scores of each region, at the bins that the features decide."""
         return deform_ps_roi_pool(
             scores,
             boxes,

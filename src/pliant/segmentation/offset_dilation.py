@@ -12,8 +12,8 @@ from pliant.nn import DeformConv2d
 def undilate_offset_branches(network: nn.Module) -> int:
     """Give the offset branch of each dilated deformable convolution dilation 1, centred on the same positions.
 
-    The paper's offset branch has "the same spatial resolution and dilation" as its layer. The official DeepLab's has
-    not: beside a 3x3 convolution of padding 2 and dilation 2 stands an offset convolution of padding 1 and dilation 1.
+    The paper's offset branch has "the same spatial resolution and dilation" as its layer. The official DeepLab's
+    does not: beside a 3x3 convolution of padding 2 and dilation 2 stands one of padding 1 and dilation 1.
     Shapes, names and the output of an untrained branch, zero, are the same; trained weights fit one of the two.
 
     Args:

@@ -31,8 +31,8 @@ def convert(
 ) -> Model:
     r"""Replace the convolutions that `where` means by deformable ones that start with the same output.
 
-    Each new layer takes over the very Parameters of its convolution (an optimizer built before still trains them), its
-    hooks, mode, dtype and device, and adds an offset branch of zeros, :math:`\Delta p = 0` and
+    Each new layer takes over the Parameter objects of its convolution (an optimizer built before still trains them),
+    its hooks, mode, dtype and device, and adds an offset branch of zeros, :math:`\Delta p = 0` and
     :math:`\Delta m = s \cdot \mathrm{sigmoid}(0) = s / 2`, which is 1 for the default s = 2. The state dict keeps its
     keys and gains `conv_offset.weight` and `conv_offset.bias` for each layer. A convolution under several names stays
     one layer under several names. Converting twice changes nothing.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run folders, the training loop, checkpoints, and resuming as if nothing had happened.
+"""Run folders, the training loop, checkpoints, and resuming a run exactly where it stopped.
 
 `TrainConfig` needs nothing but Python, so that the command line can print its options anywhere. The other names need
 torchvision and accelerate, which are imported when the first of them is asked for.

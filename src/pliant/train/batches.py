@@ -108,7 +108,7 @@ def training_loader(dataset: Examples, batches: list[list[Key]], workers: int) -
 
 
 def reading(loader: Iterable[Item]) -> Iterator[Item]:
-    """Yield from a loader; the loss of one of its processes becomes a `PliantError`."""
+    """Yield from a loader; the death of one of its processes becomes a `PliantError`."""
     batches = iter(loader)
     while True:
         try:

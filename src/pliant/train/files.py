@@ -63,7 +63,7 @@ def open_to_append(path: Path) -> TextIO:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Make the folder `run` if need be and hold it against other processes, which are refused; it has no links.
+    """Make the folder `run` where it is not there, and lock it: other processes, and links in it, are refused.
 
     What a killed process left half written is removed.
     """

@@ -103,7 +103,7 @@ class Run:
         processes = self.accelerator.num_processes
         place = f"{self.accelerator.device}" + (f" in {counted(processes, 'process')}" if processes > 1 else "")
         images, steps = self.config.batch_size * self.batches, self.total_steps - self.progress.step
-        todo = f"{counted(steps, 'step')} of {counted(images, 'image')} to go" if steps > 0 else "nothing to do"
+        todo = f"{counted(steps, 'step')} of {counted(images, 'image')} left" if steps > 0 else "nothing to do"
         self.reporter.say(f"training on {place}, {todo}")
 
     def _epoch(self) -> bool:

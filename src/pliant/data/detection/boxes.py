@@ -21,7 +21,7 @@ _MAX_MASK_PIXELS = 2**30
 # Narrower boxes lose their area in float32 when a wide image is mirrored or resized.
 _LEAST_SIDE = 1 / 16
 
-# Boxes written as x, y, width, height with rounded decimals end a little outside; that is no finding.
+# Boxes written as x, y, width, height with rounded decimals end a little outside; that is not reported.
 _ROUNDING = 1e-2
 
 
@@ -158,7 +158,7 @@ def _checked_corners(
 
 
 def _is_normalised(corners: tuple[float, ...]) -> bool:
-    """Say whether a box has numbers from 0 to 1 alone, as corners or as corner and size: in pixels it is a speck."""
+    """Say whether a box has numbers from 0 to 1 alone, as corners or as corner and size: in pixels it would be tiny."""
     x1, y1, x2, y2 = corners
     return max(x2, y2) <= 1 or (min(x1, y1) >= 0 and max(x1, y1, x2 - x1, y2 - y1) <= 1)
 

@@ -25,7 +25,7 @@ _MAX_EDGE = 2**20
 
 
 class BadMaskError(ValueError):
-    """A segmentation that is none; its text says why in a few words."""
+    """A segmentation that cannot be used; its text says why in a few words."""
 
 
 def encode_segmentation(segmentation: object, height: int, width: int) -> bytes:
@@ -60,7 +60,7 @@ def encode_segmentation(segmentation: object, height: int, width: int) -> bytes:
 
 
 def good_parts(segmentation: object, height: int, width: int) -> tuple[object, str | None]:
-    """Return COCO's `segmentation` without the polygons that are none, and what is wrong with the first of those.
+    """Return COCO's `segmentation` without the polygons that cannot be used, and what is wrong with the first of those.
 
     Raises:
         BadMaskError: nothing is left.

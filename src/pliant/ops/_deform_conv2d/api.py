@@ -107,7 +107,7 @@ def geometry_of(
     padding: int | Sequence[int] | str = (0, 0),
     dilation: int | Sequence[int] = (1, 1),
 ) -> ConvGeometry:
-    """Return what the arguments of a convolution by `weight` say of its places."""
+    """Return stride, padding and dilation of a convolution by `weight`, as checked pairs."""
     steps, taps = pair("stride", stride, minimum=1), pair("dilation", dilation, minimum=1)
     return ConvGeometry(steps, padding_pair(padding, _kernel_size(weight), steps, taps), taps)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Whether a product of half-precision matrices can be had in float32, which came after the oldest PyTorch supported.
+# Whether half-precision matrices can be multiplied into float32, which came after the oldest PyTorch supported.
 WIDE_RESULTS = torch.version.hip is None and "dtype" in torch.ops.aten.bmm.overloads()
 
 

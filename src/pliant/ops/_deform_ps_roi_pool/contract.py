@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator `pliant::deform_ps_roi_pool`: its schemas, and what serves it. Both poolings are registered alike."""
+"""The operator `pliant::deform_ps_roi_pool`: its schemas, and its functions. Both poolings are registered alike."""
 
 from __future__ import annotations
 

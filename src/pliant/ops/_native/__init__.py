@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled CPU library and the only door to it."""
+"""The compiled CPU library and the only way to it."""

@@ -163,7 +163,7 @@ def _parallel_region() -> int | None:
 
     Looking the name up through PyTorch's own extension module searches that module's dependencies, so the answer is the
     runtime PyTorch uses, whatever its file is called; linking to one of our own would start a second pool of threads
-    that fights the first. GCC's, LLVM's and Intel's runtimes all have this function.
+    that competes with the first. GCC's, LLVM's and Intel's runtimes all have this function.
     """
     try:
         return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, c_void_p).value
