@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # CMake and Ninja come from PyPI, not from the machine.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install $(if $(CI),--quiet) --constraint constraints.txt
+# What is never imported need not be compiled: Python compiles the rest at the first import.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --no-compile $(if $(CI),--quiet) --constraint constraints.txt
 WERROR := $(if $(CI),ON,OFF)
 # `make gpu-test PYTHON=python3` runs with what that interpreter has and installs nothing: for machines that reach no index.
 # The CPU library serves there too where it was brought along.
@@ -30,7 +31,7 @@ FUZZ_OPERATORS = PYTHONPATH=tests LD_PRELOAD=$$($(CXX) -print-file-name=libasan.
   $(BIN)/python -m helpers.fuzz.operators --library build/sanitize/libpliant_cpu.so
 GPU_TESTS := tests/gpu/test_on_device.py tests/gpu/test_pooling_on_device.py
 
-.PHONY: help demo test test-sanitize fuzz fuzz-operators fuzz-readers lint format native bench bench-figure docs compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
+.PHONY: help demo test test-sanitize fuzz fuzz-operators fuzz-readers lint format native bench bench-figure docs sanitized compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -38,12 +39,15 @@ help: ## what can be made
 demo: $(INSTALLED) $(NATIVE) ## train, evaluate and draw on real photographs; writes demo/
 	$(BIN)/pliant demo --out demo
 
-# A file is tested by one process, so that what its tests share, such as a training, is done once.
+# A file is tested by one process, so that what its tests share, such as a training, is done once; the longest begin.
+# xdist alone would begin with the files of the most tests.
 test: $(INSTALLED) $(NATIVE) test-sanitize ## all tests, those of the C++ kernels under sanitizers too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+sanitized: $(SANITIZED)
 
 test-sanitize: $(INSTALLED) $(NATIVE) $(SANITIZED) ## the C++ tests, and random calls from Python, under the sanitizers
-	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --no-tests=error
+	$(BIN)/ctest --test-dir build/sanitize --parallel 2 --output-on-failure --no-tests=error
 	$(FUZZ_OPERATORS) --cases 2000 --seed 2017
 
 fuzz: fuzz-operators ## random calls of the operators under the sanitizers, until something is found

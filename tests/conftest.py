@@ -13,6 +13,8 @@ import torch
 from helpers.convolution.checks import Implementation
 from pliant.ops import _backends, deform_conv2d
 
+LONGEST = ("gpu", "train", "convolution", "export", "cli")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Expect the reference's warning where nothing was compiled; elsewhere it is an error, as all warnings are.
@@ -21,6 +23,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if _backends.native_library() is None:
         config.addinivalue_line("filterwarnings", "ignore:pliant.ops.* runs its slow reference implementation on cpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders first whose files take longest, so that no process is left with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.parts[-2]) if item.path.parts[-2] in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)

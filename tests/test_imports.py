@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pliant
+from helpers.fresh import output_of
 
 OPTIONAL = [
     "PIL",
@@ -75,8 +76,8 @@ def run(code: str, *arguments: str, source: Path = SOURCE) -> str:
 
 @pytest.fixture(scope="module")
 def loaded_by_torch() -> set[str]:
-    """Modules that `import torch` loads by itself."""
-    return set(run("import torch; print(*sys.modules)").split())
+    """Modules that a process has which imported torch and nothing else."""
+    return set(output_of("import sys; print(*sys.modules)").split())
 
 
 def test_the_block_blocks() -> None:
@@ -89,7 +90,7 @@ def test_works_with_torch_alone() -> None:
 
 
 def test_import_loads_nothing_optional(loaded_by_torch: set[str]) -> None:
-    loaded = set(run("import pliant; print(*sys.modules)").split())
+    loaded = set(output_of("import sys, pliant; print(*sys.modules)").split())
     assert "pliant.ops" in loaded
     assert {name.split(".")[0] for name in loaded - loaded_by_torch} & set(OPTIONAL) == set()
 
@@ -107,15 +108,15 @@ def test_works_without_the_library_and_warns_once(tmp_path: Path) -> None:
 def test_training_is_imported_when_it_is_asked_for(loaded_by_torch: set[str]) -> None:
     code = "import sys, pliant.train; config = pliant.train.TrainConfig(data='d'); before = set(sys.modules)\n"
     code += "from pliant.train import train, resume, load_run; print(train.__module__, *before)"
-    module, *before = run(code).split()
+    module, *before = output_of(code).split()
     assert module == "pliant.train.run"
     assert {name.split(".")[0] for name in set(before) - loaded_by_torch} & set(OPTIONAL) == set()
-    assert run("import pliant.train; print(hasattr(pliant.train, 'trian'))") == "False"
+    assert output_of("import pliant.train; print(hasattr(pliant.train, 'trian'))") == "False"
 
 
 def test_public_page() -> None:
     names = "nn ops plan convert revert param_groups __version__"
-    assert run(f"import pliant; print(*[n for n in {names.split()} if not hasattr(pliant, n)])") == ""
+    assert output_of(f"import pliant; print(*[n for n in {names.split()} if not hasattr(pliant, n)])") == ""
 
 
 # What users rely on: arguments in this order, with these names and defaults.

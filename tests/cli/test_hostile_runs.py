@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 import torch
 
 from helpers.data_sets import save_noise
+from helpers.fresh import run_fresh
 from pliant._check import PliantError
 from pliant.backbones import read_tensors
 from pliant.cli.predict import image_paths
@@ -106,9 +104,8 @@ def test_predict_takes_the_images_that_training_takes(tmp_path: Path) -> None:
 
 
 def test_any_script_can_be_printed_on_any_terminal() -> None:
-    code = "import sys; from pliant.cli import main; sys.exit(main(['eval', '树\\ud800']))"
-    environment = {"PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": ":".join(sys.path), "LC_ALL": "C"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert r"\u6811\ud800" in done.stderr
-    assert json.dumps(done.stderr).isascii()
+    code = "import sys\nfor s in (sys.stdout, sys.stderr): s.reconfigure(encoding='ascii', errors='strict')\n"
+    done = run_fresh(code + "from pliant.cli import main; sys.exit(main(['eval', '树\\ud800']))")
+    assert (done.status, done.errors.count("\n")) == (2, 1)
+    assert r"\u6811\ud800" in done.errors
+    assert done.errors.isascii()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.fresh import run_fresh
 from helpers.label_shapes import write_class_shapes
 from pliant._check import PliantError
 from pliant.train import TrainConfig, load_run, resume, train, train_or_resume
@@ -222,12 +223,10 @@ def command(settings: dict[str, Any], out: Path) -> list[str]:
 @pytest.mark.parametrize("limit", [2_000_000, 8_000_000])  # within the weights, and within the checkpoint
 def test_a_file_that_may_not_grow_is_one_line(limit: int, settings: dict[str, Any], tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    arguments = [sys.executable, "-c", PROGRAM, str(limit), *command(settings, tmp_path / "run")]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    last = done.stderr.splitlines()[-1]
+    done = run_fresh(PROGRAM, str(limit), *command(settings, tmp_path / "run"))
+    assert done.status == 2, done.errors
+    assert "Traceback" not in done.errors
+    last = done.errors.splitlines()[-1]
     assert last.startswith("pliant: out: must be a folder that can be written to; ") and last.endswith(
         "free some space"
     )

@@ -7,8 +7,6 @@ import importlib.util
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from helpers.fresh import run_fresh
 from pliant._check import PliantError
 from pliant.nn import DeformConv2d
 from pliant.train import TrainConfig
@@ -61,10 +60,8 @@ def test_a_run_killed_while_it_writes_a_checkpoint_is_resumed_with_the_losses_of
 ) -> None:
     settings = {**tiny, **changed}
     assert train(TrainConfig.from_dict(settings), tmp_path / "whole")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", KILLED_RUN, json.dumps(settings), str(tmp_path / "killed"), str(fatal)]
-    killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = run_fresh(KILLED_RUN, json.dumps(settings), str(tmp_path / "killed"), str(fatal))
+    assert killed.status == -signal.SIGKILL, killed.errors
     assert [step for step, *_ in _losses(tmp_path / "killed")][-1] == fatal
     assert torch.load(tmp_path / "killed" / "last.pt", weights_only=True)["progress"]["step"] == kept
     assert resume(tmp_path / "killed")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pliant._check import fail
+from pliant._imagenet import IMAGENET_MEAN, IMAGENET_STD
 from pliant.analysis.nodes import looking
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Detections = Mapping[str, Tensor]  # boxes (L, 4) in pixels of the photograph, labels (L,), scores (L,)
 
 

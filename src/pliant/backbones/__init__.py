@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pliant._imagenet import IMAGENET_MEAN, IMAGENET_STD
 from pliant.backbones.dilation import dilate
 from pliant.backbones.networks import classification_network
 from pliant.backbones.prepare import Norm, Trunk, as_trunk, build_trunk
@@ -13,7 +14,7 @@ from pliant.backbones.stages import (
     is_stage_selector,
     staged_network,
 )
-from pliant.backbones.statistics import IMAGENET_MEAN, IMAGENET_STD, Colour, pixel_statistics
+from pliant.backbones.statistics import Colour, pixel_statistics
 from pliant.backbones.weights import load_trunk_weights, read_tensors
 
 __all__ = [

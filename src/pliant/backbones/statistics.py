@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from pliant._imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 Colour = tuple[float, ...]
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from pliant._check import fail
-from pliant.backbones.statistics import IMAGENET_MEAN, IMAGENET_STD
+from pliant.backbones import IMAGENET_MEAN, IMAGENET_STD
 from pliant.checkpoints.draft import Draft
 
 # (blocks of the stages, channels of the first 3x3, channels of one of its groups) to pliant's name; in a basic block

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from helpers.gpu.compile_matrix import BRANCHES
+from helpers.gpu.compile_matrix import BRANCHES, TESTED
+from helpers.gpu.processes import run_program
 
 SHARED_KILOBYTES = {"sm_80": 163, "sm_89": 99, "sm_90": 227, "sm_100": 227, "gfx942": 64}  # a program may have
 POOLING = ("pool_bins", "sum_products", "scatter_gradient")
@@ -30,6 +31,15 @@ def faults(row: dict[str, Any]) -> list[str]:
         "divides approximately": row.get("approximate", 0) == 0,
     }
     return [f"{row['kernel']} of {row['work']} {rule}: {row}" for rule, kept in rules.items() if not kept]
+
+
+def kernel_faults(architecture: str) -> list[str]:
+    """Compile what is tested for an architecture, in a process of its own, and return what is wrong with it."""
+    done = run_program("compiled", architecture, interpreted=False)
+    assert done.status == 0, done.errors
+    wanted = {(t, w.name, k) for t, works in TESTED[architecture].items() for w, ks in works.items() for k in ks}
+    assert {(row["type"], row["work"], row["kernel"]) for row in done.rows} == wanted
+    return [fault for row in done.rows for fault in faults(row)]
 
 
 def loads_wide(row: dict[str, Any]) -> bool:

@@ -62,7 +62,8 @@ BRANCHES: dict[Work, tuple[str, ...]] = {
 }
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
-NUMBERS = ("float64", "float32", "bfloat16", "float16")
+# In this order gfx942, the last, has its slow products in one half type alone.
+NUMBERS = ("float64", "float32", "float16", "bfloat16")
 EVERY_KERNEL: dict[Work, tuple[str, ...]] = {
     LARGE: DENSE, SMALL: ("fused_convolution", "sample_backward"), DEPTHWISE: ELEMENTWISE,
     ROI: POOLED, PS: POOLED, ROI_FIXED: SCATTER, PS_FIXED: SCATTER,

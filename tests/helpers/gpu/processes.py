@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -33,7 +34,19 @@ def run_program(module: str, *arguments: str, interpreted: bool, seconds: int = 
     return Done(rows, done.returncode, done.stderr[-3000:])
 
 
-def problems_of(done: Done) -> dict[str, str]:
-    """Return what each check found, "" for nothing, without those that were not reached, and how the program ended."""
+@functools.cache
+def problems_of(module: str, job: str) -> dict[str, str]:
+    """Return what each check of a program's job found, "" for nothing, and how the program ended.
+
+    Checks that were not reached are missing. The program runs once in a process of pytest.
+    """
+    done = run_program(module, job, interpreted=True)
     found = {row["name"]: row["problem"] for row in done.rows}
     return found | {"end": f"exit status {done.status}: {done.errors}"}
+
+
+def assert_no_problem(module: str, job: str, name: str) -> None:
+    """Assert that a check of a program's job was reached and found nothing."""
+    found = problems_of(module, job)
+    assert name in found, f"the process ended before: {found['end']}"
+    assert found[name] == ""

@@ -3,28 +3,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.convolution.cases import BY_NAME, Case
 from helpers.convolution.checks import Implementation, run
-
-SOURCE = Path(__file__).parents[3] / "src"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SOURCE)}
-
-
-def in_a_process_of_its_own(program: str, *arguments: str) -> str:
-    """Run `program` and return what it prints; a crash or an exception there fails the test here."""
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False)
-    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr}"
-    return done.stdout
-
+from helpers.fresh import output_of
 
 CRASHER = """
 import sys, torch
@@ -53,7 +39,7 @@ print("survived")
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_no_offset_crashes_the_process(dtype: str) -> None:
     """One NaN in the offsets kills a process that calls torchvision's kernel."""
-    assert in_a_process_of_its_own(CRASHER, dtype).strip() == "survived"
+    assert output_of(CRASHER, dtype) == "survived"
 
 
 MEMORY = """
@@ -107,7 +93,7 @@ def test_memory_beyond_the_result(
     n, channels, height, width, *_ = shape
     columns = n * channels * 9 * height * width * (2 if dtype == "bfloat16" else 4) / 2**20
     assert columns > limit + 50 - 75 * (dtype == "bfloat16"), "this case could not fail"
-    beyond = float(in_a_process_of_its_own(MEMORY, repr(shape), str(train), layout, dtype, "native"))
+    beyond = float(output_of(MEMORY, repr(shape), str(train), layout, dtype, "native"))
     assert beyond < limit, f"{beyond:.0f} MB beyond the result, limit {limit}, columns {columns:.0f}"
 
 
@@ -115,7 +101,7 @@ def test_memory_beyond_the_result(
 def test_the_measurement_of_memory_sees_columns() -> None:
     """The reference holds all samples: this is what the limits above are against."""
     arguments = (repr((1, 64, 96, 96, 16, 1)), "False", "contiguous_format", "float32", "reference")
-    assert float(in_a_process_of_its_own(MEMORY, *arguments)) > 64 * 9 * 96 * 96 * 4 / 2**20
+    assert float(output_of(MEMORY, *arguments)) > 64 * 9 * 96 * 96 * 4 / 2**20
 
 
 LARGER = Case("larger", 2, 130, (29, 31), 24, (3, 3), padding=(1, 1), offset_groups=2)
@@ -183,7 +169,7 @@ print(len(runtimes), threads() - before, *runtimes)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_one_pool_of_threads(native: Implementation) -> None:
     """Two OpenMP runtimes in a process fight for the cores; the library uses the one that PyTorch loaded."""
-    runtimes, more_threads, *names = in_a_process_of_its_own(POOL).split()
+    runtimes, more_threads, *names = output_of(POOL).split()
     assert (runtimes, more_threads) == ("1", "0"), names
 
 
@@ -202,4 +188,4 @@ print(peak() - early)
 
 
 def test_memory_does_not_grow_from_call_to_call() -> None:
-    assert int(in_a_process_of_its_own(LEAK)) < 8
+    assert int(output_of(LEAK)) < 8

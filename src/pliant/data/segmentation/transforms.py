@@ -13,11 +13,12 @@ from torchvision.transforms.v2 import functional as F  # noqa: N812
 from torchvision.tv_tensors import Image, Mask, wrap
 
 from pliant._check import fail
+from pliant._imagenet import IMAGENET_MEAN
 from pliant._labels import IGNORE
 from pliant.data.transforms import Target, Transform, check_angle, composed, last_steps
 
 # What is outside the image gets the mean of ImageNet, which normalisation makes zero, and no label.
-_MEAN = (124, 116, 104)
+_MEAN = tuple(round(255 * mean) for mean in IMAGENET_MEAN)
 _FILL: dict[Any, Any] = {Image: _MEAN, Mask: IGNORE, "others": 0}
 
 
