@@ -49,6 +49,8 @@ def region_bins(view: View, boxes: Tensor, labels: Sequence[int]) -> tuple[Tenso
             # One region at a time: a pyramid pools from several maps, in an order of its own.
             call = functools.partial(pool, features, [box[None].to(view.input)], [view.size])
             found.append(_of_label(record_bins(pool, call), label))
+    if not found:
+        return boxes.new_zeros(0, 1, 1, 4), boxes.new_zeros(0, 1, 1)
     return torch.stack([bins for bins, _ in found]), torch.stack([weights for _, weights in found])
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from pliant._check import fail, fail_because, suggest
 from pliant._files import load_json
@@ -30,25 +30,6 @@ from pliant.train.options import (
     models_with,
     typed,
 )
-
-# In the order of `--help`.
-GROUPS: tuple[type[Options], ...] = (
-    DataOptions,
-    ModelOptions,
-    BackboneOptions,
-    DetectorOptions,
-    SingleMapOptions,
-    MimickingOptions,
-    SegmenterOptions,
-    ClassifierOptions,
-    AugmentationOptions,
-    ScheduleOptions,
-    RunOptions,
-    InferenceOptions,
-)
-ONLY: dict[str, tuple[str, ...]] = {
-    spec.name: (*group.ONLY, *spec.metadata["only"]) for group in GROUPS for spec in dataclasses.fields(group)
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +111,11 @@ class TrainConfig(
         return {name: getattr(self, name) for name, only in ONLY.items() if applies(only, self.model)}
 
 
+# In the order of `--help`.
+GROUPS = cast(tuple[type[Options], ...], TrainConfig.__bases__)
+ONLY: dict[str, tuple[str, ...]] = {
+    spec.name: (*group.ONLY, *spec.metadata["only"]) for group in GROUPS for spec in dataclasses.fields(group)
+}
 # Of each pair one decides; the one that is given later replaces the other.
 _EXCLUSIVE = (("epochs", "steps"), ("accumulate", "step_images"))
 

@@ -6,7 +6,7 @@ headings. All of this needs nothing but Python. Each option is made by `option(.
 which parts a model must have for it; an option may ask for more. To add
 
 - an option: a field in its group's file;
-- a group: a class in a file of its own, and its name in the list of bases and in `GROUPS` of config.py;
+- a group: a class in a file of its own, and its name among the bases of `TrainConfig`;
 - a model: an entry in `MODELS` (models.py), and its builder in pliant/train/tasks/builders.py.
 """
 
