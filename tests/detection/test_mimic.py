@@ -184,6 +184,71 @@ def test_losses_and_gradients_are_those_of_the_parts_called_one_by_one(feature: 
             torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
 
 
+def _called_with_its_parameters(model: FasterRCNN) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Backbone, RoI pooling and box head without hooks: a copy's code, called with the parameters of `model`."""
+
+    def called(part: nn.Module) -> Any:
+        twin = copy.deepcopy(part)
+        for module in twin.modules():
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+        return lambda *args: torch.func.functional_call(twin, dict(part.named_parameters()), args)
+
+    heads = model.roi_heads
+    return called(model.backbone), called(heads.box_roi_pool), called(heads.box_head)
+
+
+@pytest.mark.parametrize("stop_gradient", [False, True])
+def test_gradients_of_offset_branches_and_trained_norms_are_those_of_a_plain_implementation(
+    stop_gradient: bool,
+) -> None:
+    options = MimicOptions(**GROUND_TRUTH_ONLY, stop_gradient=stop_gradient)
+    plain = _detector("batch", deform=r"fpn\.layer_blocks", roi_pool="modulated")
+    model = add_mimicking(plain, options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(0.0, 0.02)  # offset branches start at zero, where some gradients would be too
+    backbone, pool, head = _called_with_its_parameters(model.train())
+    losses = _losses(model)
+
+    images, targets = model.transform(IMAGES, TARGETS)
+    boxes = [target["boxes"] for target in targets]
+    rois = [(number, box) for number, part in enumerate(boxes) for box in part]
+    crops = torch.cat([_resampled(images.tensors[number], box) for number, box in rois])
+    student = head(pool(backbone(images.tensors), boxes, images.image_sizes))
+    whole = [torch.tensor([[0.0, 0.0, 64.0, 64.0]])] * len(crops)
+    teacher = head(pool(backbone(crops), whole, [(64, 64)] * len(crops)))
+    held = teacher.detach() if stop_gradient else teacher
+    cosines = (held * student).sum(1) / (held.pow(2).sum(1) * student.pow(2).sum(1)).sqrt()
+    expected = 0.1 * (1 - cosines).sum() / 2
+    torch.testing.assert_close(losses["loss_mimic"], expected, rtol=1e-4, atol=1e-6)
+
+    shared = {
+        n: p for n, p in model.named_parameters() if p.requires_grad and n.startswith(("backbone", "roi_heads.box_"))
+    }
+    ours = torch.autograd.grad(losses["loss_mimic"], list(shared.values()), allow_unused=True)
+    wanted = torch.autograd.grad(expected, list(shared.values()), allow_unused=True)
+    compared = set()
+    for name, gradient, by_hand in zip(shared, ours, wanted, strict=True):
+        assert (gradient is None) == (by_hand is None), name
+        if by_hand is not None and by_hand.abs().max() > 1e-7:
+            compared.add(name)
+            torch.testing.assert_close(gradient, by_hand, rtol=2e-3, atol=2e-3 * by_hand.abs().max().item(), msg=name)
+    for part in ("backbone.body.bn1", "offset", "roi_heads.box_roi_pool", "roi_heads.box_head.fc7"):
+        assert any(part in name for name in compared), (part, sorted(compared))
+
+
+def _resampled(image: Tensor, box: Tensor) -> Tensor:
+    """Return the box of one image as (1, 3, 64, 64), by `grid_sample`: each pixel of the crop from its centre."""
+    x1, y1, x2, y2 = box.tolist()
+    steps = (torch.arange(64) + 0.5) / 64
+    x, y = x1 + steps * (x2 - x1), y1 + steps * (y2 - y1)
+    height, width = image.shape[1:]
+    grid = torch.stack(torch.meshgrid(2 * x / width - 1, 2 * y / height - 1, indexing="xy"), dim=-1)
+    return functional.grid_sample(image[None], grid[None], padding_mode="border", align_corners=False)
+
+
 def test_chunks_give_the_same_losses_and_gradients() -> None:
     results = []
     for chunk in (None, 2):
