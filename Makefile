@@ -24,14 +24,17 @@ NATIVE_TESTS := $(wildcard tests/native/*.cpp tests/native/*.h)
 CREATED := $(VENV)/.created
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
+RELEASE_INSTALLED := $(VENV)/.release-installed
 NATIVE := build/native/.installed
 SANITIZED := build/sanitize/.built
 # Python itself knows nothing of the sanitizer, so that its runtime must be there before all else; it leaks by design.
 FUZZ_OPERATORS = PYTHONPATH=tests LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
   $(BIN)/python -m helpers.fuzz.operators --library build/sanitize/libpliant_cpu.so
+# The PyTorch versions of `make test-versions`: the oldest that pyproject.toml allows, one between, and the one of constraints.txt.
+VERSIONS := $(shell sed -nE 's/^dependencies = \["torch>=([0-9.]+)"\]/\1/p' pyproject.toml) 2.11 $(shell sed -nE 's/^torch==([0-9]+\.[0-9]+)\..*/\1/p' constraints.txt)
 GPU_TESTS := tests/gpu/test_on_device.py tests/gpu/test_pooling_on_device.py
 
-.PHONY: help demo test test-sanitize fuzz fuzz-operators fuzz-readers lint format native bench bench-figure docs sanitized compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
+.PHONY: help demo test test-sanitize test-versions wheels test-wheels test-emulated fuzz fuzz-operators fuzz-readers lint format native bench bench-figure docs sanitized compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -49,6 +52,39 @@ sanitized: $(SANITIZED)
 test-sanitize: $(INSTALLED) $(NATIVE) $(SANITIZED) ## the C++ tests, and random calls from Python, under the sanitizers
 	$(BIN)/ctest --test-dir build/sanitize --parallel 2 --output-on-failure --no-tests=error
 	$(FUZZ_OPERATORS) --cases 2000 --seed 2017
+
+test-versions: $(VERSIONS:%=test-version-%) ## the operators, surgery and GPU kernels on old and new PyTorch; one alone: test-version-2.6
+
+# Builds of one library serve all versions. Nothing of a GPU runs: the kernels go through Triton's compiler and its interpreter.
+test-version-%: build/versions/%/.installed $(NATIVE)
+	OMP_NUM_THREADS=1 build/versions/$*/bin/python -m pytest tests/ops tests/nn tests/surgery tests/gpu $(PYTEST_ARGS)
+	PYTHONPATH=src:tests OMP_NUM_THREADS=1 build/versions/$*/bin/python -m helpers.gpu.full_matrix --out build/versions/$*/gpu-compile-matrix.md
+
+# NumPy 2.3 and newer stops the interpreter of Triton 3.6 and older.
+build/versions/%/.installed: constraints.txt | $(CREATED)
+	rm -rf $(@D)
+	$(BIN)/python -m venv $(@D)
+	grep -E '^(hypothesis|pillow|pytest|timm)==' constraints.txt >$(@D)/constraints.txt
+	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install --constraint $(@D)/constraints.txt \
+	  'torch==$*.*' torchvision timm pytest hypothesis 'numpy<2.3'
+	touch $@
+
+wheels: $(RELEASE_INSTALLED) ## an sdist, a pure wheel, and one for each platform, cross-compiled and checked, into dist/
+	$(BIN)/python release/wheels.py $(WHEELS)
+
+# Its wheel first, then the pure one, each from the folder alone beside PyTorch.
+test-wheels: $(CREATED) ## install the wheels of dist/ that run here into a fresh environment with PyTorch alone, and use them
+	rm -rf build/wheels/venv
+	$(BIN)/python -m venv build/wheels/venv
+	build/wheels/venv/bin/python -m pip --disable-pip-version-check --no-input install --constraint constraints.txt torch
+	build/wheels/venv/bin/python -m pip --disable-pip-version-check install --no-index --find-links dist pliant
+	build/wheels/venv/bin/python -I release/smoke.py native
+	build/wheels/venv/bin/python -m pip --disable-pip-version-check install --no-deps --force-reinstall dist/pliant-*-py3-none-any.whl
+	build/wheels/venv/bin/python -I release/smoke.py reference
+
+# With the Debian packages qemu-user, libc6-arm64-cross, wine and wine64.
+test-emulated: $(RELEASE_INSTALLED) ## the C++ tests of the libraries for Linux on ARM and for Windows, in emulators; after `make wheels`
+	$(BIN)/python release/wheels.py --tests manylinux_2_17_aarch64 win_amd64
 
 fuzz: fuzz-operators ## random calls of the operators under the sanitizers, until something is found
 
@@ -104,7 +140,7 @@ gpu-bench: gpu ## time the GPU kernels against cuDNN, torchvision and deformops;
 
 clean: ## remove all that was built, and .venv
 	rm -rf build dist demo $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -f src/pliant/ops/_native/*.so src/pliant/ops/_native/*.dylib
+	rm -f src/pliant/ops/_native/*.so src/pliant/ops/_native/*.dylib src/pliant/ops/_native/*.dll
 
 $(CREATED):
 	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -122,6 +158,10 @@ $(INSTALLED): constraints.txt pyproject.toml src/pliant/_version.py | $(CREATED)
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	$(PIP) --no-build-isolation --editable '.[bench]'
+	touch $@
+
+$(RELEASE_INSTALLED): $(INSTALLED)
+	$(PIP) --no-build-isolation --editable '.[release]'
 	touch $@
 
 # An order-only prerequisite: a new .venv alone is no reason to compile again.

@@ -205,7 +205,19 @@ def sources(*patterns: str) -> list[Path]:
 
 PYTHON = sources("src/**/*.py")
 NATIVE = sources("src/**/*.cpp", "src/**/*.h", "tests/**/*.cpp", "tests/**/*.h")
-ALL = PYTHON + NATIVE + sources("tests/**/*.py", "benchmarks/**/*.py", "CMakeLists.txt", "Makefile", ".ci/run")
+ALL = (
+    PYTHON
+    + NATIVE
+    + sources(
+        "tests/**/*.py",
+        "benchmarks/**/*.py",
+        "release/**/*.py",
+        "release/**/*.cmake",
+        "CMakeLists.txt",
+        "Makefile",
+        ".ci/*",
+    )
+)
 
 
 def name_of(path: Path) -> str:

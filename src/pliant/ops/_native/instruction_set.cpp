@@ -22,32 +22,36 @@ extern const pliant_kernels kernels;
 
 namespace {
 
-// From the best to the one that runs everywhere, null after it.
-const pliant_kernels* const* runnable() {
-  static const pliant_kernels* found[4] = {};
-  int count = 0;
 #if defined(PLIANT_HAS_avx2)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-                    __builtin_cpu_supports("f16c");
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+         __builtin_cpu_supports("f16c");
+}
+#endif
 #if defined(PLIANT_HAS_avx512)
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-    found[count++] = &avx512::kernels;
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
 #endif
-  if (avx2) found[count++] = &avx2::kernels;
-#endif
-  found[count] = &baseline::kernels;
-  return found;
+
+bool meant(const pliant_kernels& kernels, const char* name) {
+  return name == nullptr || std::strcmp(name, kernels.instruction_set) == 0;
 }
 
 }  // namespace
 }  // namespace pliant
 
+// From the best to the one that runs everywhere.
 const pliant_kernels* pliant_kernels_for(const char* name) {
-  static const pliant_kernels* const* const all = pliant::runnable();
-  for (auto kernels = all; *kernels; ++kernels)
-    if (name == nullptr || std::strcmp(name, (*kernels)->instruction_set) == 0) return *kernels;
-  return nullptr;
+  using namespace pliant;
+#if defined(PLIANT_HAS_avx512)
+  if (meant(avx512::kernels, name) && has_avx512()) return &avx512::kernels;
+#endif
+#if defined(PLIANT_HAS_avx2)
+  if (meant(avx2::kernels, name) && has_avx2()) return &avx2::kernels;
+#endif
+  return meant(baseline::kernels, name) ? &baseline::kernels : nullptr;
 }
 
 int64_t pliant_abi_version() { return PLIANT_ABI_VERSION; }
