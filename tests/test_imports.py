@@ -74,6 +74,14 @@ def run(code: str, *arguments: str, source: Path = SOURCE) -> str:
     return done.stdout.strip()
 
 
+def test_an_interrupt_while_pytorch_is_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")
+    code = f"import sys; sys.path[:0] = {[str(tmp_path), str(SOURCE)]!r}\n"
+    code += "from pliant_command import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "pliant: interrupted\n")
+
+
 @pytest.fixture(scope="module")
 def loaded_by_torch() -> set[str]:
     """Modules that a process has which imported torch and nothing else."""

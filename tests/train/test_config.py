@@ -31,6 +31,9 @@ from pliant.train.options import MODELS
         ({"strides": 8}, "strides: must be a list; got 8"),
         ({"strides": [8, "16"]}, "strides: must be an integer of 64 bits; got '16'"),
         ({"batch_size": 0}, "batch_size: must be at least 1; got 0"),
+        ({"min_size": [64, 8193]}, r"min_size: must be at most 8192; got \(64, 8193\); use 8192 or less"),
+        ({"head_channels": 10**9}, "head_channels: must be at most 8192; got 1000000000"),
+        ({"anchor_ratios": [1.0] * 33}, "anchor_ratios: must have at most 32 entries; got 33; leave some out"),
         ({"weight_decay": float("nan")}, "weight_decay: must be a finite number; got nan"),
         (
             {"schedule": "one-cycle"},

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
+from helpers.label_shapes import write_class_shapes
 from helpers.one_step import IMAGES, one_step
 from pliant._check import PliantError
 from pliant.nn import DeformConv2d
@@ -148,6 +149,24 @@ def test_another_number_of_processes_is_refused(small: dict[str, Any], tmp_path:
     )
     with pytest.raises(PliantError, match=message):
         resume(tmp_path / "run")
+
+
+def test_one_process_goes_on_with_the_steps_of_two(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A classifier, whose losses follow from images and weights without a choice that rounding could turn."""
+    data = write_class_shapes(tmp_path / "data", {"train": 4, "val": 1})
+    model = {"model": "classifier", "backbone": "mobilenet_v3_small", "norm": "frozen", "lr": 0.01, "warmup_steps": 0}
+    sizes = {"crop_size": 32, "resize_size": 40, "batch_size": 2, "step_images": 4, "log_every": 1}
+    settings = {"data": str(data), "val_split": None, **model, **sizes, "device": "cpu"}
+    assert train(TrainConfig.from_dict({**settings, "steps": 5}), tmp_path / "one")
+    done = _launch({**settings, "steps": 2}, tmp_path / "two")
+    assert done.returncode == 0, done.stderr
+    capfd.readouterr()
+    assert resume(tmp_path / "two", {"steps": 5})
+    assert "1 process, before 2: sums in another order, so that losses differ by rounding" in capfd.readouterr().err
+    one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
+    assert len({losses["loss"] for losses in one}) == 5
+    assert two == [pytest.approx(losses, rel=1e-3) for losses in one]
+    assert [r["step"] for r in read_metrics(tmp_path / "two") if "loss" in r] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

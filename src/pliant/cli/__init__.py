@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where Python is embedded, or a test listens
             stream.reconfigure(errors="backslashreplace")  # names of any script on a terminal that is not UTF-8
-    arguments, unknown = build_parser().parse_known_args(argv)
-    reject_unknown(arguments, unknown)
     try:
+        arguments, unknown = build_parser().parse_known_args(argv)
+        reject_unknown(arguments, unknown)
         status: int = arguments.run(arguments)
     except (PliantError, OSError) as error:
         print(f"pliant: {plain(' '.join(str(error).split()))}", file=sys.stderr)

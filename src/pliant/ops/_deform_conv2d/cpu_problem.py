@@ -3,8 +3,9 @@
 
 Images are channels-last inside, so that the kernels run over channels. An image too large to be copied so at once is
 taken in slices of channels, whose products add up. A single plane is channels-last as it lies. That bounds the memory
-beyond the result to 64 MB forward and 128 MB backward, and two copies of the weight. On top of that come, where images
-in a half type are cut: one plane of an image's gradient, and the gradients of offset and mask, in float32.
+beyond the result to 64 MB forward and 128 MB backward, and two copies of the weight. On top of that come, in float32,
+of images in a half type that are taken in slices: one plane of the image or of its gradient, where planes are larger
+than that, and the gradients of offset and mask.
 """
 
 from __future__ import annotations

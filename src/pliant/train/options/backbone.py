@@ -25,6 +25,7 @@ class BackboneOptions(Options):
         None,
         "dilation of conv5's convolutions larger than 1x1 at stride 16; default 2 (v1 paper, Table 3: 4, 6, 8)",
         minimum=1,
+        maximum=64,
         only=("dilated",),
     )
     modulated: bool = option(True, "DCNv2's modulation; without it the layers are DCNv1's")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pliant.train.options.fields import Options, option
+from pliant.train.options.fields import MOST_PIXELS, Options, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,9 +16,14 @@ class ClassifierOptions(Options):
     TITLE: ClassVar[str] = "classification"
     ONLY: ClassVar[tuple[str, ...]] = ("classification",)
 
-    resize_size: int = option(256, "short side in pixels that images are resized to in evaluation", minimum=1)
+    resize_size: int = option(
+        256, "short side in pixels that images are resized to in evaluation", minimum=1, maximum=MOST_PIXELS
+    )
     crop_size: int = option(
-        224, "side in pixels of the square that training images become and that is cut out in evaluation", minimum=1
+        224,
+        "side in pixels of the square that training images become and that is cut out in evaluation",
+        minimum=1,
+        maximum=MOST_PIXELS,
     )
     crop_area: tuple[float, ...] = option(
         (0.08, 1.0), "share of the image's area that a training crop has, from ... to ...", minimum=0

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pliant.train.options.fields import Options, option
+from pliant.train.options.fields import MOST_PIXELS, Options, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,21 @@ class AugmentationOptions(Options):
         (800,),
         "short side of the resized image in pixels; several: one at random in training, the last in evaluation",
         minimum=32,
+        maximum=MOST_PIXELS,
         only=("resized",),
     )
     max_size: int = option(
-        1333, "limit of the long side of the resized image, in pixels", minimum=32, only=("resized",)
+        1333,
+        "limit of the long side of the resized image, in pixels",
+        minimum=32,
+        maximum=MOST_PIXELS,
+        only=("resized",),
     )
     crop: int | None = option(
         None,
         "train on random square crops of so many pixels of the original image",
         minimum=32,
+        maximum=MOST_PIXELS,
         only=("detection",),
     )
     flip: float = option(0.5, "chance of a horizontal flip, 0..1", minimum=0)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pliant.train.options.fields import Options, option
+from pliant.train.options.fields import MOST_CHANNELS, Options, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,12 @@ class DetectorOptions(Options):
     strides: tuple[int, ...] = option(
         (4, 8, 16, 32), "strides of the pyramid's maps, in pixels", minimum=1, only=("pyramid",)
     )
-    fpn_channels: int = option(256, "channels of the pyramid's maps", minimum=1, only=("pyramid",))
-    head_channels: int = option(1024, "width of the box head's two layers", minimum=1, only=("fc head",))
+    fpn_channels: int = option(
+        256, "channels of the pyramid's maps", minimum=1, maximum=MOST_CHANNELS, only=("pyramid",)
+    )
+    head_channels: int = option(
+        1024, "width of the box head's two layers", minimum=1, maximum=MOST_CHANNELS, only=("fc head",)
+    )
     roi_pool: Literal["align", "deform", "modulated", "max"] = option(
         "align",
         "how regions are pooled: align (RoIAlign), deform (v1), modulated (v2); max for faster-rcnn-dc5 and "
@@ -38,15 +42,22 @@ class DetectorOptions(Options):
         "one such branch for all maps of the pyramid; without it one for each, as in mmdetection",
         only=("pyramid",),
     )
-    mask_channels: int = option(256, "width of the mask head", minimum=1, only=("masks",))
+    mask_channels: int = option(256, "width of the mask head", minimum=1, maximum=MOST_CHANNELS, only=("masks",))
     roi_samples_per_bin: int = option(
-        2, "samples along each axis of a region's bin (v2 paper: 2, official v1 code: 4)", minimum=1, only=("regions",)
+        2,
+        "samples along each axis of a region's bin (v2 paper: 2, official v1 code: 4)",
+        minimum=1,
+        maximum=64,
+        only=("regions",),
     )
-    roi_samples: int = option(512, "regions per image that the box head is trained on", minimum=1, only=("regions",))
+    roi_samples: int = option(
+        512, "regions per image that the box head is trained on", minimum=1, maximum=100000, only=("regions",)
+    )
     ohem: int | None = option(
         None,
         "train the box head on so many regions of an image with the highest loss, of all proposals",
         minimum=1,
+        maximum=100000,
         only=("mined",),
     )
     anchor_sizes: tuple[float, ...] | None = option(
@@ -58,6 +69,6 @@ class DetectorOptions(Options):
     anchor_scales: tuple[float, ...] = option((1.0,), "factors; each map has an anchor of each", minimum=0.01)
     anchor_ratios: tuple[float, ...] = option((0.5, 1.0, 2.0), "heights over widths of the anchors", minimum=0.01)
     proposals: int = option(
-        1000, "regions per image that the box head looks at in evaluation", minimum=1, only=("regions",)
+        1000, "regions per image that the box head looks at in evaluation", minimum=1, maximum=100000, only=("regions",)
     )
-    max_detections: int = option(100, "most detections per image", minimum=1)
+    max_detections: int = option(100, "most detections per image", minimum=1, maximum=10000)

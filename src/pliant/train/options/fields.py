@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an option is: a type, a default, a line of help, a least value, and the parts of a model that it is for."""
+"""What an option is: a type, a default, a line of help, a range, and the parts of a model that it is for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pliant._check import fail, suggest
 from pliant._files import finite, is_id
+
+# Sides of an image, and of a layer: twice and more what any published system has.
+MOST_PIXELS = 8192
+MOST_CHANNELS = 8192
+# Numbers in a list: of anchors, for instance, each has one for each other.
+MOST_NUMBERS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,12 @@ class Options:
 
 
 def option(
-    default: Any = dataclasses.MISSING, help: str = "", *, minimum: float | None = None, only: tuple[str, ...] = ()
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    only: tuple[str, ...] = (),
 ) -> Any:
     """Return the field of an option.
 
@@ -35,22 +46,25 @@ def option(
         default: its value where nothing is said; without one the option is required.
         help: one line, with the unit.
         minimum: the least that it, or each of its numbers, may be.
+        maximum: the most: settings come with runs of strangers, and must not ask for more memory than machines have.
         only: the parts that a model must have for it, besides its group's `ONLY`.
     """
-    return field(default=default, metadata={"help": help, "minimum": minimum, "only": only})
+    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum, "only": only})
 
 
 def typed(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
     """Return `value` as the type `hint`; an integer is taken for a float and a list for a tuple.
 
     Raises:
-        PliantError: a value of another type, or not one of the option's choices, or below its minimum.
+        PliantError: a value of another type, or not one of the option's choices, or out of its range.
     """
     checked = _as_type(name, value, hint)
-    minimum = metadata["minimum"]
+    minimum, maximum = metadata["minimum"], metadata["maximum"]
     values = checked if isinstance(checked, tuple) else (checked,)
     if minimum is not None and any(v is not None and v < minimum for v in values):
         fail(name, f"must be at least {minimum:g}", checked, f"use {minimum:g} or more")
+    if maximum is not None and any(v is not None and v > maximum for v in values):
+        fail(name, f"must be at most {maximum}", checked, f"use {maximum} or less")
     return checked
 
 
@@ -67,7 +81,9 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
         return None if value is None else _as_type(name, value, inner)
     if get_origin(hint) is tuple:
         if not isinstance(value, (list, tuple)) or not value:
-            fail(name, "must be a list", repr(value), "write e.g. [8, 16]")
+            fail(name, "must be a list", f"{value!r:.60}", "write e.g. [8, 16]")
+        if len(value) > MOST_NUMBERS:
+            fail(name, f"must have at most {MOST_NUMBERS} entries", len(value), "leave some out")
         return tuple(_as_type(name, item, get_args(hint)[0]) for item in value)
     if get_origin(hint) is Literal:
         choices = get_args(hint)

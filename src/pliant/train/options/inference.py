@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pliant.train.options.fields import Options, option
+from pliant.train.options.fields import MOST_PIXELS, Options, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,16 @@ class InferenceOptions(Options):
     )
     soft_nms_sigma: float = option(0.5, "width of gaussian Soft-NMS", minimum=0.001)
     test_scales: tuple[int, ...] | None = option(
-        None, "predict at several sizes and put the boxes together: short sides in pixels", minimum=32
+        None,
+        "predict at several sizes and put the boxes together: short sides in pixels",
+        minimum=32,
+        maximum=MOST_PIXELS,
     )
     test_max_size: int | None = option(
-        None, "limit of the long side at all of --test-scales; default in proportion to --max-size", minimum=32
+        None,
+        "limit of the long side at all of --test-scales; default in proportion to --max-size",
+        minimum=32,
+        maximum=MOST_PIXELS,
     )
     test_flip: bool = option(False, "predict on the mirror image too")
     tile: int | None = option(
@@ -48,4 +54,5 @@ class InferenceOptions(Options):
         "detections of an image and category that count in the metric; default 100 as in COCO, or --max-detections "
         "if that is higher",
         minimum=10,
+        maximum=100000,
     )

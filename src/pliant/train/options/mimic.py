@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pliant.train.options.fields import Options, option
+from pliant.train.options.fields import MOST_PIXELS, Options, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,8 @@ class MimickingOptions(Options):
     mimic_boxes: Literal["foreground", "background", "all"] = option(
         "foreground", "which sampled proposals are cropped"
     )
-    mimic_boxes_per_image: int = option(32, "most crops of an image", minimum=1)
-    mimic_crop_size: int = option(224, "side of a crop in pixels; a multiple of 32", minimum=64)
+    mimic_boxes_per_image: int = option(32, "most crops of an image", minimum=1, maximum=4096)
+    mimic_crop_size: int = option(224, "side of a crop in pixels; a multiple of 32", minimum=64, maximum=MOST_PIXELS)
     mimic_iou: float = option(0.5, "overlap with a box from which a proposal is foreground", minimum=0.01)
     mimic_ground_truth: bool = option(True, "draw from the ground-truth boxes too, which are among the proposals")
     mimic_too_few: Literal["fewer", "repeat"] = option(

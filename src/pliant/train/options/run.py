@@ -21,7 +21,7 @@ class RunOptions(Options):
         False, "keep images and weights with channels last in memory (fast with fp16 and bf16)"
     )
     compile: bool = option(False, "compile the backbone with torch.compile; docs/training.md says when it pays")
-    workers: int = option(0, "processes that read images; 0 reads in the training process", minimum=0)
+    workers: int = option(0, "processes that read images; 0 reads in the training process", minimum=0, maximum=256)
     eval_every: int = option(1, "evaluate each so many epochs, and at the end", minimum=1)
     checkpoint_every: int = option(500, "save a checkpoint each so many steps, and after each evaluation", minimum=1)
     log_every: int = option(10, "write the losses to metrics.jsonl each so many steps", minimum=1)

@@ -17,7 +17,7 @@ class ScheduleOptions(Options):
 
     epochs: int = option(12, "passes over the training split", minimum=1)
     steps: int | None = option(None, "stop after so many optimizer steps instead of --epochs", minimum=1)
-    batch_size: int = option(2, "images that a process takes at once", minimum=1)
+    batch_size: int = option(2, "images that a process takes at once", minimum=1, maximum=4096)
     accumulate: int = option(
         1, "batches of each process for a step: it has batch_size x accumulate x processes images", minimum=1
     )

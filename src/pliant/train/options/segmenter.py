@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pliant.train.options.fields import Options, option
+from pliant.train.options.fields import MOST_PIXELS, Options, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class SegmenterOptions(Options):
         "train on random windows of this height and width in pixels, e.g. 768 1024; images then keep their own size, "
         "in evaluation too, and --min-size and --max-size are not read",
         minimum=16,
+        maximum=MOST_PIXELS,
     )
     scale_range: tuple[float, ...] | None = option(
         None, "resize training images by a random factor from ... to ..., e.g. 0.5 2", minimum=0.01
