@@ -92,7 +92,7 @@ def test_wheel_serves_every_python_and_pytorch(native: Path) -> None:
     assert len([name for name in names if LIBRARY.fullmatch(name)]) == 1
     assert {"pliant/py.typed", "pliant_command/__init__.py"} < set(names)
     assert [n for n in names if n.endswith((".cpp", ".h", ".hpp", ".o", ".a"))] == []
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"pliant"}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"pliant", "pliant_command"}
 
 
 @pytest.mark.slow
