@@ -83,7 +83,8 @@ def _check_agree(one: Tensor, two: Tensor, what: str, call: Call) -> None:
         return  # numbers that are not finite are a fault of their own
     apart = float((one.double() - two.double()).abs().max())
     scale = max(1.0, float(one.abs().max()))
-    if not apart <= max(ROUNDING[one.dtype], ROUNDING[call.tensors["input"].dtype]) * scale:
+    types = (one.dtype, two.dtype, call.tensors["input"].dtype)
+    if not apart <= max(ROUNDING[dtype] for dtype in types) * scale:
         raise WrongResultError(f"{what} differ by {apart:.3g} of {scale:.3g}: {call.description}")
 
 
