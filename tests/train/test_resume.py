@@ -15,7 +15,7 @@ from pliant.train.checkpoint import load_checkpoint
 from pliant.train.progress import RunReporter, read_metrics
 from pliant.train.run import resume, train
 
-COMMON = {"backbone": "resnet18", "val_split": None, "log_every": 1, "checkpoint_every": 2, "device": "cpu"}
+COMMON = {"backbone": "mobilenet_v2", "val_split": None, "log_every": 1, "checkpoint_every": 2, "device": "cpu"}
 DEEPLAB = {"model": "deeplab", "deform": "c5", "window": [40, 48], "rotate": 5.0, "photometric": True}
 CLASSIFIER = {"model": "classifier", "deform": "c5", "crop_size": 32, "batch_size": 4}
 
