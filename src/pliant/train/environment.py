@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("pliant", "torch", "torchvision", "timm", "accelerate", "faster-coco-eval", "numpy")
+RECORDED = ("pliant", "torch", "torchvision", "timm", "accelerate", "faster-coco-eval", "numpy")
 
 
 def environment(processes: int) -> dict[str, Any]:
     """Return the versions and the machine that a run of so many processes is made with."""
     versions = {}
-    for name in PACKAGES:
+    for name in RECORDED:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -23,6 +23,9 @@ from pliant.train.config import ONLY, overridden
 _SAID = ("base", "row", "reported")
 
 
+__all__ = ["Recipe", "recipe", "recipes"]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A row of a paper's table.

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from pliant.train.tasks.base import Task
 
 
+__all__ = ["builder_of", "task_of"]
+
+
 def task_of(config: TrainConfig) -> Task:
     """Return the task of the model of `config`.
 
