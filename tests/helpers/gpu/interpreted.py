@@ -28,7 +28,7 @@ from triton.runtime.errors import OutOfResources
 from helpers.canary import guarded_memory
 from helpers.convolution.checks import DIFFERENTIABLE, check_forward_backward
 from helpers.convolution.checks import run as run_all
-from helpers.gpu.interpreter_cases import MUTANTS, ODD, RUNS, SLICED, TWO_TAPS, TWO_TAPS_DEPTHWISE, V2, Mutant, Run
+from helpers.gpu.interpreter_cases import DEPTHWISE, MUTANTS, ODD, RUNS, SLICED, V2, Mutant, Run
 from helpers.gpu.mutated import mutated_kernels
 from helpers.gpu.quick_interpreter import patch_once
 from pliant._geometry import ConvGeometry
@@ -96,7 +96,7 @@ def check_mutant(mutant: Mutant) -> None:
 
 def check_opcheck() -> None:
     """Assert that PyTorch's own checks of an operator hold for the kernels too."""
-    arguments = TWO_TAPS.arguments(torch.float32)
+    arguments = V2.arguments(torch.float32)
     leaves = {n: t.detach().requires_grad_() for n in DIFFERENTIABLE if (t := getattr(arguments, n)) is not None}
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
     found = torch.library.opcheck(OPERATOR.default, tuple(arguments._replace(**leaves)))
@@ -106,7 +106,7 @@ def check_opcheck() -> None:
 def check_compile() -> None:
     """Assert that one graph holds the operator, and that its numbers are the kernels'."""
     compiled = torch.compile(functools.partial(deform_conv2d, impl="triton"), fullgraph=True, backend="aot_eager")
-    check_forward_backward(compiled, TWO_TAPS, torch.float32)
+    check_forward_backward(compiled, V2, torch.float32)
 
 
 def check_autocast() -> None:
@@ -130,7 +130,7 @@ def check_determinism() -> None:
 
 def check_only_needed() -> None:
     """Assert that each gradient is the same for every subset of them, and that nothing else is returned."""
-    for case in (TWO_TAPS, TWO_TAPS_DEPTHWISE):
+    for case in (ODD, DEPTHWISE):
         a, upstream = case.arguments(), case.upstream()
         _, everything = run_all(OPERATOR, a, upstream)
         backward = torch.ops.pliant.deform_conv2d_backward

@@ -81,9 +81,6 @@ STRIDED = _case("strided", 2, 9, (3, 4), 7, (3, 2), (1, 2), (1, 0), offset_group
 EXPANDED = _case("expanded_offsets", 2, 6, (3, 4), 3, (2, 3), padding=ONE, layout="expanded")
 ONE_PIXEL = _case("one_pixel", 3, 5, (1, 1), 3, (3, 2), padding=ONE)
 WIDE_IMAGE = _case("wide_image", 1, 5, (2, 70), 2, (1, 2), (1, 2))
-# For what calls the kernels many times over and is not about them: two taps.
-TWO_TAPS = _case("two_taps", 2, 18, (3, 4), 5, (1, 2), padding=(0, 1))
-TWO_TAPS_DEPTHWISE = _case("two_taps_depthwise", 1, 6, (3, 4), 6, (2, 1), padding=(1, 0), groups=6)
 SLICED = _case("sliced", 1, 32, (3, 4), 6, (2, 2), padding=ONE, groups=2)
 
 HALF, BRAIN, DOUBLE = torch.float16, torch.bfloat16, torch.float64
