@@ -36,7 +36,7 @@ FUZZ_OPERATORS = PYTHONPATH=tests LD_PRELOAD=$$($(CXX) -print-file-name=libasan.
 VERSIONS := $(shell sed -nE 's/^dependencies = \["torch>=([0-9.]+)"\]/\1/p' pyproject.toml) 2.11 $(shell sed -nE 's/^torch==([0-9]+\.[0-9]+)\..*/\1/p' constraints.txt)
 GPU_TESTS := tests/gpu/test_on_device.py tests/gpu/test_pooling_on_device.py
 
-.PHONY: help demo test test-sanitize test-versions wheels test-wheels test-emulated fuzz fuzz-operators fuzz-readers lint format native bench bench-figure docs sanitized compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
+.PHONY: help demo test test-all test-sanitize test-versions wheels test-wheels test-emulated fuzz fuzz-operators fuzz-readers lint format native bench bench-figure docs sanitized compile-matrix gpu gpu-test gpu-sanitize gpu-bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -47,6 +47,9 @@ demo: $(INSTALLED) $(NATIVE) ## train, evaluate and draw on real photographs; wr
 # A file is tested by one process, so that what its tests share, such as a training, is done once; the longest begin.
 # xdist alone would begin with the files of the most tests.
 test: $(INSTALLED) $(NATIVE) test-sanitize ## all tests, those of the C++ kernels under sanitizers too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not minutes" $(PYTEST_ARGS)
+
+test-all: $(INSTALLED) $(NATIVE) test-sanitize ## the same, and whole systems in other runtimes, which takes minutes more
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 sanitized: $(SANITIZED)

@@ -157,6 +157,30 @@ class _Scores(nn.Module):
         return deform_ps_roi_pool(x, rois, 2, 1, group_size=2)
 
 
+class _Parts(nn.Module):
+    def forward(self, x: Tensor, rois: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        return deform_ps_roi_pool(x, rois, (3, 2), 2, offset, mask, 0.25, (2, 3), (3, 2), 3, 0.2)
+
+
+def test_position_sensitive_pooling_in_plain_operators(tmp_path: Path) -> None:
+    inputs = {
+        "x": torch.randn(2, 12, 13, 11),
+        "rois": torch.tensor(
+            [[1.0, 2.3, 5.1, 33.7, 40.2], [0.0, -6.0, 3.0, 20.5, 31.0], [1.0, 30.3, 10.7, 62.3, 46.7]]
+        ),
+        "offset": torch.randn(3, 4, 3, 2),
+        "mask": torch.rand(3, 2, 3, 2),
+    }
+    path, model = tmp_path / "pool.onnx", _Parts().eval()
+    axes = {"rois": {0: "rois"}, "offset": {0: "rois"}, "mask": {0: "rois"}}
+    options = {"dynamic_axes": axes, "decompose": True}
+    export_onnx(model, tuple(inputs.values()), path, input_names=list(inputs), output_names=["y"], **options)
+    assert largest(path, inputs, {"y": model(*inputs.values())}) < 1e-5
+    few = {name: value if name == "x" else value[1:] * 0.9 for name, value in inputs.items()}
+    few["rois"] = inputs["rois"][1:] + torch.tensor([0, 1.3, 2.1, 5.4, 3.3])
+    assert largest(path, few, {"y": model(*few.values())}) < 1e-5
+
+
 def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path: Path) -> None:
     layer = DeformConv2d(3, 4, 3)
     names = {"input_names": ["x"], "output_names": ["y"]}
