@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pliant.analysis import draw_boxes, draw_curves, draw_labels, draw_ranking, draw_sampling
+from pliant.analysis import draw_boxes, draw_curves, draw_detections, draw_labels, draw_ranking, draw_sampling
 from pliant.analysis.fonts import legible
 from pliant.data import read_image
 
@@ -32,7 +32,7 @@ def test_sampling_points_are_drawn_at_row_and_column(tmp_path: Path) -> None:
 
 def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
     box = torch.tensor([[20.0, 60.0, 60.0, 80.0]])
-    draw_boxes(torch.zeros(3, 100, 200, dtype=torch.uint8), box, tmp_path / "b.png", labels=["tree 0.9"])
+    draw_boxes(torch.zeros(3, 100, 200, dtype=torch.uint8), box, tmp_path / "b.png")
     picture = read_image(tmp_path / "b.png").int()
     orange = (picture[0] > 200) & (picture[1] > 90) & (picture[2] < 60)
     rows, columns = orange.nonzero(as_tuple=True)
@@ -53,7 +53,7 @@ def test_names_in_pictures_have_no_empty_boxes_and_start_no_formula(
 ) -> None:
     image, boxes = torch.zeros(3, 20, 30, dtype=torch.uint8), torch.tensor([[4.0, 5.0, 20.0, 15.0]])
     for name in ("树", "\U000f0000", "$\\frac$", "$x$", "a\x1b\nb", "_hidden"):
-        draw_boxes(image, boxes, tmp_path / "a.png", labels=[name])
+        draw_detections(image, boxes, [1], tmp_path / "a.png", names={1: name})
         draw_labels(image, torch.ones(20, 30, dtype=torch.uint8), tmp_path / "b.png", names={1: name})
         draw_ranking(image, [name, "oak"], [0.7, 0.2], tmp_path / "c.png")
     assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []

@@ -8,7 +8,7 @@ from pliant.analysis.compose import sampling_footprint, sampling_points, stack_o
 from pliant.analysis.dilation import DilationBySize, DilationRow, effective_dilation
 from pliant.analysis.draw import draw_boxes, draw_curves, draw_sampling
 from pliant.analysis.draw_label_maps import draw_labels, draw_ranking, label_colours
-from pliant.analysis.draw_regions import draw_bins, draw_instances
+from pliant.analysis.draw_regions import draw_bins
 from pliant.analysis.figure import Asked, draw_inside
 from pliant.analysis.flops import FlopCount, count_flops
 from pliant.analysis.gradients import BinGradients, LocationGradients, effective_locations, receptive_field
@@ -25,6 +25,7 @@ from pliant.analysis.marks import (
 )
 from pliant.analysis.measure import LayerOffsets, OffsetWatch
 from pliant.analysis.nodes import MapNode, Node, RegionNode, node_responses
+from pliant.analysis.pictures import class_colour, draw_detections
 from pliant.analysis.record import OffsetField, cell_centre, nearest_cell, record_offsets, sampling_positions
 from pliant.analysis.region_views import region_bins
 from pliant.analysis.regions import RegionBins, record_bins
@@ -89,7 +90,8 @@ __all__ = [
     "draw_ranking",
     "label_colours",
     "draw_bins",
-    "draw_instances",
+    "draw_detections",
+    "class_colour",
     "FlopCount",
     "count_flops",
 ]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from pliant._check import require_package
-from pliant.analysis.fonts import families, legible
 
 TRUE_COLOUR = "#2ca02c"
 PREDICTED_COLOUR = "#ff7f0e"
@@ -58,7 +57,6 @@ def draw_boxes(
     path: Path | str,
     *,
     true: Tensor | None = None,
-    labels: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
     """Draw predicted (orange) and true (green) boxes over an image and save the picture.
@@ -68,7 +66,6 @@ def draw_boxes(
         predicted: (R, 4) boxes x1, y1, x2, y2 in pixels of the image.
         path: the picture file; its suffix chooses the format.
         true: (T, 4) annotated boxes, or None.
-        labels: a text for each predicted box, or None.
         title: a line above the picture.
 
     Raises:
@@ -77,7 +74,7 @@ def draw_boxes(
     Example:
         >>> import tempfile
         >>> path, image = Path(tempfile.mkdtemp()) / "boxes.png", torch.zeros(3, 20, 30, dtype=torch.uint8)
-        >>> draw_boxes(image, torch.tensor([[4.0, 5.0, 20.0, 15.0]]), path, labels=["oak"])
+        >>> draw_boxes(image, torch.tensor([[4.0, 5.0, 20.0, 15.0]]), path)
         >>> path.is_file()
         True
     """
@@ -85,9 +82,6 @@ def draw_boxes(
     for boxes, colour in ((true, TRUE_COLOUR), (predicted, PREDICTED_COLOUR)):
         if boxes is not None:
             _add_boxes(axes, boxes, colour)
-    for (x, y, _, _), text in zip(predicted.tolist(), labels or [], strict=False):
-        style = {"color": "white", "fontsize": 8, "va": "bottom", "family": families()}
-        axes.text(x, y, legible(text), backgroundcolor=PREDICTED_COLOUR, **style)
     axes.set_title(title)
     figure.savefig(path, dpi=120)
 

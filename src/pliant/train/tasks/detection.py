@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pliant._check import counted
-from pliant.analysis import draw_boxes
+from pliant.analysis import draw_detections
 from pliant.data import Category, DetectionDataset, detection_transforms, eval_transforms, open_detection
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections
 from pliant.inference import Inference, detection_predictor
@@ -77,17 +77,21 @@ class Detection(Task):
     ) -> None:
         """Draw the boxes of at least `min_score`, with category and score."""
         drawn = output["scores"] >= min_score
-        draw_boxes(image, output["boxes"][drawn], path, labels=captions(output, drawn, categories))
+        draw_detections(image, output["boxes"][drawn], path=path, **captions(output, drawn, categories, min_score))
 
     def draw_bins(self, model: nn.Module, image: Tensor, output: Output, path: Path, *, min_score: float) -> None:
         """Draw the bins of deformable RoI pooling on the boxes of at least `min_score`; see `Task.draw_bins`."""
         draw_detected_bins(model, image, output, path, min_score=min_score)
 
 
-def captions(output: Output, drawn: Tensor, categories: Sequence[Category]) -> list[str]:
-    """Return category and score of the detections for which `drawn` (L,) is true."""
-    found = zip(output["labels"][drawn].tolist(), output["scores"][drawn].tolist(), strict=True)
-    return [f"{categories[label - 1].name} {score:.2f}" for label, score in found]
+def captions(output: Output, drawn: Tensor, categories: Sequence[Category], min_score: float) -> dict[str, Any]:
+    """Return what the picture says of the detections for which `drawn` (L,) is true; see `draw_detections`."""
+    return {
+        "labels": output["labels"][drawn].tolist(),
+        "scores": output["scores"][drawn].tolist(),
+        "names": {label: category.name for label, category in enumerate(categories, start=1)},
+        "min_score": min_score,
+    }
 
 
 def counted_detections(config: TrainConfig) -> int:

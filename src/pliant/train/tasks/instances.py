@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from pliant.analysis import draw_instances
+from pliant.analysis import draw_detections
 from pliant.data import Category
 from pliant.evaluation import InstanceMetrics, coco_results, evaluate_instances
 from pliant.evaluation.results import MASK_THRESHOLD
@@ -48,7 +48,7 @@ class Instances(Detection):
         shown = {name: values[drawn] for name, values in output.items() if name != "size"}
         parts = with_masks({**shown, "size": output["size"]})
         masks = (mask > MASK_THRESHOLD for part in parts for mask in part["masks"][:, 0])
-        draw_instances(image, shown["boxes"], masks, path, labels=captions(output, drawn, categories))
+        draw_detections(image, shown["boxes"], path=path, masks=masks, **captions(output, drawn, categories, min_score))
 
 
 TASK = Instances()

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the labels of boxes go in a picture, so that all stay inside and none hides another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Place:
+    """A rectangle in pixels of the picture, y downwards."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def shares(self, taken: np.ndarray) -> bool:
+        """Say whether the rectangle overlaps one of `taken`, (n, 4): x1, y1, x2, y2."""
+        apart = (taken[:, 0] >= self.x + self.width) | (taken[:, 2] <= self.x)
+        apart |= (taken[:, 1] >= self.y + self.height) | (taken[:, 3] <= self.y)
+        return not bool(apart.all())
+
+
+def place_labels(
+    boxes: Sequence[Sequence[float]], texts: Iterable[Sequence[tuple[float, float]]], size: tuple[float, float]
+) -> list[tuple[int, Place] | None]:
+    """Return for each box which of its texts is shown and where, or None where there is no room.
+
+    The first box chooses first. It takes its first text at the first free place at its corners, outside before inside,
+    then along its sides; if there is none, its next text.
+
+    Args:
+        boxes: corners x1, y1, x2, y2 in pixels of the picture.
+        texts: for each box the (width, height) of its texts, the most wanted first.
+        size: width and height of the picture.
+
+    Example:
+        >>> place_labels([(10.0, 50.0, 60.0, 90.0)] * 2, [[(30.0, 8.0)]] * 2, (100.0, 100.0))
+        [(0, Place(x=10.0, y=42.0, width=30.0, height=8.0)), (0, Place(x=10.0, y=90.0, width=30.0, height=8.0))]
+    """
+    taken = np.zeros((0, 4))
+    found: list[tuple[int, Place] | None] = []
+    for box, sizes in zip(boxes, texts, strict=True):
+        chosen = next(_free(box, sizes, size, taken), None)
+        found.append(chosen)
+        if chosen is not None:
+            place = chosen[1]
+            corners = (place.x, place.y, place.x + place.width, place.y + place.height)
+            taken = np.vstack([taken, corners])
+    return found
+
+
+def _free(
+    box: Sequence[float], sizes: Sequence[tuple[float, float]], size: tuple[float, float], taken: np.ndarray
+) -> Iterator[tuple[int, Place]]:
+    for text, (width, height) in enumerate(sizes):
+        for x, y in _wanted(box, width, height):
+            x, y = max(0.0, min(x, size[0] - width)), max(0.0, min(y, size[1] - height))
+            place = Place(x, y, width, height)
+            if not place.shares(taken):
+                yield text, place
+
+
+def _wanted(box: Sequence[float], width: float, height: float) -> Iterator[tuple[float, float]]:
+    x1, y1, x2, y2 = box
+    for y in (y1 - height, y2, y1, y2 - height):  # above, below, inside at the top, inside at the bottom
+        yield x1, y
+        yield x2 - width, y
+    steps = np.arange(y1 + height, y2 - height, height).tolist()
+    for x in (x1, x2 - width, x2, x1 - width):
+        for y in steps:
+            yield x, y
