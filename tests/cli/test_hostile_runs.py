@@ -101,6 +101,10 @@ def test_predict_takes_the_images_that_training_takes(tmp_path: Path) -> None:
         else:
             save_noise(tmp_path / name)
     assert [str(path.relative_to(tmp_path)) for path in image_paths([tmp_path])] == ["a/c.gif", "a/d.ppm", "b.jpg"]
+    assert [str(path.relative_to(tmp_path)) for path in image_paths([tmp_path / "**" / "?.[g-j]*"])] == [
+        "a/c.gif",
+        "b.jpg",
+    ]
 
 
 def test_any_script_can_be_printed_on_any_terminal() -> None:

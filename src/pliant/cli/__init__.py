@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `pliant demo | train | eval | predict | explain | export | plan | convert-checkpoint | env`."""
+"""The command line: `pliant demo | train | eval | predict | explain | export | plan | ...`, each command a module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pliant._check import PliantError, plain
 from pliant._version import __version__
-from pliant.cli import convert_checkpoint, demo, env, evaluate, explain, export, plan, predict, train
+from pliant.cli import completion, convert_checkpoint, demo, env, evaluate, explain, export, plan, predict, train
 from pliant.cli.parser import Parser, reject_unknown
 
 __all__ = ["build_parser", "main"]
@@ -25,6 +25,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
+    completion.add(commands, build_parser)
     return parser
 
 

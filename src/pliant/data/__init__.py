@@ -20,6 +20,7 @@ from pliant.data.segmentation.dataset import SegmentationDataset
 from pliant.data.segmentation.open import open_segmentation
 from pliant.data.segmentation.transforms import segmentation_transforms
 from pliant.data.transforms import Transform, collate, eval_transforms
+from pliant.data.videos import VIDEO_EXTENSIONS, video_frames
 
 __all__ = [
     "Category",
@@ -33,6 +34,7 @@ __all__ = [
     "SegmentationDataset",
     "Transform",
     "UnreadableImageError",
+    "VIDEO_EXTENSIONS",
     "classification_transforms",
     "collate",
     "detection_transforms",
@@ -44,5 +46,6 @@ __all__ = [
     "read_image",
     "read_label_map",
     "segmentation_transforms",
+    "video_frames",
     "write_label_map",
 ]
