@@ -408,5 +408,7 @@ def test_python_m_pliant_is_env() -> None:
     assert re.search(r"deform_conv2d +reference \(any device\) +yes", done.stdout)
     project = tomllib.loads((Path(source).parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    packages = {re.split(r"[>=]", line)[0] for name in ("train", "tensorboard", "export") for line in extras[name]}
+    packages = {
+        re.split(r"[>=]", line)[0] for name in ("train", "tensorboard", "video", "export") for line in extras[name]
+    }
     assert all(f"{package} " in done.stdout for package in packages)

@@ -108,6 +108,31 @@ def test_a_sharded_model_is_refused_by_its_shards(one_process: None) -> None:
     assert type(model[1]) is nn.Conv2d
 
 
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without torch.distributed")
+def test_a_converted_model_is_sharded_and_computes_the_same(one_process: None) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    model, layer = converted()
+    layer.conv_offset.bias.data.normal_()
+    x = torch.randn(2, 3, 7, 9)
+    expected = model(x)
+    expected.square().sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    sharded = copy.deepcopy(model)
+    sharded.zero_grad()
+    fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+    got = sharded(x)
+    torch.testing.assert_close(got, expected)
+    got.square().sum().backward()
+    found = dict(sharded.named_parameters())
+    assert isinstance(found["2.conv_offset.weight"], DTensor)
+    for name, gradient in gradients.items():
+        assert gradient is not None and gradient.any()
+        torch.testing.assert_close(found[name].grad.full_tensor(), gradient)
+
+
 def test_names_of_other_libraries() -> None:
     for function in (plan, convert):
         with pytest.raises(TypeError) as caught:

@@ -19,6 +19,8 @@ OPTIONAL = (
     "safetensors",
     "matplotlib",
     "pillow",
+    "shtab",
+    "av",
     "tensorboard",
     "onnx",
     "onnxruntime",
