@@ -84,11 +84,14 @@ def test_masks_are_tinted_with_a_line_around_them(tmp_path: Path) -> None:
     image = torch.full((3, 600, 900), 20, dtype=torch.uint8)
     masks = torch.zeros(2, 600, 900, dtype=torch.bool)
     masks[0, 100:300, 200:500] = True
-    boxes = torch.tensor([[200.0, 100, 500, 300], [600, 400, 700, 500]])
+    boxes = torch.tensor([[150.0, 50, 550, 350], [600, 400, 700, 500]])
     draw_detections(image, boxes, [1, 2], tmp_path / "masks.png", names=NAMES, masks=masks)
     picture = read_image(tmp_path / "masks.png").float()
     tint = 0.4 * 255 * torch.tensor(class_colour(1)) + 0.6 * 20
     assert (picture[:, 200, 350] - tint).abs().max() < 2
+    line = 255 * torch.tensor(class_colour(1))  # both opacities of the line's pixels add up
+    assert (picture[:, 200, 200] - line).abs().max() < 2
+    assert (picture[:, 200, 199] - 20).abs().max() == 0
     assert (picture[:, 450, 650] - 20).abs().max() == 0  # an empty mask
 
 

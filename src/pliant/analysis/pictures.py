@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import max_pool2d, pad
 
 from pliant._check import counted, require_package
 from pliant.analysis.fonts import families, legible
@@ -29,9 +29,8 @@ _DPI = 100
 _LETTER, _LINE = 0.021, 0.0032  # the height of letters and the width of lines, as shares of the picture's side
 _LONGEST_NAME = 32  # characters
 _OPACITY = 0.4
-_GOLDEN_RATIO = 0.618034  # of the circle of hues: neighbours in the list are far apart in colour
-_SHADES = ((0.85, 0.95), (0.95, 0.65), (0.45, 0.95))  # saturation and value: bright, dark, pale
-_HUES = 10  # before the next shade
+_SHADES = ((0.85, 0.95), (0.95, 0.6), (0.45, 0.95))  # saturation and value: bright, dark, pale
+_HUES, _STEP = 10, 3  # hues of a shade, and how many the next class is away, so that neighbours are far apart
 
 
 def class_colour(label: int) -> Colour:
@@ -39,10 +38,11 @@ def class_colour(label: int) -> Colour:
 
     Example:
         >>> [round(part, 2) for part in class_colour(1)]
-        [0.14, 0.38, 0.95]
+        [0.3, 0.95, 0.14]
     """
-    saturation, value = _SHADES[label // _HUES % len(_SHADES)]
-    return colorsys.hsv_to_rgb(label * _GOLDEN_RATIO % 1, saturation, value)
+    shade = label // _HUES % len(_SHADES)
+    hue = (label * _STEP % _HUES + shade / len(_SHADES)) / _HUES
+    return colorsys.hsv_to_rgb(hue, *_SHADES[shade])
 
 
 def draw_detections(
@@ -227,8 +227,8 @@ def _tinted(image: Tensor, masks: Iterable[Tensor], colours: Sequence[Colour]) -
             continue
         part = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
         inside = mask[part].bool()
-        outside = (~inside).float()[None, None]
-        edge = inside & (max_pool2d(outside, width, stride=1, padding=width // 2)[0, 0] > 0)
+        outside = pad((~inside).float()[None, None], [width // 2] * 4, value=1)
+        edge = inside & (max_pool2d(outside, width, stride=1)[0, 0] > 0)
         tint = 255 * torch.tensor(colour)[:, None, None]
         opacity = _OPACITY * inside + (1 - _OPACITY) * edge
         mixed[:, *part] = opacity * tint + (1 - opacity) * mixed[:, *part]
