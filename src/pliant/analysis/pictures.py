@@ -8,6 +8,7 @@ Lines and letters are shares of the picture's size, so that it looks the same at
 from __future__ import annotations
 
 import colorsys
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from pliant.analysis.label_places import Place, place_labels
 Colour = tuple[float, float, float]
 
 _SHORTEST, _LONGEST = 900, 4096  # pixels of a picture's long side
-_DPI = 100
+_DPI = 128  # a power of two, by which sizes in pixels are divided exactly
 _LETTER, _LINE = 0.021, 0.0032  # the height of letters and the width of lines, as shares of the picture's side
 _LONGEST_NAME = 32  # characters
 _OPACITY = 0.4
@@ -90,10 +91,17 @@ def draw_detections(
     corners = (boxes * scale).tolist()
     _add_boxes(axes, boxes, colours, side)
     texts = [_texts(names, label, None if scores is None else scores[k]) for k, label in enumerate(labels)]
-    size = (image.shape[2] * scale, image.shape[1] * scale)
+    size = tuple(figure.bbox.size)
     hidden = _add_labels(figure, [(corners[k], texts[k], colours[k]) for k in order], size, side)
-    _add_legend(figure, Counter(labels), names, min_score, hidden, side)
-    figure.savefig(path, dpi=_DPI, bbox_inches="tight", pad_inches=0)
+    height = _add_legend(figure, Counter(labels), names, min_score, hidden, side)
+    figure.savefig(path, dpi=_DPI, bbox_inches=_with_strip(figure, height))
+
+
+def _with_strip(figure: Any, height: int) -> Any:
+    """The part of a figure that is saved: all of it, and so many pixels below."""
+    from matplotlib.transforms import Bbox
+
+    return Bbox([[0, -height / _DPI], figure.get_size_inches()])
 
 
 def _canvas(image: Tensor) -> tuple[Any, Any, float, float]:
@@ -105,7 +113,8 @@ def _canvas(image: Tensor) -> tuple[Any, Any, float, float]:
     height, width = image.shape[-2:]
     longest = max(height, width)
     scale = min(max(longest, _SHORTEST), _LONGEST) / longest
-    figure = Figure(figsize=(width * scale / _DPI, height * scale / _DPI), dpi=_DPI, facecolor="white")
+    size = (round(width * scale) / _DPI, round(height * scale) / _DPI)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(image.permute(1, 2, 0).numpy(), extent=(0, width, height, 0), aspect="auto")
@@ -125,7 +134,7 @@ def _add_boxes(axes: Any, boxes: Tensor, colours: Sequence[Colour], side: float)
     patches = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes.tolist()]
     # A dark line under the coloured one, which is then seen on a ground of its own colour.
     for colour, width in (("black", 1.6), (colours, 1.0)):
-        style = {"facecolor": "none", "edgecolor": colour, "linewidth": width * _points(_LINE * side)}
+        style: dict[str, Any] = {"facecolor": "none", "edgecolor": colour, "linewidth": width * _points(_LINE * side)}
         axes.add_collection(PatchCollection(patches, **style))
 
 
@@ -193,8 +202,8 @@ def _ink(colour: Colour) -> str:
 
 def _add_legend(
     figure: Any, drawn: Counter[int], names: Mapping[int, str], min_score: float | None, hidden: int, side: float
-) -> None:
-    """Add a legend below the image, in as many columns as it is wide."""
+) -> int:
+    """Add a legend below the image, in as many columns as it is wide, and return its height in pixels."""
     from matplotlib.patches import Patch
 
     entries = [(f"{_name(names, label)} ({number})", class_colour(label)) for label, number in sorted(drawn.items())]
@@ -202,14 +211,15 @@ def _add_legend(
     notes += [] if drawn else ["nothing found"]
     notes += [f"no room for {counted(hidden, 'label')}"] if hidden else []
     if not entries and not notes:
-        return
+        return 0
+    longest = max(len(text) for text in [*notes, *(text for text, _ in entries)]) + 4  # and the patch of colour
     handles = [Patch(facecolor=colour, label=_shown(text)) for text, colour in entries]
     handles += [Patch(facecolor="none", edgecolor="none", label=text) for text in notes]
-    longest = max(len(handle.get_label()) for handle in handles) + 4
     columns = max(1, int(figure.bbox.width / (0.6 * _LETTER * side * longest)))
     letters = {"family": families(), "size": _points(_LETTER * side)}
     where = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": min(columns, len(handles))}
-    figure.legend(handles=handles, prop=letters, frameon=False, handlelength=1, handleheight=1, **where)
+    legend = figure.legend(handles=handles, prop=letters, frameon=False, handlelength=1, handleheight=1, **where)
+    return math.ceil(-legend.get_window_extent(figure.canvas.get_renderer()).y0)
 
 
 def _shown(text: str) -> str:
