@@ -26,7 +26,7 @@ def draw_bins(
         title: a line above the picture.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> path, image = Path(tempfile.mkdtemp()) / "bins.png", torch.zeros(3, 20, 30, dtype=torch.uint8)
         >>> region = torch.tensor([[4.0, 5.0, 20.0, 15.0]])
         >>> draw_bins(image, region, region.expand(1, 3, 2, 4), torch.ones(1, 3, 2), path)

@@ -219,7 +219,8 @@ def _add_legend(
     letters = {"family": families(), "size": _points(_LETTER * side)}
     where = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": min(columns, len(handles))}
     legend = figure.legend(handles=handles, prop=letters, frameon=False, handlelength=1, handleheight=1, **where)
-    return math.ceil(-legend.get_window_extent(figure.canvas.get_renderer()).y0)
+    lowest: float = legend.get_window_extent(figure.canvas.get_renderer()).y0
+    return math.ceil(-lowest)
 
 
 def _shown(text: str) -> str:

@@ -28,6 +28,16 @@ def video_frames(path: Path | str, *, every: int = 1) -> Iterator[tuple[int, Ten
     Raises:
         PliantError: PyAV is not installed.
         UnreadableImageError: the file is no such video, is broken, or its frames are too large.
+
+    Example:
+        >>> import av, tempfile
+        >>> path = tempfile.mkdtemp() + "/clip.avi"
+        >>> with av.open(path, "w") as clip:
+        ...     stream = clip.add_stream("mpeg4", rate=10)
+        ...     stream.width, stream.height = 64, 48
+        ...     clip.mux([*stream.encode(av.VideoFrame(64, 48, "yuv420p")), *stream.encode()])
+        >>> [(number, tuple(frame.shape)) for number, frame in video_frames(path)]
+        [(0, (3, 48, 64))]
     """
     av = require_package("av", "video", "reading a video")
     form = _FORMATS.get(Path(path).suffix.lower())
