@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import colorsys
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -139,7 +138,8 @@ def _add_boxes(axes: Any, boxes: Tensor, colours: Sequence[Colour], side: float)
 
 
 def _name(names: Mapping[int, str], label: int) -> str:
-    return legible(textwrap.shorten(names.get(label, str(label)), _LONGEST_NAME, placeholder="..."))
+    name = names.get(label, str(label))
+    return legible(name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}...")
 
 
 def _texts(names: Mapping[int, str], label: int, score: float | None) -> list[str]:
