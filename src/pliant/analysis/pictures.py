@@ -34,7 +34,7 @@ _HUES, _STEP = 10, 3  # hues of a shade, and how many the next class is away, so
 
 
 def class_colour(label: int) -> Colour:
-    """Return the colour of a class, red, green and blue from 0 to 1: always the same, the first 30 all different.
+    """Return the colour of a class, red, green and blue from 0 to 1: always the same, and those of 30 classes apart.
 
     Example:
         >>> [round(part, 2) for part in class_colour(1)]
