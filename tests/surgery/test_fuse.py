@@ -160,3 +160,17 @@ def test_a_model_in_training_mode_is_refused() -> None:
     with pytest.raises(PliantError, match="^model: must be in evaluation mode"):
         pliant.fuse(model)
     assert isinstance(model[1], nn.BatchNorm2d)
+
+
+def test_training_goes_on_by_the_statistics_of_the_batch_and_a_refusal_changes_nothing() -> None:
+    """Nothing is folded in training: outputs follow the batch, and the running statistics go on being collected."""
+    layer, norm = DeformConv2d(3, 4, 3), nn.BatchNorm2d(4)
+    model, x = nn.Sequential(layer, norm).train(), torch.rand(2, 3, 7, 9)
+    weight = layer.weight.clone()
+    with pytest.raises(PliantError):
+        fuse(model)
+    y = model(x)
+    assert model[1] is norm and torch.equal(layer.weight, weight)
+    torch.testing.assert_close(y.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, 0.1 * layer(x).mean((0, 2, 3)))  # momentum 0.1, from 0

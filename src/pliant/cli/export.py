@@ -38,6 +38,7 @@ def _run(arguments: argparse.Namespace) -> int:
     import torch
 
     from pliant.export import check_opset, compare_with_onnx, export_onnx
+    from pliant.surgery import fuse
     from pliant.train.model import load_run
 
     out: Path = arguments.out
@@ -55,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> int:
         expected = model([image])[0]
     options = {"opset": arguments.opset, "decompose": arguments.decompose}
     out.parent.mkdir(parents=True, exist_ok=True)
-    export_onnx(model, ([image],), out, input_names=["image"], output_names=list(expected), **options)
+    export_onnx(fuse(model), ([image],), out, input_names=["image"], output_names=list(expected), **options)
     height, width = arguments.size
     print(f"wrote {out}: image (3, {height}, {width}), RGB 0..1, to {', '.join(expected)}")
     found = compare_with_onnx(out, {"image": image}, expected)

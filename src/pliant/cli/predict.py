@@ -44,6 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
     rich = require_package("rich.progress", "train", "pliant predict")
     from pliant.data import UnreadableImageError
     from pliant.evaluation import save_results
+    from pliant.surgery import fuse
     from pliant.train.model import load_run, pick_device
     from pliant.train.tasks import task_of
     from pliant.train.tasks.base import predict_batch
@@ -54,7 +55,7 @@ def _run(arguments: argparse.Namespace) -> int:
     model, categories, config = load_run(arguments.run_folder, given_options(arguments, InferenceOptions))
     min_score = _min_score(arguments.min_score, config)
     device, task = pick_device(arguments.device), task_of(config)
-    predict = task.predictor(model.to(device), config)
+    predict = task.predictor(fuse(model).to(device), config)
     arguments.out.mkdir(parents=True, exist_ok=True)
     results, read, unreadable = [], 0, 0
     total = None if any(map(_is_video, paths)) else len(paths)
