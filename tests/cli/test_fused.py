@@ -57,7 +57,8 @@ def normalizations(model: nn.Module) -> int:
 def test_predictions_are_those_of_the_model_as_it_was_trained(
     run: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fuse, folded = surgery.fuse, []
+    fuse = surgery.fuse
+    folded: list[int] = []
 
     def counting(model: nn.Module) -> nn.Module:
         before = normalizations(model)
