@@ -67,7 +67,7 @@ def main() -> None:
     """Draw the figure of one result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/cpu-zen3-2cores.json"))
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures/speed.svg"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images/speed.svg"))
     arguments = parser.parse_args()
     draw(arguments.results, arguments.out)
     print(f"written to {arguments.out} ({arguments.out.stat().st_size // 1024} kB)")
