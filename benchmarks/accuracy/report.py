@@ -118,7 +118,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axes.errorbar([s + shift for s in means], [m.value for m in means.values()],
                           [m.half or 0.0 for m in means.values()], label=arm, color=COLOURS[arm], marker="o",
                           markersize=4, capsize=2)  # fmt: skip
-    axes.set_xlabel("strength of the warp (0: upright; 1: any angle, 0.6 to 1.5 times as large, sheared, moved)")
+    axes.set_xlabel("strength of the warp (0: upright; 1: any angle, size and shear)")
     axes.set_ylabel("top-1 accuracy")
     axes.set_title(f"{dataset}, {epochs} epochs; bars: 95 % intervals over seeds", fontsize=11)
     axes.grid(alpha=0.25)
