@@ -93,7 +93,10 @@ def check_wheel(path: Path, platform: str) -> None:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         info = f"pliant-{version}.dist-info"
-        _require({name.split("/")[0] for name in names} == {"pliant", info}, f"{path.name}: holds other packages")
+        _require(
+            {name.split("/")[0] for name in names} == {"pliant", "pliant_command", info},
+            f"{path.name}: holds other packages",
+        )
         metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
         _require(metadata["Version"] == version, f"{path.name}: its metadata says version {metadata['Version']}")
         stated = f'__version__ = "{version}"' in archive.read("pliant/_version.py").decode()

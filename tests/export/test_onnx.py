@@ -159,12 +159,12 @@ class _Scores(nn.Module):
 
 class _Parts(nn.Module):
     def forward(self, x: Tensor, rois: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-        return deform_ps_roi_pool(x, rois, (3, 2), 2, offset, mask, 0.25, (2, 3), (3, 2), 3, 0.2)
+        return deform_ps_roi_pool(x, rois, (3, 2), 2, offset, mask, 0.25, 2, (3, 2), 3, 0.2)
 
 
 def test_position_sensitive_pooling_in_plain_operators(tmp_path: Path) -> None:
     inputs = {
-        "x": torch.randn(2, 12, 13, 11),
+        "x": torch.randn(2, 8, 13, 11),
         "rois": torch.tensor(
             [[1.0, 2.3, 5.1, 33.7, 40.2], [0.0, -6.0, 3.0, 20.5, 31.0], [1.0, 30.3, 10.7, 62.3, 46.7]]
         ),
