@@ -76,7 +76,8 @@ def run(code: str, *arguments: str, source: Path = SOURCE) -> str:
 
 def test_an_interrupt_while_pytorch_is_imported_is_one_line(tmp_path: Path) -> None:
     # A process that was started in the background ignores the signal until it is told otherwise.
-    torch = "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nos.kill(os.getpid(), signal.SIGINT)\n"
+    torch = "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    torch += "os.kill(os.getpid(), signal.SIGINT)\n"
     (tmp_path / "torch.py").write_text(torch, encoding="utf-8")
     code = f"import sys; sys.path[:0] = {[str(tmp_path), str(SOURCE)]!r}\n"
     code += "from pliant_command import main; sys.exit(main())"

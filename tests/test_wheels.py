@@ -91,6 +91,7 @@ def made_wheel(folder: Path, *, name: str = "pliant-1.2-py3-none-any.whl", **cha
         "pliant-1.2.dist-info/METADATA": "Name: pliant\nVersion: 1.2\n",
         "pliant-1.2.dist-info/WHEEL": "Root-Is-Purelib: true\n",
         "pliant/_version.py": '__version__ = "1.2"\n',
+        "pliant_command/__init__.py": "",
         **changed,
     }
     with zipfile.ZipFile(folder / name, "w") as archive:
