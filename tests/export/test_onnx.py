@@ -166,10 +166,17 @@ def test_position_sensitive_pooling_in_plain_operators(tmp_path: Path) -> None:
     inputs = {
         "x": torch.randn(2, 8, 13, 11),
         "rois": torch.tensor(
-            [[1.0, 2.3, 5.1, 33.7, 40.2], [0.0, -6.0, 3.0, 20.5, 31.0], [1.0, 30.3, 10.7, 62.3, 46.7]]
+            [
+                [1.0, 2.3, 5.1, 33.7, 40.2],
+                [0.0, -6.0, 3.0, 20.5, 31.0],
+                [1.0, 30.3, 10.7, 62.3, 46.7],
+                [0.0, 12.5, -4.1, 19.0, 55.9],
+                [1.0, 1.0, 2.0, 2.0, 3.0],
+                [0.0, 8.2, 20.5, 43.5, 36.6],
+            ]
         ),
-        "offset": torch.randn(3, 4, 3, 2),
-        "mask": torch.rand(3, 2, 3, 2),
+        "offset": torch.randn(6, 4, 3, 2),
+        "mask": torch.rand(6, 2, 3, 2),
     }
     path, model = tmp_path / "pool.onnx", _Parts().eval()
     axes = {"rois": {0: "rois"}, "offset": {0: "rois"}, "mask": {0: "rois"}}

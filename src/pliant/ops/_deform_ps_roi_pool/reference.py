@@ -55,7 +55,7 @@ class PSSamples(NamedTuple):
 
 def round_half_away(x: Tensor) -> Tensor:
     """Round to the nearest whole number, halves away from zero, as C does and `torch.round` does not."""
-    whole = x.trunc()
+    whole = torch.where(x < 0, x.ceil(), x.floor())  # ONNX has no trunc
     return whole + torch.where((x - whole).abs() >= 0.5, x.sign(), x.new_zeros(()))
 
 
@@ -143,4 +143,4 @@ def deform_ps_roi_pool_reference(
     y = samples.grid.total() / samples.divisor.unsqueeze(-1)  # (R, K, Ph, Pw, O/K)
     if mask is not None:
         y = y * of_parts(mask.to(y.dtype), pooling).unsqueeze(-1)
-    return y.movedim(-1, 2).flatten(1, 2).to(input.dtype).contiguous()
+    return y.permute(0, 1, 4, 2, 3).flatten(1, 2).to(input.dtype).contiguous()
