@@ -6,30 +6,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 
-from helpers.runs import write_run
+from helpers.runs import DETECTOR, write_photo, write_run
 from pliant.cli import main
 from pliant.export import parity
 
 pytest.importorskip("onnxruntime")
-SMALL = {"strides": [8, 16], "fpn_channels": 16, "head_channels": 32, "anchor_sizes": [16.0, 32.0, 64.0]}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector whose pyramid is deformable too: behind an upsampling, no exporter knows its channels."""
-    settings = {"deform": r"layer4|fpn\.layer_blocks", **SMALL}
+    settings = {"deform": r"layer4|fpn\.layer_blocks", **DETECTOR}
     return write_run(tmp_path_factory.mktemp("runs") / "run", **settings)
 
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photos") / "photo.png"
-    pixels = torch.randint(0, 255, (60, 80, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
-    Image.fromarray(pixels.numpy()).save(path)
-    return path
+    return write_photo(tmp_path_factory.mktemp("photos") / "photo.png")
 
 
 @pytest.mark.parametrize("options", [[], ["--decompose"]], ids=["deform_conv", "plain"])

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
-from helpers.runs import write_run
+from helpers.runs import DETECTOR, write_photo, write_run
 from pliant import surgery
 from pliant.cli import main
 from pliant.train.checkpoint import save_weights
@@ -24,8 +23,7 @@ FOLDED = 4  # c4 of resnet18: two blocks of two 3x3 convolutions, each with its 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector whose statistics, scales and shifts all matter."""
-    small = {"strides": [8, 16], "fpn_channels": 16, "head_channels": 32, "anchor_sizes": [16.0, 32.0, 64.0]}
-    folder = write_run(tmp_path_factory.mktemp("runs") / "run", norm="batch", **small)
+    folder = write_run(tmp_path_factory.mktemp("runs") / "run", norm="batch", **DETECTOR)
     model = load_run(folder)[0]
     generator = torch.Generator().manual_seed(4)
     for module in model.modules():
@@ -44,10 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photos") / "photo.png"
-    pixels = torch.randint(0, 255, (60, 80, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
-    Image.fromarray(pixels.numpy()).save(path)
-    return path
+    return write_photo(tmp_path_factory.mktemp("photos") / "photo.png")
 
 
 def normalizations(model: nn.Module) -> int:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.runs import write_run
+from helpers.runs import DETECTOR, write_run
 from pliant import convert
 from pliant.export import compare_with_onnx, differences, export_onnx
 from pliant.nn import DeformConv2d
@@ -22,7 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
 ]
 IMAGE = torch.rand(3, 60, 80, generator=torch.Generator().manual_seed(3))
-DETECTOR = {"strides": [8, 16], "fpn_channels": 16, "head_channels": 32, "anchor_sizes": [16.0, 32.0, 64.0]}
 SYSTEMS = {
     "faster-rcnn": DETECTOR,
     "mask-rcnn": {**DETECTOR, "roi_pool": "modulated"},

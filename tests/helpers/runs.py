@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run folders of models that nobody trained."""
+"""Run folders of models that nobody trained, and a photograph for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from pliant.data import Category
 from pliant.nn import DeformConv2d
@@ -15,6 +16,7 @@ from pliant.train.model import build_model, save_run
 
 CATEGORIES = (Category(1, "oak"), Category(2, "elm & ash"))
 SMALL = {"data": "none", "backbone": "resnet18", "deform": "c4", "device": "cpu", "min_size": [64], "max_size": 128}
+DETECTOR = {"strides": [8, 16], "fpn_channels": 16, "head_channels": 32, "anchor_sizes": [16.0, 32.0, 64.0]}
 
 
 def write_run(folder: Path, **settings: Any) -> Path:
@@ -28,3 +30,10 @@ def write_run(folder: Path, **settings: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_run(folder, model.eval(), CATEGORIES, config)
     return folder
+
+
+def write_photo(path: Path) -> Path:
+    """Write an image of 60 x 80 pixels without any order."""
+    pixels = torch.randint(0, 255, (60, 80, 3), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(path)
+    return path

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import pliant
-from helpers.runs import write_run
+from helpers.runs import DETECTOR, write_run
 from pliant._check import PliantError
 from pliant.train.trained import TrainedModel
 
@@ -20,8 +20,7 @@ PIXELS = np.random.default_rng(3).integers(0, 255, (60, 80, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    settings = {"strides": [8, 16], "fpn_channels": 16, "head_channels": 32, "anchor_sizes": [16.0, 32.0, 64.0]}
-    return pliant.load(write_run(tmp_path_factory.mktemp("run"), **settings), device="cpu")
+    return pliant.load(write_run(tmp_path_factory.mktemp("run"), **DETECTOR), device="cpu")
 
 
 def test_one_image_in_every_form_gives_the_same(model: TrainedModel, tmp_path: Path) -> None:
