@@ -85,7 +85,8 @@ def _onnxruntime(model: nn.Module) -> Forward:
         path = f"{folder}/model.onnx"
         export_onnx(model, (image(),), path, input_names=["x"], output_names=["y"])
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"x": image().numpy()})[0]
+    x = image().numpy()
+    return lambda: session.run(None, {"x": x})[0]
 
 
 def _openvino(model: nn.Module) -> Forward:
@@ -94,7 +95,8 @@ def _openvino(model: nn.Module) -> Forward:
         converted = openvino.convert_model(model, example_input=image())
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.compile_model(converted, "CPU", settings).create_infer_request()
-    return lambda: request.infer([image().numpy()], share_inputs=True)[0]
+    x = image().numpy()
+    return lambda: request.infer([x], share_inputs=True)[0]
 
 
 def check(runs: dict[str, Forward]) -> float:
