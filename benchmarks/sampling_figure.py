@@ -51,13 +51,13 @@ def record(demo: Path) -> None:
 
     from pliant.analysis import record_offsets, sampling_points, view_of
     from pliant.data import open_detection
+    from pliant.demo.run import whole_photograph
     from pliant.train.model import load_run
 
     model, _, _ = load_run(demo / "runs" / "trees")
     image, _ = open_detection(demo / "cache" / "trees", "test")[0]
     photo, _ = open_detection(demo / "cache", "test")[0]
-    transform = model.get_submodule("transform")  # the photograph in one piece and at its own scale, as in the demo
-    transform.min_size, transform.max_size = (min(image.shape[1:]),), max(image.shape[1:])
+    whole_photograph(model, image)
     view = view_of(model.eval(), image)
     field = record_offsets(view.network, view.input)[-1]
     detections = json.loads((demo / "runs" / "trees" / "predictions.json").read_text(encoding="utf-8"))

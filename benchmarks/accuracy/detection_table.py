@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from benchmarks.accuracy.bootstrap import interval
 from benchmarks.accuracy.detection import ARMS
-from benchmarks.accuracy.intervals import paired
+from benchmarks.accuracy.intervals import paired, signed
 from benchmarks.accuracy.rows import Row
 
 CONTROL = "plain"
@@ -55,10 +55,10 @@ def _over_seeds(rows: Sequence[Row], plain: dict[int, Row]) -> list[str]:
         common = ours.keys() & plain.keys()
         if arm == CONTROL or len(common) < 2:
             continue
-        gains = {}
-        for name in ("ap", "ap50"):
-            gain = paired({s: ours[s][name] for s in common}, {s: plain[s][name] for s in common})
-            gains[name] = str(gain) if str(gain).startswith("-") else f"+{gain}"
-        ap = statistics.fmean(ours[seed]["ap"] for seed in common)
-        lines.append(f"{arm} over seeds: AP {ap:.3f}; to plain {gains['ap']} AP, {gains['ap50']} AP50.")
+        ap, ap50 = (
+            signed(paired(*({seed: row[name] for seed, row in runs.items()} for runs in (ours, plain))))
+            for name in ("ap", "ap50")
+        )
+        mean = statistics.fmean(ours[seed]["ap"] for seed in common)
+        lines.append(f"{arm} over seeds: AP {mean:.3f}; to plain {ap} AP, {ap50} AP50.")
     return ["", *lines] if lines else []

@@ -27,6 +27,12 @@ class Mean:
         return f"{self.value:.3f} ± {self.half:.3f} ({self.count} seeds)"
 
 
+def signed(gain: object) -> str:
+    """Return a difference with its sign, + too."""
+    text = str(gain)
+    return text if text.startswith("-") else f"+{text}"
+
+
 def mean(values: Sequence[float]) -> Mean:
     """Return the mean of one value a seed, for up to ten seeds."""
     count = len(values)

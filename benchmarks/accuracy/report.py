@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.accuracy import detection, detection_table
-from benchmarks.accuracy.intervals import mean, paired
+from benchmarks.accuracy.intervals import mean, paired, signed
 from benchmarks.accuracy.rows import Row, read_rows
 from benchmarks.accuracy.warped import ARMS, ROWS
 
@@ -64,16 +64,11 @@ def warped_table(rows: Sequence[Row]) -> str:
         for arm in arms:
             ours = by_seed(rows, strength=strength, arm=arm)
             gain = paired(ours, control) if arm != CONTROL else None
-            cells.append((str(mean(list(ours.values()))) if ours else "") + (f"; gain {_signed(gain)}" if gain else ""))
+            cells.append((str(mean(list(ours.values()))) if ours else "") + (f"; gain {signed(gain)}" if gain else ""))
         lines.append(f"| {strength} | " + " | ".join(cells) + " |")
     seconds = [statistics.fmean(r["cpu_seconds"][-1] for r in rows if r["key"]["arm"] == arm) for arm in arms]
     lines.append("| CPU seconds of training, mean | " + " | ".join(f"{value:.0f}" for value in seconds) + " |")
     return "\n".join(lines)
-
-
-def _signed(gain: object) -> str:
-    text = str(gain)
-    return text if text.startswith("-") else f"+{text}"
 
 
 def provenance(rows: Sequence[Row]) -> str:

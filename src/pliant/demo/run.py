@@ -146,7 +146,7 @@ def _train_and_test(config: TrainConfig, run: Path, site: DetectionDataset) -> O
     seconds = time.monotonic() - started
     model, _, _ = load_run(run)
     image, target = site[0]
-    _whole_photograph(model, image)
+    whole_photograph(model, image)
     detections = detect(model, image, torch.device("cpu"))
     results = coco_results([(int(target["image_id"]), detections)], site.categories)
     save_results(results, run / "predictions.json")
@@ -154,7 +154,7 @@ def _train_and_test(config: TrainConfig, run: Path, site: DetectionDataset) -> O
     return Outcome(model, metrics, seconds, run, detections)
 
 
-def _whole_photograph(model: nn.Module, image: Tensor) -> None:
+def whole_photograph(model: nn.Module, image: Tensor) -> None:
     """Let the detector take the photograph in one piece and at its own scale."""
     transform: GeneralizedRCNNTransform = model.get_submodule("transform")
     transform.min_size = (min(image.shape[1:]),)
