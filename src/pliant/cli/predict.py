@@ -50,7 +50,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from pliant.train.tasks.base import predict_batch
 
     paths = image_paths(arguments.images)
-    if any(map(_is_video, paths)):
+    has_videos = any(map(_is_video, paths))
+    if has_videos:
         require_package("av", "video", "reading a video")
     model, categories, config = load_run(arguments.run_folder, given_options(arguments, InferenceOptions))
     min_score = _min_score(arguments.min_score, config)
@@ -58,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
     predict = task.predictor(fuse(model).to(device), config)
     arguments.out.mkdir(parents=True, exist_ok=True)
     results, read, unreadable = [], 0, 0
-    total = None if any(map(_is_video, paths)) else len(paths)
+    total = None if has_videos else len(paths)
     for found in rich.track(_pictures(paths, arguments.every), "predict", total=total, transient=True):
         if isinstance(found, UnreadableImageError):
             print(f"pliant: left out: {' '.join(str(found).split())}", file=sys.stderr)

@@ -68,11 +68,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ) as error:  # for a device that is not there
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what PyTorch raises for an absent device
         reason = str(error).splitlines()[0]
         raise PliantError(f"device: must be one that PyTorch has here; got {name!r} ({reason}); use auto") from error
     return device
