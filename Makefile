@@ -17,6 +17,8 @@ WERROR := $(if $(CI),ON,OFF)
 PYTHON :=
 RUN := $(if $(PYTHON),PYTHONPATH=src $(PYTHON),$(BIN)/python)
 READY = $(if $(PYTHON),,$(INSTALLED) $(NATIVE))
+# Ninja runs as many processes as there are processors; of `make --jobs` it knows nothing.
+NINJA := env -u MAKEFLAGS $(BIN)/cmake --build
 NATIVE_SOURCES := CMakeLists.txt $(shell find src/pliant/ops -name '*.cpp' -o -name '*.h')
 NATIVE_TESTS := $(wildcard tests/native/*.cpp tests/native/*.h)
 
@@ -172,11 +174,11 @@ $(RELEASE_INSTALLED): $(INSTALLED)
 # An order-only prerequisite: a new .venv alone is no reason to compile again.
 $(NATIVE): $(NATIVE_SOURCES) | $(INSTALLED)
 	$(BIN)/cmake -S . -B build/native -G Ninja -DPLIANT_WERROR=$(WERROR)
-	$(BIN)/cmake --build build/native
+	$(NINJA) build/native
 	$(BIN)/cmake --install build/native --prefix src --component pliant
 	touch $@
 
 $(SANITIZED): $(NATIVE_SOURCES) $(NATIVE_TESTS) | $(INSTALLED)
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DPLIANT_WERROR=$(WERROR) -DPLIANT_SANITIZE=ON -DPLIANT_BUILD_TESTS=ON
-	$(BIN)/cmake --build build/sanitize --target native_test pliant_cpu
+	$(NINJA) build/sanitize --target native_test pliant_cpu
 	touch $@
