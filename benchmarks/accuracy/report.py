@@ -13,6 +13,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.accuracy import detection, detection_table
 from benchmarks.accuracy.intervals import mean, paired, signed
@@ -73,9 +74,14 @@ def warped_table(rows: Sequence[Row]) -> str:
 
 def provenance(rows: Sequence[Row]) -> str:
     """Return a sentence with the number of runs, the machine and the commits."""
-    machines = Counter(f"{row['machine']['cpu']}, PyTorch {row['machine']['torch']}" for row in rows)
+    machines = Counter(f"{_processor(row['machine'])}, PyTorch {row['machine']['torch']}" for row in rows)
     commits = ", ".join(sorted({row["commit"] for row in rows}))
     return f"{len(rows)} runs of one thread each, on {'; '.join(machines)}; commit {commits}."
+
+
+def _processor(machine: dict[str, Any]) -> str:
+    """Return the processor's name and its instruction set, which the first rows do not have."""
+    return f"{machine['cpu']} ({machine['instructions']})" if "instructions" in machine else str(machine["cpu"])
 
 
 def with_tables(page: str, study: str, content: str) -> str:
