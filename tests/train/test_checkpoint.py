@@ -44,6 +44,17 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
         load_weights(tmp_path / "c", nn.Linear(2, 3))
 
 
+def test_a_damaged_name_inside_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    save_checkpoint(path, {"step": 1, "x": torch.arange(3)})
+    content = bytearray(path.read_bytes())
+    name = content.index(b"PK\x03\x04") + 30  # of the first part, in front of its content
+    content[name] = 0xB7  # not UTF-8; PyTorch reads the list of names at the archive's end instead
+    path.write_bytes(content)
+    with pytest.raises(PliantError, match="checkpoint: must be undamaged; .*; copy it again"):
+        load_checkpoint(path)
+
+
 def test_weights_of_another_shape_are_refused_whole(tmp_path: Path) -> None:
     save_weights(tmp_path / "w", nn.Linear(2, 3))
     other = nn.Linear(2, 4)

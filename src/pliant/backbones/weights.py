@@ -7,6 +7,7 @@ import pickle
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ BROKEN_FILE = (
     ValueError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 # Bytes of all tensors for each byte of their file; tensors that share memory are stored once.
 MOST_BYTES = 16

@@ -97,7 +97,7 @@ def _is_intact(archive: Path) -> bool:
     try:
         with zipfile.ZipFile(archive) as content:
             return content.testzip() is None
-    except zipfile.BadZipFile:
+    except BROKEN_FILE:  # its names too may be damaged
         return False
 
 
