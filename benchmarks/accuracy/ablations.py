@@ -25,7 +25,7 @@ from benchmarks.accuracy.warped import measured
 from pliant.demo.shapes import Settings, deformable, network
 
 ROWS = RESULTS / "ablations.jsonl"
-SEEDS, EPOCHS, STRENGTH = 3, (20, 40), 1.0
+SEEDS, EPOCHS, STRENGTH = 3, (8, 20, 40), 1.0
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Arm:
     dilation: int = 1
 
 
+BASE = "base"
 ARMS = {
-    "base": Arm(),
+    BASE: Arm(),
     "layers-1": Arm(layers=1),
     "layers-3": Arm(layers=3),
     "layers-4": Arm(layers=4),

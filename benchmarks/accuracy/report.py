@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import detection, detection_table
+from benchmarks.accuracy import ablations, detection, detection_table
 from benchmarks.accuracy.intervals import mean, paired, signed
 from benchmarks.accuracy.rows import Row, read_rows
 from benchmarks.accuracy.warped import ARMS, ROWS
@@ -72,6 +72,27 @@ def warped_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def ablation_table(rows: Sequence[Row]) -> str:
+    """Return a table with an arm in each row, beside its difference to the base over the seeds that both have."""
+    base = by_seed(rows, arm=ablations.BASE)
+    lines = ["| arm | parameters | top-1 | to the base | CPU seconds |", "|---|---|---|---|---|"]
+    for arm in ablations.ARMS:
+        own = [row for row in rows if row["key"]["arm"] == arm]
+        if not own:
+            continue
+        ours = by_seed(own)
+        difference = paired(ours, base) if arm != ablations.BASE else None
+        seconds = statistics.fmean(row["cpu_seconds"][-1] for row in own)
+        cells = [
+            arm,
+            f"{own[0]['parameters']:,}",
+            str(mean(list(ours.values()))),
+            signed(difference) if difference else "",
+        ]
+        lines.append("| " + " | ".join([*cells, f"{seconds:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
 def provenance(rows: Sequence[Row]) -> str:
     """Return a sentence with the number of runs, the machine and the commits."""
     machines = Counter(f"{_processor(row['machine'])}, PyTorch {row['machine']['torch']}" for row in rows)
@@ -96,6 +117,7 @@ def with_tables(page: str, study: str, content: str) -> str:
 def written(page: str) -> str:
     """Return the page with the tables of all committed rows."""
     page = with_tables(page, "warped", tables(read_rows(ROWS), "epochs", warped_table))
+    page = with_tables(page, "ablations", tables(read_rows(ablations.ROWS), "epochs", ablation_table))
     return with_tables(page, "detection", tables(read_rows(detection.ROWS), "steps", detection_table.table))
 
 

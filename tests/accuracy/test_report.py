@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.accuracy import detection, detection_table, report  # noqa: E402
+from benchmarks.accuracy import ablations, detection, detection_table, report  # noqa: E402
 from benchmarks.accuracy.intervals import mean, paired  # noqa: E402
 from benchmarks.accuracy.rows import read_rows  # noqa: E402
 from benchmarks.accuracy.warped import ROWS, plan  # noqa: E402
@@ -93,13 +93,31 @@ def test_detectors_over_seeds_by_hand() -> None:
     assert detection_table.table(rows).splitlines()[-1] == f"pyramid-mdconv over seeds: {wanted}"
 
 
+def test_the_table_of_ablations_by_hand() -> None:
+    def row(arm: str, seed: int, last: float) -> dict[str, Any]:
+        return {
+            "key": {"arm": arm, "seed": seed},
+            "parameters": 48944,
+            "accuracy": [0.1, last],
+            "cpu_seconds": [9, 21.4],
+        }
+
+    rows = [row("base", 0, 0.7), row("base", 1, 0.8), row("layers-3", 0, 0.72), row("rate-1", 2, 0.9)]
+    assert report.ablation_table(rows).splitlines()[2:] == [
+        "| base | 48,944 | 0.750 ± 0.635 (2 seeds) |  | 21 |",
+        "| layers-3 | 48,944 | 0.720 (one seed) | +0.020 (one seed) | 21 |",
+        "| rate-1 | 48,944 | 0.900 (one seed) |  | 21 |",
+    ]
+
+
 def test_the_page_holds_the_tables_of_the_committed_rows() -> None:
     page = report.PAGE.read_text(encoding="utf-8")
     assert report.written(page) == page, "run python -m benchmarks.accuracy.report"
 
 
 def test_every_committed_row_is_of_the_plan_and_none_is_there_twice() -> None:
-    for path, planned in ((ROWS, plan()), (detection.ROWS, detection.plan())):
+    studies = ((ROWS, plan()), (detection.ROWS, detection.plan()), (ablations.ROWS, ablations.plan()))
+    for path, planned in studies:
         keys = [row["key"] for row in read_rows(path)]
         assert all(key in planned for key in keys)
         assert len({str(key) for key in keys}) == len(keys)
