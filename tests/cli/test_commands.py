@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.fresh import output_of
 from helpers.shapes import HEIGHT, WIDTH, write_shapes
 from pliant.cli import main
 from pliant.train.progress import read_metrics
@@ -370,12 +371,7 @@ WITH_TORCH_ALONE = (
 
 def test_with_torch_alone() -> None:
     code = WITHOUT_OTHERS.format(hidden=HIDDEN, commands=[arguments for arguments, *_ in WITH_TORCH_ALONE])
-    source = str(Path(sys.modules["pliant"].__file__ or "").parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PYTHONPATH": source}
-    )
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    found = [json.loads(line) for line in output_of(code).splitlines()]
     for (status, said), (arguments, expected, text) in zip(found, WITH_TORCH_ALONE, strict=True):
         assert (status, text in said) == (expected, True), (arguments, said)
 

@@ -17,7 +17,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes(tmp_path_factory.mktemp("shapes"), {"train": 7, "val": 2})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(shapes: Path) -> dict[str, Any]:
     """Settings of a run of ten steps: two and a half epochs of four batches."""
     return {

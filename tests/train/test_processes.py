@@ -40,9 +40,10 @@ from pliant.train import TrainConfig
 from pliant.train.run import train
 
 torch.set_num_threads(1)
-settings, out = json.loads(sys.argv[1]), Path(sys.argv[2])
-train(TrainConfig.from_dict(settings), out)
-one_step(batches=2, out=out)
+folder = Path(sys.argv[1])
+for name, settings in json.loads(sys.argv[2]).items():
+    train(TrainConfig.from_dict(settings), folder / name)
+one_step(batches=2, out=folder)
 """
 
 
@@ -64,46 +65,65 @@ def fresh_accelerate() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def small(tiny: dict[str, Any]) -> dict[str, Any]:
     """Seven images: of two processes or two batches to a step, the second step has two images and one."""
     frozen = {"norm": "frozen", "lr": 0.002, "offset_lr_scale": 1.0, "warmup_steps": 0}
     return {**tiny, **frozen, "val_split": "val", "steps": 2, "checkpoint_every": 2}
 
 
-def _launch(settings: dict[str, Any], out: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A model whose losses follow from images and weights without a choice that rounding could turn."""
+    data = write_class_shapes(tmp_path_factory.mktemp("data"), {"train": 4, "val": 1})
+    model = {"model": "classifier", "backbone": "mobilenet_v3_small", "norm": "frozen", "lr": 0.01, "warmup_steps": 0}
+    sizes = {"crop_size": 32, "resize_size": 40, "batch_size": 2, "step_images": 4, "log_every": 1}
+    return {"data": str(data), "val_split": None, **model, **sizes, "steps": 2, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def two(
+    small: dict[str, Any], classifier: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """What two processes, started once, trained and wrote: the runs "detector" and "classifier", and what was said."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "program.py").write_text(RUN, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    script = out.with_suffix(".py")
-    script.write_text(RUN, encoding="utf-8")
-    command = [sys.executable, *launcher, str(script), json.dumps(settings), str(out)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(folder / "program.py")]
+    command = [sys.executable, *launcher, str(folder), json.dumps({"detector": small, "classifier": classifier})]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stderr
 
 
 def _losses(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in r.items() if k.startswith("loss")} for r in read_metrics(run) if "loss" in r]
 
 
-def test_two_processes_take_the_steps_of_one_that_accumulates(small: dict[str, Any], tmp_path: Path) -> None:
-    assert train(TrainConfig.from_dict({**small, "accumulate": 2}), tmp_path / "one")
-    done = _launch(small, tmp_path / "two")
-    assert done.returncode == 0, done.stderr
-    assert "in 2 processes, 2 steps of 4 images left" in done.stderr
-    assert done.stderr.count("done: ") == 1, "the main process alone speaks"
-    one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
-    assert len(two) == 2
+def test_two_processes_take_the_steps_of_one_that_accumulates(
+    two: tuple[Path, str], small: dict[str, Any], tmp_path: Path
+) -> None:
+    runs = tmp_path / "one", two[0] / "detector"
+    assert train(TrainConfig.from_dict({**small, "accumulate": 2}), runs[0])
+    assert two[1].count("in 2 processes, 2 steps of 4 images left") == 2, "of each run"
+    assert two[1].count("done: ") == 2, "the main process alone speaks"
+    by_one, by_two = map(_losses, runs)
+    assert len(by_two) == 2
     # Two, since rounding sooner or later makes another choice of proposals.
-    assert two == [pytest.approx(losses, rel=1e-4, abs=1e-6) for losses in one]
+    assert by_two == [pytest.approx(losses, rel=1e-4, abs=1e-6) for losses in by_one]
     # Momentum holds what the gradients were; SGD's buffers say more than the weights, which hardly move.
-    states = [load_checkpoint(tmp_path / name / "last.pt") for name in ("one", "two")]
+    states = [load_checkpoint(run / "last.pt") for run in runs]
     buffers = [[s["momentum_buffer"] for s in state["optimizer"]["state"].values()] for state in states]
     assert len(buffers[0]) > 40
     for ours, theirs in zip(*buffers, strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5)
-    check_step(tmp_path / "two")
     # Both looked at both images of the validation split.
-    metrics = [[r["ap50"] for r in read_metrics(tmp_path / name) if "ap50" in r] for name in ("one", "two")]
+    metrics = [[r["ap50"] for r in read_metrics(run) if "ap50" in r] for run in runs]
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-3)
+
+
+def test_a_step_of_two_processes_by_hand(two: tuple[Path, str]) -> None:
+    check_step(two[0])
 
 
 def test_batches_of_unlike_size_count_by_their_images(tmp_path: Path) -> None:
@@ -151,22 +171,18 @@ def test_another_number_of_processes_is_refused(small: dict[str, Any], tmp_path:
         resume(tmp_path / "run")
 
 
-def test_one_process_goes_on_with_the_steps_of_two(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A classifier, whose losses follow from images and weights without a choice that rounding could turn."""
-    data = write_class_shapes(tmp_path / "data", {"train": 4, "val": 1})
-    model = {"model": "classifier", "backbone": "mobilenet_v3_small", "norm": "frozen", "lr": 0.01, "warmup_steps": 0}
-    sizes = {"crop_size": 32, "resize_size": 40, "batch_size": 2, "step_images": 4, "log_every": 1}
-    settings = {"data": str(data), "val_split": None, **model, **sizes, "device": "cpu"}
-    assert train(TrainConfig.from_dict({**settings, "steps": 5}), tmp_path / "one")
-    done = _launch({**settings, "steps": 2}, tmp_path / "two")
-    assert done.returncode == 0, done.stderr
+def test_one_process_goes_on_with_the_steps_of_two(
+    two: tuple[Path, str], classifier: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = two[0] / "classifier"
+    assert train(TrainConfig.from_dict({**classifier, "steps": 5}), tmp_path / "one")
     capfd.readouterr()
-    assert resume(tmp_path / "two", {"steps": 5})
+    assert resume(run, {"steps": 5})
     assert "1 process, before 2: sums in another order, so that losses differ by rounding" in capfd.readouterr().err
-    one, two = _losses(tmp_path / "one"), _losses(tmp_path / "two")
-    assert len({losses["loss"] for losses in one}) == 5
-    assert two == [pytest.approx(losses, rel=1e-3) for losses in one]
-    assert [r["step"] for r in read_metrics(tmp_path / "two") if "loss" in r] == [1, 2, 3, 4, 5]
+    by_one, by_two = _losses(tmp_path / "one"), _losses(run)
+    assert len({losses["loss"] for losses in by_one}) == 5
+    assert by_two == [pytest.approx(losses, rel=1e-3) for losses in by_one]
+    assert [r["step"] for r in read_metrics(run) if "loss" in r] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
