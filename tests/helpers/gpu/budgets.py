@@ -33,12 +33,18 @@ def faults(row: dict[str, Any]) -> list[str]:
     return [f"{row['kernel']} of {row['work']} {rule}: {row}" for rule, kept in rules.items() if not kept]
 
 
-def kernel_faults(architecture: str) -> list[str]:
-    """Compile what is tested for an architecture, in a process of its own, and return what is wrong with it."""
-    done = run_program("compiled", architecture, interpreted=False)
+def kernel_faults(*architectures: str) -> list[str]:
+    """Compile what is tested for these architectures, in a process of its own, and return what is wrong with it."""
+    done = run_program("compiled", *architectures, interpreted=False)
     assert done.status == 0, done.errors
-    wanted = {(t, w.name, k) for t, works in TESTED[architecture].items() for w, ks in works.items() for k in ks}
-    assert {(row["type"], row["work"], row["kernel"]) for row in done.rows} == wanted
+    wanted = {
+        (architecture, type_name, work.name, kernel)
+        for architecture in architectures
+        for type_name, works in TESTED[architecture].items()
+        for work, kernels in works.items()
+        for kernel in kernels
+    }
+    assert {(row["architecture"], row["type"], row["work"], row["kernel"]) for row in done.rows} == wanted
     return [fault for row in done.rows for fault in faults(row)]
 
 

@@ -11,9 +11,12 @@ is read from the machine code: registers, spills, shared memory, tensor-core ins
 from __future__ import annotations
 
 import argparse
+import bisect
 import contextlib
+import itertools
 import json
 import re
+import struct
 import subprocess
 import tempfile
 import time
@@ -130,12 +133,16 @@ def compile_launch(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...
     return kernel.run(*mocked, grid=grid, warmup=True, enable_fp_fusion=True, **options)
 
 
-def report(compiled: Any, target: GPUTarget) -> dict[str, int]:
-    """Return what the machine code says."""
-    shared = {"shared": compiled.metadata.shared}
+def reports(compiled: list[Any], target: GPUTarget) -> list[dict[str, int]]:
+    """Return what the machine code of each kernel says."""
+    shared = [{"shared": kernel.metadata.shared} for kernel in compiled]
     if target.backend == "hip":
-        return shared | amd(compiled.asm["amdgcn"])
-    return shared | nvidia(compiled.asm["cubin"]) | {"approximate": compiled.asm["ptx"].count("div.full")}
+        return [row | amd(kernel.asm["amdgcn"]) for row, kernel in zip(shared, compiled, strict=True)]
+    names = instructions([code_of(kernel.asm["cubin"]) for kernel in compiled], target.arch)
+    return [
+        row | nvidia(kernel.asm["cubin"], of_kernel) | {"approximate": kernel.asm["ptx"].count("div.full")}
+        for row, kernel, of_kernel in zip(shared, compiled, names, strict=True)
+    ]
 
 
 def amd(code: str) -> dict[str, int]:
@@ -149,17 +156,45 @@ def amd(code: str) -> dict[str, int]:
     }
 
 
-def nvidia(cubin: bytes) -> dict[str, int]:
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+def tool(name: str, *arguments: str, content: bytes) -> str:
+    """Return what a tool of Triton's prints about a file of this content."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(content)
         file.flush()
-        command = [str(tool), "--dump-resource-usage", "--dump-sass", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        command = [str(Path(triton.__file__).parent / "backends/nvidia/bin" / name), *arguments, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def code_of(cubin: bytes) -> bytes:
+    """Return the machine code of the one kernel in an ELF file: its section `.text.NAME`."""
+    (headers,) = struct.unpack_from("<Q", cubin, 0x28)
+    size, count, names = struct.unpack_from("<HHH", cubin, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, headers + k * size) for k in range(count)]
+    (code,) = (
+        cubin[offset : offset + length]
+        for name, _, _, _, offset, length in sections
+        if cubin.startswith(b".text.", sections[names][4] + name)
+    )
+    return code
+
+
+def instructions(codes: list[bytes], capability: int) -> list[list[str]]:
+    """Return the names of the instructions of each kernel, all read at once: the tool takes long to start."""
+    kind = f"SM{capability}{'a' if capability >= 90 else ''}"
+    text = tool("nvdisasm", "--binary", kind, "--no-dataflow", content=b"".join(codes))
+    found = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)", text, re.MULTILINE)
+    ends = list(itertools.accumulate(map(len, codes)))
+    names: list[list[str]] = [[] for _ in codes]
+    for place, name in found:
+        names[bisect.bisect_right(ends, int(place, 16))].append(name)
+    assert all(16 * len(of_kernel) == len(code) for of_kernel, code in zip(names, codes, strict=True))
+    return names
+
+
+def nvidia(cubin: bytes, names: list[str]) -> dict[str, int]:
+    text = tool("cuobjdump", "--dump-resource-usage", content=cubin)
     usage = re.search(r"REG:(\d+)", text)
     assert usage is not None, text[:400]
-    instruction = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)"
-    names = re.findall(instruction, text, re.MULTILINE)
 
     def count(pattern: str) -> int:
         return sum(1 for name in names if re.match(pattern, name))
@@ -177,6 +212,7 @@ def compile_all(name: str, *, full: bool) -> None:
     """Print what the machine code of each kernel holds for one architecture."""
     target, processors = TARGETS[name]
     triton.runtime.driver.set_active(Driver(name))
+    rows, compiled = [], []
     for type_name, wanted in (FULL if full else TESTED)[name].items():
         torch.backends.cuda.matmul.allow_tf32 = type_name == "tf32"
         dtype = torch.float32 if type_name == "tf32" else getattr(torch, type_name)
@@ -186,9 +222,12 @@ def compile_all(name: str, *, full: bool) -> None:
                 run(work, dtype)
             for kernel in kernels:
                 begin = time.perf_counter()
+                compiled.append(compile_launch(*found[kernel]))
+                seconds = round(time.perf_counter() - begin, 2)
                 row = {"architecture": name, "kernel": kernel, "work": work.name, "type": type_name}
-                row |= report(compile_launch(*found[kernel]), target)
-                print(json.dumps(row | {"seconds": round(time.perf_counter() - begin, 2)}), flush=True)
+                rows.append(row | {"seconds": seconds})
+    for row, said in zip(rows, reports(compiled, target), strict=True):
+        print(json.dumps(row | said), flush=True)
 
 
 def main() -> None:

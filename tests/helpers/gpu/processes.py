@@ -5,33 +5,32 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[3]
+from helpers.fresh import run_fresh
+
+# Triton asks while it is imported whether it is to interpret.
+PROGRAM = """
+import os, runpy, sys, torch
+torch.set_num_threads(1)
+os.environ["TRITON_INTERPRET"] = sys.argv.pop(1)
+runpy.run_module("helpers.gpu." + sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
 
 
 class Done(NamedTuple):
     """What a program printed, and how it ended."""
 
     rows: list[dict[str, Any]]
-    status: int
+    status: int | None
     errors: str
 
 
 def run_program(module: str, *arguments: str, interpreted: bool, seconds: int = 900) -> Done:
     """Run `python -m helpers.gpu.MODULE`, with Triton's interpreter or without."""
-    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])}
-    environment = os.environ | paths | {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
-    if not interpreted:
-        del environment["TRITON_INTERPRET"]
-    command = [sys.executable, "-m", f"helpers.gpu.{module}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return Done(rows, done.returncode, done.stderr[-3000:])
+    done = run_fresh(PROGRAM, str(int(interpreted)), module, *arguments, seconds=seconds)
+    rows = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
+    return Done(rows, done.status, done.errors[-3000:])
 
 
 @functools.cache
