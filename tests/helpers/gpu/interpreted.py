@@ -30,7 +30,7 @@ from helpers.convolution.checks import DIFFERENTIABLE, check_forward_backward
 from helpers.convolution.checks import run as run_all
 from helpers.gpu.interpreter_cases import DEPTHWISE, MUTANTS, ODD, RUNS, SLICED, V2, Mutant, Run
 from helpers.gpu.mutated import mutated_kernels
-from helpers.gpu.quick_interpreter import patch_once
+from helpers.gpu.quick_interpreter import make_quick
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton, deform_conv2d
 from pliant.ops._deform_conv2d import gpu_backward, gpu_forward, gpu_plan, gpu_tiles, gpu_tune
@@ -208,7 +208,7 @@ def runs_anywhere(device: torch.device) -> None:
 
 
 def main() -> None:
-    patch_once()
+    make_quick()
     library = take_cpu_tensors()
     mock.patch.object(_triton, "why_not", runs_anywhere).start()
     for name, function in checks(sys.argv[1]).items():

@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 
 from helpers.gpu.pooling_cases import MUTANTS, RUNS, SUBSETS, Mutant, PoolRun
-from helpers.gpu.quick_interpreter import patch_once
+from helpers.gpu.quick_interpreter import make_quick
 from helpers.pooling.checks import attributes_of, check_forward_backward, run
 from pliant.ops._deform_ps_roi_pool.contract import OPERATOR as PS
 from pliant.ops._deform_roi_pool.contract import OPERATOR as PLAIN
@@ -93,7 +93,7 @@ def check_mutant(mutant: Mutant) -> None:
 
 def main() -> None:
     warnings.simplefilter("ignore")  # the interpreter divides by zero where a GPU would give infinity
-    patch_once()
+    make_quick()
     library = take_cpu_tensors()
     jobs = {
         "values": {
