@@ -55,7 +55,7 @@ def test_names_in_pictures_have_no_empty_boxes_and_start_no_formula(
     for name in ("树", "\U000f0000", "$\\frac$", "$x$", "a\x1b\nb", "_hidden"):
         draw_detections(image, boxes, [1], tmp_path / "a.png", names={1: name})
         draw_labels(image, torch.ones(20, 30, dtype=torch.uint8), tmp_path / "b.png", names={1: name})
-        draw_ranking(image, [name, "oak"], [0.7, 0.2], tmp_path / "c.png")
+        draw_ranking(image, [1, 2], [0.7, 0.2], tmp_path / "c.png", names={1: name, 2: "oak"})
     assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
     assert legible("oak 树 $\x00").startswith("oak ")
     assert legible("\U000f0000") == r"\U000f0000"

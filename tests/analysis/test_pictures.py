@@ -39,6 +39,8 @@ def test_labels_take_the_next_free_corner() -> None:
     # Above left; the right corner is taken up by it, so below, then inside at the top and at the bottom.
     assert [place and (place[1].x, place[1].y) for place in found[:4]] == [(20, 40), (20, 90), (20, 50), (20, 80)]
     assert found[4] == (0, Place(20, 60, 40, 10))  # along the side
+    wide = [(120.0, 10.0), (40.0, 10.0)]
+    assert place_labels([box], [wide], (100.0, 200.0)) == [(1, Place(20, 40, 40, 10))]  # wider than the picture
     [top] = place_labels([(20.0, 3.0, 95.0, 90.0)], [[(40.0, 10.0)]], (100.0, 200.0))
     assert top == (0, Place(20, 0, 40, 10))  # moved into the picture
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pliant.analysis.canvas import class_colour
 from pliant.analysis.charts import draw_panels
 from pliant.analysis.compose import sampling_footprint, sampling_points, stack_of
 from pliant.analysis.dilation import DilationBySize, DilationRow, effective_dilation
@@ -25,7 +26,7 @@ from pliant.analysis.marks import (
 )
 from pliant.analysis.measure import LayerOffsets, OffsetWatch
 from pliant.analysis.nodes import MapNode, Node, RegionNode, node_responses
-from pliant.analysis.pictures import class_colour, draw_detections
+from pliant.analysis.pictures import draw_detections
 from pliant.analysis.record import OffsetField, cell_centre, nearest_cell, record_offsets, sampling_positions
 from pliant.analysis.region_views import region_bins
 from pliant.analysis.regions import RegionBins, record_bins

@@ -18,6 +18,11 @@ class Place:
     width: float
     height: float
 
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        """x1, y1, x2, y2."""
+        return self.x, self.y, self.x + self.width, self.y + self.height
+
     def shares(self, taken: np.ndarray) -> bool:
         """Say whether the rectangle overlaps one of `taken`, (n, 4): x1, y1, x2, y2."""
         apart = (taken[:, 0] >= self.x + self.width) | (taken[:, 2] <= self.x)
@@ -48,10 +53,40 @@ def place_labels(
         chosen = next(_free(box, sizes, size, taken), None)
         found.append(chosen)
         if chosen is not None:
-            place = chosen[1]
-            corners = (place.x, place.y, place.x + place.width, place.y + place.height)
-            taken = np.vstack([taken, corners])
+            taken = np.vstack([taken, chosen[1].corners])
     return found
+
+
+def place_around(
+    middles: Iterable[tuple[float, float]], texts: Iterable[tuple[float, float]], size: tuple[float, float]
+) -> list[Place | None]:
+    """Return where each text is shown, or None where there is no room.
+
+    A text's middle is put at a given point if that leaves it inside, or else its own height below or above.
+
+    Args:
+        middles: x and y in pixels of the picture; the first chooses first.
+        texts: the width and height of each text.
+        size: width and height of the picture.
+
+    Example:
+        >>> place_around([(50.0, 50.0)] * 2, [(30.0, 8.0)] * 2, (100.0, 100.0))
+        [Place(x=35.0, y=46.0, width=30.0, height=8.0), Place(x=35.0, y=54.0, width=30.0, height=8.0)]
+    """
+    taken = np.zeros((0, 4))
+    found: list[Place | None] = []
+    for (x, y), (width, height) in zip(middles, texts, strict=True):
+        tops = (y - height / 2, y + height / 2, y - 3 * height / 2)
+        places = (_inside(x - width / 2, top, width, height, size) for top in tops)
+        chosen = next((place for place in places if width <= size[0] and not place.shares(taken)), None)
+        found.append(chosen)
+        if chosen is not None:
+            taken = np.vstack([taken, chosen.corners])
+    return found
+
+
+def _inside(x: float, y: float, width: float, height: float, size: tuple[float, float]) -> Place:
+    return Place(max(0.0, min(x, size[0] - width)), max(0.0, min(y, size[1] - height)), width, height)
 
 
 def _free(
@@ -59,9 +94,8 @@ def _free(
 ) -> Iterator[tuple[int, Place]]:
     for text, (width, height) in enumerate(sizes):
         for x, y in _wanted(box, width, height):
-            x, y = max(0.0, min(x, size[0] - width)), max(0.0, min(y, size[1] - height))
-            place = Place(x, y, width, height)
-            if not place.shares(taken):
+            place = _inside(x, y, width, height, size)
+            if width <= size[0] and not place.shares(taken):
                 yield text, place
 
 

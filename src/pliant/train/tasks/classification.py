@@ -81,9 +81,9 @@ class Classification(Task):
     def draw(
         self, image: Tensor, output: Output, path: Path, *, categories: Sequence[Category], min_score: float
     ) -> None:
-        """Draw the image and the best labels beside it, whatever their scores."""
-        names = [categories[label].name for label in output["labels"].tolist()]
-        draw_ranking(image, names, output["scores"].tolist(), path)
+        """Draw the image and the best labels below it, whatever their scores."""
+        names = {label: category.name for label, category in enumerate(categories)}
+        draw_ranking(image, output["labels"].tolist(), output["scores"].tolist(), path, names=names)
 
 
 TASK = Classification()
