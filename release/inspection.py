@@ -27,6 +27,10 @@ SYSTEM = {
 }
 
 
+# Zig's linker exports these beside ours. macOS looks a name up in the library it was linked to: they collide with none.
+OF_THE_LINKER = {"__dso_handle", "_mh_dylib_header"}
+
+
 class WheelError(Exception):
     """A wheel that does not hold what its name promises."""
 
@@ -51,7 +55,7 @@ def _needed_and_exported(binary: lief.Binary) -> tuple[set[str], set[str]]:
     if isinstance(binary, lief.MachO.Binary):
         own = lief.MachO.LoadCommand.TYPE.ID_DYLIB
         needed = {library.name for library in binary.libraries if library.command != own}
-        return needed, {str(symbol.name).removeprefix("_") for symbol in binary.exported_symbols}
+        return needed, {str(symbol.name).removeprefix("_") for symbol in binary.exported_symbols} - OF_THE_LINKER
     assert isinstance(binary, lief.PE.Binary)
     export = binary.get_export()
     return {entry.name for entry in binary.imports}, {entry.name for entry in export.entries} if export else set()
