@@ -53,6 +53,22 @@ def test_far_offsets_and_boxes_give_finite_gradients(
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("operator", ["plain", "ps"])
+def test_without_gamma_offsets_have_no_gradient_in_boxes_of_any_size(impl: str, operator: str) -> None:
+    """The slopes times the box's extent are infinite; times gamma they are 0 all the same."""
+    x = 100 * torch.randn(1, 3, 5, 6)
+    boxes = torch.tensor([[0, 0.5, 0.5, 3e38, 3e38], [0, 0.5, 1.0, 4.0, 3e38]])
+    offset = torch.zeros(2, 2, 1, 2, requires_grad=True)
+    if operator == "plain":
+        y = deform_roi_pool(x, boxes, (1, 2), offset, gamma=0.0, sampling_ratio=2, impl=impl)
+    else:
+        y = deform_ps_roi_pool(x, boxes, (1, 2), 3, offset, gamma=0.0, samples_per_bin=2, impl=impl)
+        assert bool((y != 0).any())  # the first sample of a bin stands where the box begins
+    (gradient,) = torch.autograd.grad(100 * y.sum(), offset)
+    assert torch.equal(gradient, torch.zeros_like(offset))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 def test_a_far_offset_leaves_the_gradients_of_the_other_bins_as_they_are(impl: str) -> None:
     """The box's gradient with a bin that reads nothing is that of the other bin alone, times two."""
     x = torch.randn(1, 2, 6, 7, dtype=torch.float64)

@@ -24,6 +24,22 @@ def test_random_calls_agree_and_are_finite() -> None:
     assert cases >= CALLS * len(instruction_sets()) * (1 + operators.SUBSETS)
 
 
+@pytest.mark.parametrize("seed", [6016543, 6024534, 6033058, 6033400])
+def test_calls_whose_gradient_was_not_finite(seed: int) -> None:
+    """Of the third one the exact gradient is 0; of the others it is too large for its type."""
+    assert operators.run_cases(seed)
+
+
+def test_an_infinity_is_right_where_the_exact_gradient_is_too_large() -> None:
+    call = draw_call(6033400)
+    right = call.gradients(upstream(6033400, call.operator(**call.tensors)), ["offset"])["offset"]
+    operators._check_infinities("offset", right, call, 6033400)
+    assert bool((right == -math.inf).any())
+    for wrong in (right.abs(), torch.where(right.isfinite(), math.inf, right), right.nan_to_num(0, 0, math.nan)):
+        with pytest.raises(WrongResultError, match="offset is not finite"):
+            operators._check_infinities("offset", wrong, call, 6033400)
+
+
 def test_a_number_draws_the_same_call_again() -> None:
     for seed in (3, 17):
         one, two = draw_call(seed), draw_call(seed)

@@ -39,8 +39,8 @@ def pool_backward_by(
     g_offset, g_mask = grad.new_empty(0), grad.new_empty(0)
     if sums is not None and offset is not None and needs_offset:
         height, width = bins.sides[:, :, 1, None, None, None].unbind(1)
-        # In this order: gamma times the width may be infinite, where the sums are 0.
-        shifts = [pooling.gamma * (width * sums[..., SLOPE_X]), pooling.gamma * (height * sums[..., SLOPE_Y])]
+        # In this order: the width times gamma may be infinite where sums are 0, times sums where gamma is.
+        shifts = [pooling.gamma * sums[..., SLOPE_X] * width, pooling.gamma * sums[..., SLOPE_Y] * height]
         g_offset = to_parts(torch.stack(shifts, 2).flatten(1, 2), pooling).to(offset.dtype)
     if sums is not None and mask is not None and needs_mask:
         g_mask = to_parts(sums[..., VALUE], pooling).to(mask.dtype)

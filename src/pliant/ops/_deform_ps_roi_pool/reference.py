@@ -96,7 +96,8 @@ def _positions_along(axis: int, rois: Tensor, shift: Tensor | None, pooling: PSP
     bin_size = extent / bins
     start = number * bin_size + begin  # (R, 1, Ph, Pw)
     if shift is not None:
-        start = start + shift * pooling.gamma * extent
+        # Without gamma the extent makes no difference, but a large one would make NaN of a gradient that is 0.
+        start = start + shift * pooling.gamma * (extent if pooling.gamma else extent.new_ones(()))
     step = torch.arange(S, dtype=rois.dtype, device=rois.device)
     return start.unsqueeze(-1) + step * (bin_size / S).unsqueeze(-1), extent
 

@@ -35,7 +35,7 @@ def deform_ps_roi_pool_reference_backward(
     grad_offset = grad_mask = grad.new_empty(0)
     if offset is not None:
         h, w = samples.extents
-        shifts = (pooling.gamma * (w * grad_x.sum(-1)), pooling.gamma * (h * grad_y.sum(-1)))
+        shifts = (pooling.gamma * grad_x.sum(-1) * w, pooling.gamma * grad_y.sum(-1) * h)
         grad_offset = to_parts(torch.stack(shifts, 2).flatten(1, 2), pooling).to(offset.dtype)
     if mask is not None:
         grad_mask = to_parts((u * samples.grid.total() / n).sum(-1), pooling).to(mask.dtype)

@@ -50,8 +50,8 @@ def pool_backward_by(
             g_rois = _gradient_of_boxes(sums, bins, offset, pooling).to(rois.dtype)
         if needed[2] and offset is not None:
             height, width = bins.sides[:, :, 1, None, None].unbind(1)
-            # In this order: gamma times the width may be infinite, where the sums are 0.
-            shifts = [pooling.gamma * (width * slope_x), pooling.gamma * (height * slope_y)]
+            # In this order: the width times gamma may be infinite where sums are 0, times sums where gamma is.
+            shifts = [pooling.gamma * slope_x * width, pooling.gamma * slope_y * height]
             g_offset = torch.stack(shifts, 1).to(offset.dtype)
         if needed[3] and mask is not None:
             g_mask = value.unsqueeze(1).to(mask.dtype).contiguous()

@@ -36,7 +36,7 @@ def deform_roi_pool_reference_backward(
     empty = grad.new_empty(0)
     grad_offset = empty
     if offset is not None:
-        shifts = [pooling.gamma * (p.extent * g.sum(-1)) for p, g in ((samples.x, grad_x), (samples.y, grad_y))]
+        shifts = [pooling.gamma * g.sum(-1) * p.extent for p, g in ((samples.x, grad_x), (samples.y, grad_y))]
         grad_offset = torch.stack(shifts, 1).to(offset.dtype)
     grad_mask = empty
     if mask is not None:
