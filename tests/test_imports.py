@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from operator import attrgetter
@@ -74,15 +76,43 @@ def run(code: str, *arguments: str, source: Path = SOURCE) -> str:
     return done.stdout.strip()
 
 
-def test_an_interrupt_while_pytorch_is_imported_is_one_line(tmp_path: Path) -> None:
-    # A process that was started in the background ignores the signal until it is told otherwise.
-    torch = "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    torch += "os.kill(os.getpid(), signal.SIGINT)\n"
-    (tmp_path / "torch.py").write_text(torch, encoding="utf-8")
-    code = f"import sys; sys.path[:0] = {[str(tmp_path), str(SOURCE)]!r}\n"
-    code += "from pliant_command import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+PROGRAMS = {
+    "pliant": ["-c", "from pliant_command import main; main()"],
+    "python -m pliant": ["-m", "pliant"],
+    "with arguments": ["-X", "utf8", "-m", "pliant", "env", "-m"],
+    "in one word": ["-mpliant", "env"],
+}
+
+
+def interrupted_start(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Start Python where a PyTorch stands that gets Ctrl-C while it is imported, and catches it."""
+    torch = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+    torch += "except KeyboardInterrupt:\n    print('caught')"
+    (folder / "torch.py").write_text(torch, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(SOURCE), *sys.path])},
+        # A process that was started in the background ignores the signal until it is told otherwise.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_interrupt_while_pytorch_is_imported_is_one_line(program: str, tmp_path: Path) -> None:
+    done = interrupted_start(PROGRAMS[program], tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "pliant: interrupted\n")
+
+
+def test_other_programs_get_their_interrupt(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__init__.py").write_text("import pliant", encoding="utf-8")
+    (tmp_path / "other" / "__main__.py").touch()
+    for arguments in (["-c", "import pliant"], ["-m", "other"], ["-m", "other", "-m", "pliant"]):
+        assert interrupted_start(arguments, tmp_path).stdout == "caught\n"
 
 
 @pytest.fixture(scope="module")

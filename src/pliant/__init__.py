@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pliant import nn, ops
+from pliant import _start, nn, ops  # noqa: F401  # _start comes first: Ctrl-C while the others load
 from pliant._version import __version__
 from pliant.surgery import convert, fuse, param_groups, plan, revert
 

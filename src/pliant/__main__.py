@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from pliant.cli import main
+from pliant_command import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:] or ["env"]))
