@@ -18,6 +18,7 @@ from pliant.data import Category
 from pliant.train.checkpoint import load_weights, save_weights
 from pliant.train.config import TrainConfig
 from pliant.train.files import write_json
+from pliant.train.size import BoundedWeights, refuse_large
 from pliant.train.tasks import builder_of
 
 CONFIG_FILE = "config.json"
@@ -39,8 +40,9 @@ def build_model(config: TrainConfig, categories: int, *, pretrained: bool = True
     `pretrained=False` leaves `config.weights` unread, for weights that come from a run folder.
     """
     config = resolve(config)
+    refuse_large(config, categories)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), BoundedWeights(config, categories):
             if not pretrained:
                 warnings.filterwarnings("ignore", message="mask_scale=")  # those weights were trained with it
             model = builder_of(config)(config, categories, config.weights if pretrained else None)
