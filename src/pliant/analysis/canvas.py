@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
 from pliant._check import require_package
+from pliant.analysis.draw import save_figure
 from pliant.analysis.fonts import families, legible
 from pliant.analysis.label_places import Place
 
@@ -192,7 +193,8 @@ class Canvas:
 
         width, height = self.size
         right, bottom = max(width, math.ceil(below.width)), -math.ceil(below.height)
-        self.figure.savefig(path, dpi=_DPI, bbox_inches=Bbox([[0, bottom / _DPI], [right / _DPI, height / _DPI]]))
+        box = Bbox([[0, bottom / _DPI], [right / _DPI, height / _DPI]])
+        save_figure(self.figure, path, dpi=_DPI, bbox_inches=box)
 
 
 def _points(pixels: float) -> float:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pliant.analysis.draw import new_figure
+from pliant.analysis.draw import new_figure, save_figure
 
 
 def draw_panels(
@@ -40,4 +40,4 @@ def draw_panels(
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right")
     every[0].set_ylabel(y)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

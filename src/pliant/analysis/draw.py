@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pliant._check import require_package
+from pliant._writing import write_whole
 
 TRUE_COLOUR = "#2ca02c"
 PREDICTED_COLOUR = "#ff7f0e"
@@ -39,6 +40,12 @@ def new_panels(count: int, columns: int, width: float, shape: float) -> tuple[An
     figure = Figure(figsize=(width, rows * (width / columns * shape + 0.5)), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
+def save_figure(figure: Any, path: Path | str, **options: Any) -> None:
+    """Save a picture, whole or not at all; its suffix chooses the format, which is png where it has none."""
+    format = Path(path).suffix[1:] or "png"
+    write_whole(path, lambda target: figure.savefig(target, format=format, **options))
 
 
 def show(image: Tensor) -> tuple[Any, Any]:
@@ -83,7 +90,7 @@ def draw_boxes(
         if boxes is not None:
             _add_boxes(axes, boxes, colour)
     axes.set_title(title)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _add_boxes(axes: Any, boxes: Tensor, colour: str) -> None:
@@ -136,7 +143,7 @@ def draw_sampling(
         _zoom(axes, image, centre, margin)
     axes.legend(loc="upper right", fontsize=8)
     axes.set_title(title)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _zoom(axes: Any, image: Tensor, centre: tuple[float, float], margin: float) -> None:
@@ -171,7 +178,7 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path | st
     axes.set_ylabel(value)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _smooth(values: Tensor, window: int = 9) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pliant.analysis.draw import show
+from pliant.analysis.draw import save_figure, show
 
 REGION_COLOUR, BIN_COLOUR = "yellow", "red"  # as in the v1 paper
 
@@ -51,4 +51,4 @@ def draw_bins(
         rectangles = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in corners]
         axes.add_collection(PatchCollection(rectangles, facecolor="none", edgecolor=colours, linewidth=width))
     axes.set_title(title)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pliant._check import fail, suggest
 from pliant.analysis.compose import sampling_points, stack_of
-from pliant.analysis.draw import PICTURE_INCHES, new_panels
+from pliant.analysis.draw import PICTURE_INCHES, new_panels, save_figure
 from pliant.analysis.gradients import effective_locations, receptive_field
 from pliant.analysis.marks import (
     POINT,
@@ -106,7 +106,7 @@ def draw_inside(
         lines.append(f"{panel}: {text}")
         if margin is not None:
             _zoom(axis, view.image, asked.at, margin)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
     return lines
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant._check import require_package
+from pliant._writing import write_text
 from pliant.analysis.compose import stack_of
 from pliant.analysis.gradients import receptive_field
 from pliant.analysis.nodes import MapNode, RegionNode
@@ -51,7 +52,7 @@ class Report:
 
     def save(self, path: Path | str) -> None:
         """Write the page into a file."""
-        Path(path).write_text(self.page, encoding="utf-8")
+        write_text(path, self.page)
 
     def _repr_html_(self) -> str:
         """Show the page in a notebook, in a frame of its own, so that neither's styles reach the other."""

@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from pliant._check import counted, fail
+from pliant._writing import write_text
 from pliant.analysis.dilation import SIZES, DilationBySize, DilationRow
-from pliant.analysis.draw import new_figure
+from pliant.analysis.draw import new_figure, save_figure
 from pliant.analysis.health import HealthMeter, OffsetHealth, as_table
 from pliant.analysis.marks import plot_dilation, plot_health
 from pliant.analysis.record import record_offsets
@@ -79,16 +80,16 @@ class Statistics:
         """Write statistics.md, statistics.json, effective_dilation.png and offset_health.png."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "statistics.md").write_text(self.table(), encoding="utf-8")
+        write_text(folder / "statistics.md", self.table())
         text = json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
-        (folder / "statistics.json").write_text(text, encoding="utf-8")
+        write_text(folder / "statistics.json", text)
         width = max(6.0, 1.1 * len(self.health) + 3.0)
         figure, axes = new_figure(width, 4.5)
         plot_dilation(axes, self.dilation)
-        figure.savefig(folder / "effective_dilation.png", dpi=110)
+        save_figure(figure, folder / "effective_dilation.png", dpi=110)
         figure, axes = new_figure(width, 4.5)
         plot_health(axes, self.health)
-        figure.savefig(folder / "offset_health.png", dpi=110)
+        save_figure(figure, folder / "offset_health.png", dpi=110)
 
 
 def network_statistics(model: nn.Module, examples: Iterable[tuple[Tensor, Tensor]]) -> Statistics:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 
 from pliant._check import PliantError, plain
 from pliant._version import __version__
+from pliant._writing import FIXES
 from pliant.cli import completion, convert_checkpoint, demo, env, evaluate, explain, export, plan, predict, train
 from pliant.cli.parser import Parser, reject_unknown
 
@@ -38,10 +40,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, unknown = build_parser().parse_known_args(argv)
         reject_unknown(arguments, unknown)
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
     except (PliantError, OSError) as error:
-        print(f"pliant: {plain(' '.join(str(error).split()))}", file=sys.stderr)
+        _drop_unwritten()
+        print(f"pliant: {_told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pliant: interrupted", file=sys.stderr)
         return INTERRUPTED
     return status
+
+
+def _told(error: Exception) -> str:
+    """The line for an error. Files that are written are named where they are; a full disk without one is printing's."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in FIXES:
+        return f"standard output: must be a file that can be written; {error.strerror}; {FIXES[error.errno]}"
+    return plain(" ".join(str(error).split()))
+
+
+def _drop_unwritten() -> None:
+    """Drop what was printed and cannot be written, of which Python would complain a second time at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

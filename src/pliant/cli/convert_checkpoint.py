@@ -45,6 +45,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for module in ("torchvision", "safetensors"):
         require_package(module, "train", "pliant convert-checkpoint")
     from pliant.checkpoints import convert_checkpoint
+    from pliant.train.files import write_json
 
     if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
         fail("out", "must be a new or an empty folder", str(arguments.out), "choose another")
@@ -56,8 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
         conversion = _write_run(conversion, arguments, changed)
     else:
         _write_layers(conversion, arguments, changed)
-    report = json.dumps(conversion.as_dict(), indent=1) + "\n"
-    (arguments.out / REPORT_FILE).write_text(report, encoding="utf-8")
+    write_json(arguments.out / REPORT_FILE, conversion.as_dict())
     print(conversion.summary() if arguments.quiet else conversion.table())
     return 0
 
@@ -84,12 +84,14 @@ def _write_layers(conversion: Conversion, arguments: argparse.Namespace, changed
     """Write the renamed tensors of a network that is not pliant's."""
     from safetensors.torch import save_file
 
+    from pliant.train.files import write_atomically
+
     if changed or arguments.categories:
         fix = "leave out --set, --deform and --categories"
         rule = "must be of a system of pliant's"
         fail("checkpoint", rule, f"layers of a {conversion.source} network", fix)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    save_file(conversion.tensors, arguments.out / "weights.safetensors")
+    write_atomically(arguments.out / "weights.safetensors", lambda path: save_file(conversion.tensors, path))
 
 
 def _categories(conversion: Conversion, file: Path | None) -> Sequence[Category]:

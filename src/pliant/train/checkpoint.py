@@ -29,7 +29,13 @@ _CHECKSUM = "sha256"
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Save `state` (tensors and plain values, nested) as one file, atomically."""
-    write_atomically(path, lambda target: torch.save(dict(state), target))
+
+    def write(target: Path) -> None:
+        # A file of Python's, because PyTorch's own does not say why it could not be written.
+        with target.open("wb") as file:
+            torch.save(dict(state), file)
+
+    write_atomically(path, write)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

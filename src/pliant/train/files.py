@@ -2,51 +2,32 @@
 """Writing into a run folder: whole files or none, one run at a time, and never through a link.
 
 A run folder may come from a stranger. A link in it would lead what is written here to a file elsewhere, so links are
-refused, and temporary files have random names and are created exclusively.
+refused.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from pliant._check import PliantError, fail, fail_because
+from pliant._check import fail, fail_because
+from pliant._writing import PARTIAL, naming, write_whole
 
 LOCK_FILE = ".lock"
-_PARTIAL = ".partial"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a new file beside `path`, flush it to disk, and rename it to `path` in one step.
-
-    Raises:
-        PliantError: the file cannot be written; what stood at `path` is still there, and nothing else is left.
-    """
-    try:
-        descriptor, name = tempfile.mkstemp(suffix=_PARTIAL, prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        try:
-            os.close(descriptor)
-            write(temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())  # as a plainly opened file; mkstemp's is its owner's alone
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:  # the last two are what PyTorch and safetensors raise
-        reason = " ".join(str(error).splitlines()[:1])
-        raise PliantError(f"out: must be a folder that can be written to; {path}: {reason}; free some space") from error
+    """Let `write` fill a new file, flush it to disk, and rename it to `path` in one step; see `write_whole`."""
+    # The errors are those of PyTorch and safetensors where they cannot write.
+    write_whole(path, write, durable=True, raises=(RuntimeError, SafetensorError))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -54,11 +35,40 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda target: target.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8"))
 
 
-def open_to_append(path: Path) -> TextIO:
-    """Open a text file to append to; a link is refused."""
-    _refuse_link(path)
-    no_follow = getattr(os, "O_NOFOLLOW", 0)  # for a link that is made between the two lines; Windows has none
-    return open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | no_follow, 0o666))
+class AppendedFile:
+    """A text file that is appended to, each text at once; a link is refused.
+
+    Nothing is held back, so that closing has nothing to write, which on a full disk would fail a second time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _refuse_link(path)
+        self.path = path
+        no_follow = getattr(os, "O_NOFOLLOW", 0)  # for a link that is made between the two lines; Windows has none
+        descriptor = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | no_follow, 0o666
+        )
+        self._file = io.FileIO(descriptor, "ab")
+
+    def write(self, text: str) -> None:
+        """Append a text.
+
+        Raises:
+            PliantError: it cannot be written.
+        """
+        left = text.encode("utf-8")
+        with naming(self.path):
+            while left:  # a disk that fills up takes a part of it first
+                left = left[self._file.write(left) :]
+
+    def sync(self) -> None:
+        """Flush what was written to disk."""
+        with naming(self.path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 @contextmanager
@@ -72,7 +82,7 @@ def locked(run: Path) -> Iterator[None]:
         _refuse_link(entry)
     try:
         with FileLock(run / LOCK_FILE, timeout=0):
-            for left in run.glob(f".*{_PARTIAL}"):
+            for left in run.glob(f"{PARTIAL}*"):
                 left.unlink()
             yield
     except Timeout:
@@ -83,19 +93,3 @@ def locked(run: Path) -> Iterator[None]:
 def _refuse_link(path: Path) -> None:
     if path.is_symlink():
         fail("out", "must be a folder without links", path, "put a copy of the file in the place of the link")
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names to disk; Windows keeps no such list open."""
-    if os.name != "nt":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

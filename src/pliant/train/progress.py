@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,9 +14,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pliant._check import fail, plain
+from pliant._check import PliantError, fail, plain
 from pliant._files import is_id, read_bounded
-from pliant.train.files import open_to_append, write_atomically
+from pliant.train.files import AppendedFile, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
@@ -49,25 +49,27 @@ class RunReporter:
 
     def __enter__(self) -> Self:
         metrics, log = (Path(os.devnull),) * 2 if self.quiet else (self.run / METRICS_FILE, self.run / LOG_FILE)
-        self._metrics, self._log = open_to_append(metrics), open_to_append(log)
+        self._metrics, self._log = AppendedFile(metrics), AppendedFile(log)
         self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
-        if error is not None:
-            self._log.write(f"{kind.__name__ if kind else ''}: {plain(error)}\n")
-        self._metrics.close()
-        self._log.close()
+        try:
+            self._bar.stop()
+            if error is not None:
+                with suppress(PliantError):  # on a full disk, of which the error tells already
+                    self._log.write(f"{kind.__name__ if kind else ''}: {plain(error)}\n")
+        finally:
+            self._metrics.close()
+            self._log.close()
 
     def say(self, text: str) -> None:
         """Print a line above the bar and keep it in the log; control characters in names are escaped."""
         text = plain(text)
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
         self._log.write(text + "\n")
-        self._log.flush()
 
     def step(self, step: int, loss: float) -> None:
         """Move the bar to `step` (steps done) and show `loss`."""
@@ -76,7 +78,7 @@ class RunReporter:
     def sync(self) -> None:
         """Flush the records to disk, before a checkpoint that comes after them."""
         if not self.quiet:
-            os.fsync(self._metrics.fileno())
+            self._metrics.sync()
 
     def show_metric(self, value: float) -> None:
         """Show the last value of the metric (0..1) in the bar."""
@@ -94,7 +96,6 @@ class RunReporter:
     def record(self, record: Mapping[str, Any]) -> None:
         """Append a record to `metrics.jsonl` and give its numbers to the tracker; `step` must be in it."""
         self._metrics.write(json.dumps(record) + "\n")
-        self._metrics.flush()
         self.track({name: value for name, value in record.items() if isinstance(value, float)}, record["step"])
         if "loss" in record and not self.console.is_terminal:
             self.say(f"step {record['step']}  loss {record['loss']:.4f}  lr {record['lr']:.2e}")
