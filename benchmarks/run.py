@@ -37,7 +37,8 @@ SHAPES = [
     (1, 64, 128, 128, 64),
     (1, 128, 100, 168, 128),
 ]
-OPERATORS = ("deform_conv2d", "types", "offsets", "threads", "deform_roi_pool", "networks", "memory")
+BATCHES = [(64, 32, 12, 12, 32), (32, 256, 14, 14, 256)]  # of small images
+OPERATORS = ("deform_conv2d", "batches", "types", "offsets", "threads", "deform_roi_pool", "networks", "memory")
 SLOW_MS = 2000.0  # what takes longer is not repeated: float16 in plain conv2d takes half a minute on some processors
 AnyCase = Case | RoICase | NetworkCase
 
@@ -48,6 +49,7 @@ def cases(operator: str) -> Sequence[AnyCase]:
     small = SHAPES[3]
     parts: dict[str, list[AnyCase]] = {
         "deform_conv2d": [*(Case(*shape) for shape in SHAPES), Case(1, 256, 64, 64, 256, groups=256)],
+        "batches": [Case(*shape) for shape in BATCHES],
         "types": [Case(*s, dtype=t) for t in (torch.bfloat16, torch.float16) for s in (a, c, small)],
         "offsets": [Case(*s, sigma=sigma) for s in (a, small) for sigma in (0.0, 8.0)],
         "threads": [Case(*s, threads=n) for s in (a, small) for n in (1, 2)],

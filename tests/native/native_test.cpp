@@ -31,7 +31,7 @@ void check_columns(Problem<Type>& p, Buffer<typename Storage<Type>::S>& columns,
 template <int Type>
 void test_sample(Problem<Type>& p, const std::string& what) {
   using S = typename Storage<Type>::S;
-  Buffer<S> columns(p.count * p.K * p.s.channels);
+  Buffer<S> columns(p.positions * p.K * p.s.channels);
   for (int64_t i = 0; i < columns.size; ++i) columns[i] = Storage<Type>::encode(7);
   kernels->deform_sample(&p.tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), columns.data());
   check_columns(p, columns, what);
@@ -48,13 +48,18 @@ struct Results {
   Results(Problem<Type>& p, const void* grad, int64_t grad_stride, int64_t gap)
       : stride(p.s.channels + gap),
         rows(p.s.offset_groups * p.K),
-        image((p.s.height * p.s.width - 1) * stride + p.s.channels, 0.25),
+        image((p.s.images * p.s.height * p.s.width - 1) * stride + p.s.channels, 0.25),
         offset(p.offset.size, 0.5),
         mask(p.mask.size, 0.5),
-        shares(kernels->deform_shares(&p.tile) * 3 * rows * p.count, kNan) {
+        shares(kernels->deform_shares(&p.tile) * 3 * rows * p.positions, kNan) {
     const int64_t type = sizeof(T) == 8 ? PLIANT_FLOAT64 : PLIANT_FLOAT32;
-    described = {grad,        grad_stride, image.data(), stride,  nullptr,    offset.data(),
-                 mask.data(), type,        type,         p.count, int64_t(0), shares.data()};
+    described = {grad,          {p.count * grad_stride, grad_stride},
+                 image.data(),  p.s.height * p.s.width * stride,
+                 stride,        nullptr,
+                 offset.data(), mask.data(),
+                 type,          type,
+                 p.count,       int64_t(0),
+                 shares.data()};
   }
 
   template <class Gradient>
@@ -67,7 +72,7 @@ struct Results {
 template <int Type>
 void test_sample_backward(Problem<Type>& p, const std::string& what) {
   using S = typename Storage<Type>::S;
-  Buffer<S> columns(p.count * p.K * p.s.channels);
+  Buffer<S> columns(p.positions * p.K * p.s.channels);
   auto upstream = [&](int64_t c, int64_t k, int64_t i) { return double((c * 7 + k * 3 + i * 5) % 16) / 8 - 0.75; };
   p.for_entries(
       [&](int64_t c, int64_t k, int64_t i) { columns[p.column(c, k, i)] = Storage<Type>::encode(upstream(c, k, i)); });
@@ -86,10 +91,10 @@ void test_conv_backward(Problem<Type>& p, const std::string& what) {
   const int64_t per_group = 5, O = per_group * p.s.groups, run = p.tile.run, stride = O + 2;
   Random random{11};
   Buffer<T> weight(O * p.K * run), grad_weight(O * p.K * run, 0.5);
-  Buffer<S> grad((p.count - 1) * stride + O);
-  std::vector<double> u(p.count * O), columns_grad(p.count * p.K * p.s.channels), expected(O * p.K * run);
+  Buffer<S> grad((p.positions - 1) * stride + O);
+  std::vector<double> u(p.positions * O), columns_grad(p.positions * p.K * p.s.channels), expected(O * p.K * run);
   for (int64_t i = 0; i < weight.size; ++i) weight[i] = T(random(1));
-  for (int64_t i = 0; i < p.count * O; ++i) {
+  for (int64_t i = 0; i < p.positions * O; ++i) {
     u[i] = random(1);
     grad[i / O * stride + i % O] = Storage<Type>::encode(u[i]);
   }
@@ -123,12 +128,12 @@ template <int Type>
 void test_depthwise(Problem<Type>& p, const std::string& what) {
   using S = typename Storage<Type>::S;
   using T = typename Storage<Type>::T;
-  const int64_t C = p.s.channels, stride[2] = {C + 1, 1};
+  const int64_t C = p.s.channels, stride[3] = {p.count * (C + 1), C + 1, 1};
   pliant_tile tile = p.tile;
   tile.run = 1;
   Random random{99};
   Buffer<T> weight(p.K * C), bias(C), grad_weight(p.K * C, 0.5);
-  Buffer<S> output((p.count - 1) * stride[0] + C), grad(p.count * C);
+  Buffer<S> output((p.positions - 1) * stride[1] + C), grad(p.positions * C);
   for (int64_t i = 0; i < weight.size; ++i) weight[i] = T(random(2));
   for (int64_t c = 0; c < C; ++c) bias[c] = T(random(2));
   for (int64_t i = 0; i < grad.size; ++i) grad[i] = Storage<Type>::encode(random(1));
@@ -136,16 +141,16 @@ void test_depthwise(Problem<Type>& p, const std::string& what) {
   check(kernels->deform_depthwise(&tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), weight.data(),
                                   bias.data(), output.data(), stride) == 0,
         what + " status");
-  std::vector<double> expected(p.count * C), grad_weight_expected(p.K * C, 0.5);
+  std::vector<double> expected(p.positions * C), grad_weight_expected(p.K * C, 0.5);
   p.for_entries([&](int64_t c, int64_t k, int64_t i) {
     const double v = p.modulation(p.group(c), k, i) * p.value(c, k, i);
     expected[i * C + c] += double(weight[k * C + c]) * v;
     grad_weight_expected[k * C + c] += u(i, c) * v;
   });
-  for (int64_t i = 0; i < p.count; ++i)
+  for (int64_t i = 0; i < p.positions; ++i)
     for (int64_t c = 0; c < C; ++c) {
       const double want = expected[i * C + c] + double(bias[c]);
-      const double error = std::fabs(Storage<Type>::decode(output[i * stride[0] + c]) - want);
+      const double error = std::fabs(Storage<Type>::decode(output[i * stride[1] + c]) - want);
       check(error <= tolerance<Type>() * std::fabs(want) + 2e-5 * (10 + std::fabs(want)), what + " output");
     }
   output.check_guards(what + " output");
@@ -166,11 +171,12 @@ void test_conv(Problem<Type>& p, const std::string& what) {
   using S = typename Storage<Type>::S;
   using T = typename Storage<Type>::T;
   const int64_t per_group = 5, groups = p.s.groups, rows = p.K * p.tile.run, panel = kernels->deform_conv_panel(Type);
-  const int64_t panels = (per_group + panel - 1) / panel, O = per_group * groups, stride[2] = {O + 2, 1};
+  const int64_t panels = (per_group + panel - 1) / panel, O = per_group * groups;
+  const int64_t stride[3] = {p.count * (O + 2), O + 2, 1};
   Random random{7};
   Buffer<T> weight(groups * panels * rows * panel), bias(O);
-  Buffer<S> output((p.count - 1) * stride[0] + O);
-  std::vector<double> expected(p.count * O);
+  Buffer<S> output((p.positions - 1) * stride[1] + O);
+  std::vector<double> expected(p.positions * O);
   for (int64_t o = 0; o < O; ++o) bias[o] = T(random(2));
   auto packed = [&](int64_t o, int64_t k, int64_t c) -> T& {
     const int64_t g = o / per_group, in_group = o % per_group, r = k * p.tile.run + c % p.tile.run;
@@ -188,22 +194,25 @@ void test_conv(Problem<Type>& p, const std::string& what) {
         kernels->deform_conv(&p.tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), weight.data(), per_group,
                              accumulate ? nullptr : bias.data(), output.data(), stride, accumulate);
     check(status == 0, what + " status");
-    for (int64_t i = 0; i < p.count && sizeof(S) == sizeof(T); ++i)
+    for (int64_t i = 0; i < p.positions && sizeof(S) == sizeof(T); ++i)
       for (int64_t o = 0; o < O; ++o)
-        check_near(output[i * stride[0] + o], (accumulate + 1) * expected[i * O + o] + double(bias[o]),
+        check_near(output[i * stride[1] + o], (accumulate + 1) * expected[i * O + o] + double(bias[o]),
                    what + " output");
     output.check_guards(what + " output");
   }
 }
 
 void test_transpose(int64_t rows, int64_t columns, int64_t threads) {
-  Buffer<float> source(rows * (columns + 3)), result(columns * (rows + 2), -1);
+  const int64_t matrices = 2, size[3] = {matrices, rows, columns};
+  const int64_t from[2] = {rows * (columns + 3) + 1, columns + 3}, to[2] = {columns * (rows + 2) + 3, rows + 2};
+  Buffer<float> source(matrices * from[0]), result(matrices * to[0], -1);
   for (int64_t i = 0; i < source.size; ++i) source[i] = float(i);
-  kernels->transpose(source.data(), rows, columns, columns + 3, result.data(), rows + 2, sizeof(float), threads);
-  for (int64_t c = 0; c < columns; ++c) {
-    for (int64_t r = 0; r < rows; ++r) check(result[c * (rows + 2) + r] == float(r * (columns + 3) + c), "transpose");
-    for (int64_t gap = rows; gap < rows + 2; ++gap) check(result[c * (rows + 2) + gap] == -1, "transpose: gap written");
-  }
+  kernels->transpose(size, source.data(), from, result.data(), to, sizeof(float), threads);
+  std::vector<float> expected(result.size, -1);  // also in all gaps
+  for (int64_t n = 0; n < matrices; ++n)
+    for (int64_t c = 0; c < columns; ++c)
+      for (int64_t r = 0; r < rows; ++r) expected[n * to[0] + c * to[1] + r] = float(n * from[0] + r * from[1] + c);
+  for (int64_t i = 0; i < result.size; ++i) check(result[i] == expected[i], "transpose");
   result.check_guards("transpose");
 }
 

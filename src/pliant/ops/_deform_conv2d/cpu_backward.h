@@ -29,7 +29,7 @@ struct ConvolutionBackward {
   int64_t most = smaller(kBackwardOutputs, kWeightBytes / int64_t(sizeof(T)) / part_columns / units.groups());
   int64_t at_once = round_up(smaller(outputs, most > kRows ? most : kRows), kRows);  // outputs
   bool keeps = at_once >= outputs;  // a task's weights and their gradient in scratch memory for all its blocks
-  int64_t rows = smaller(kBackwardRows, round_up(tile.count, kRows)), grad_stride = at_once + 16;
+  int64_t rows = smaller(kBackwardRows, round_up(pass.count, kRows)), grad_stride = at_once + 16;
   int64_t matrix = at_once * part_columns * (keeps ? units.groups() : 1);
 
   int64_t scratch_size() const { return rows * (column_stride + grad_stride) + 2 * matrix; }
@@ -71,8 +71,8 @@ struct ConvolutionBackward {
       __builtin_memset(m.grad_weights, 0, matrix * sizeof(T));
       if (needs_samples) for_parts(c, [&](const Part& part) { pack(part, 0, outputs, part_of(m.weights, part)); });
     }
-    for (int64_t begin = 0; begin < tile.count; begin += rows) {
-      const Range positions = {begin, smaller(tile.count, begin + rows)};
+    for (int64_t begin = 0; begin < pass.count; begin += rows) {
+      const Range positions = {begin, smaller(pass.count, begin + rows)};
       if (needs_samples) {
         __builtin_memset(m.columns, 0, rows * column_stride * sizeof(T));
         for_parts(c, [&](const Part& part) { multiply_back(part, positions, m); });
@@ -118,14 +118,14 @@ struct ConvolutionBackward {
 
   // Copies the gradient of outputs [first, last) of a block into (rows, grad_stride), with zeros around.
   void copy_grad(const Part& part, const Range& positions, int64_t first, int64_t last, T* to) const {
-    const S* from = static_cast<const S*>(pass.result.grad) + part.group * outputs + first;
     for (int64_t p = 0; p < rows; ++p) {
       T* row = to + p * grad_stride;
       if (p >= positions.size()) {
         __builtin_memset(row, 0, grad_stride * sizeof(T));
         continue;
       }
-      const S* source = from + (positions.begin + p) * pass.result.grad_stride;
+      const int64_t position = positions.begin + p;
+      const S* source = pass.upstream(position / tile.count, position) + part.group * outputs + first;
       for_channels<kLanes<T>>(0, last - first, [&](auto n, int64_t o) { store(row + o, load(source + o, n), n); });
       for (int64_t o = last - first; o < round_up(last - first, kRows); ++o) row[o] = 0;
     }
@@ -174,7 +174,7 @@ struct ConvolutionBackward {
     };
     pass.for_samples(
         task, block,
-        [&](Spread<T, S>& sample, int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
+        [&](Spread<T, S>& sample, int64_t, int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
           for_groups(position, k, c_begin, c_end, [&](T* column, int64_t begin, int64_t end) {
             for_channels<kLanes<T>>(
                 begin, end, [&](auto n, int64_t j) { store(column + j, sample.add(n, j, load(column + j, n)), n); });
@@ -195,8 +195,8 @@ struct ConvolutionBackward {
   }
 };
 
-// The same with products that are made elsewhere: `columns`, (count, weight groups, taps, run), is their gradient, and
-// becomes the columns.
+// The same with products that are made elsewhere: `columns`, (positions, weight groups, taps, run), is their gradient,
+// and becomes the columns.
 template <class T, class S>
 int columns_backward(const Backward<T, S>& pass, S* columns) {
   const pliant_tile& tile = pass.tile;
@@ -211,8 +211,8 @@ int columns_backward(const Backward<T, S>& pass, S* columns) {
   parallel_for(pass.units.count(), tile.threads, [&](int64_t task, int64_t) {
     const Range c = pass.units.at(task);
     pass.for_samples(
-        task, {0, tile.count, 0, pass.taps, c.begin, c.end},
-        [&](Spread<T, S>& sample, int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
+        task, {0, pass.count, 0, pass.taps, c.begin, c.end},
+        [&](Spread<T, S>& sample, int64_t, int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
           for_groups(position, k, c_begin, c_end, [&](S* column, int64_t begin, int64_t end) {
             for_channels<kLanes<T>>(
                 begin, end, [&](auto n, int64_t j) { store(column + j, sample.add(n, j, load(column + j, n)), n); });

@@ -34,38 +34,49 @@ struct Pieces {
 // Sums of a block of positions, (positions, stride), on their way to the output.
 template <class T, class S>
 struct Result {
+  const pliant_tile& tile;
   const T* bias;
   S* output;
-  const int64_t* output_stride;  // between positions, and between channels
+  const int64_t* output_stride;  // between images, between positions, and between channels
   bool accumulate;
 
   // Writes `outputs` sums of positions [begin, end). `turned` has room for as many sums again.
   void write(int64_t begin, int64_t end, int64_t first, int64_t outputs, const T* sums, int64_t stride,
              T* turned) const {
-    const T* b = bias ? bias + first : nullptr;
-    S* to = output + first * output_stride[1] + begin * output_stride[0];
-    if (output_stride[1] == 1) {
-      for (int64_t p = 0; p < end - begin; ++p)
-        for_channels<kLanes<T>>(0, outputs, [&](auto n, int64_t o) {
-          auto total = load(sums + p * stride + o, n);
-          if (b) total += load(b + o, n);
-          put(to + p * output_stride[0] + o, total, n);
-        });
-      return;
-    }
-    // Positions lie side by side: turn the block over in cache, so that memory is written in long runs.
-    const int64_t count = round_up(end - begin, kTurn);
-    turn(sums, stride, count, outputs, turned);
-    for (int64_t o = 0; o < outputs; ++o)
-      for_channels<kLanes<T>>(0, end - begin, [&](auto n, int64_t p) {
-        auto total = load(turned + o * count + p, n);
-        if (b) total += b[o];
-        put(to + o * output_stride[1] + p, total, n);
-      });
+    const bool turns = output_stride[2] != 1;
+    // Where positions lie side by side, the block is turned over in cache, so that memory is written in long runs.
+    const int64_t rows = round_up(end - begin, kTurn);
+    if (turns) turn(sums, stride, rows, outputs, turned);
+    for_images(tile, begin, end, [&](int64_t image, int64_t from, int64_t stop) {
+      S* to =
+          output + image * output_stride[0] + (from - image * tile.count) * output_stride[1] + first * output_stride[2];
+      if (turns)
+        put_columns(stop - from, outputs, turned + from - begin, rows, first, to);
+      else
+        put_rows(stop - from, outputs, sums + (from - begin) * stride, stride, first, to);
+    });
   }
 
  private:
   static constexpr int64_t kTurn = 16;
+
+  void put_rows(int64_t count, int64_t outputs, const T* sums, int64_t stride, int64_t first, S* to) const {
+    for (int64_t p = 0; p < count; ++p)
+      for_channels<kLanes<T>>(0, outputs, [&](auto n, int64_t o) {
+        auto total = load(sums + p * stride + o, n);
+        if (bias) total += load(bias + first + o, n);
+        put(to + p * output_stride[1] + o, total, n);
+      });
+  }
+
+  void put_columns(int64_t count, int64_t outputs, const T* turned, int64_t stride, int64_t first, S* to) const {
+    for (int64_t o = 0; o < outputs; ++o)
+      for_channels<kLanes<T>>(0, count, [&](auto n, int64_t p) {
+        auto total = load(turned + o * stride + p, n);
+        if (bias) total += bias[first + o];
+        put(to + o * output_stride[2] + p, total, n);
+      });
+  }
 
   template <class V, int L>
   PLIANT_MEMBER void put(S* to, V total, lanes<L> n) const {
@@ -93,9 +104,9 @@ struct Convolution {
   int64_t taps = tile.kernel[0] * tile.kernel[1];
   int64_t panels = parts(outputs, kPanel<T>);
   int64_t most = outputs * taps * tile.run * int64_t(sizeof(T)) < kManyWeights ? kBlockPositions : 2 * kBlockPositions;
-  // Equal blocks, as many for each thread. Their size changes no sum.
-  int64_t tasks = round_up(parts(tile.count, most), tile.threads);
-  int64_t positions = round_up(parts(tile.count, tasks), kRows), rows = round_up(positions, kBlockRows);
+  // Equal blocks, as many for each thread; small images share one. Their size changes no sum.
+  int64_t count = tile.images * tile.count, tasks = round_up(parts(count, most), tile.threads);
+  int64_t positions = round_up(parts(count, tasks), kRows), rows = round_up(positions, kBlockRows);
   Pieces<T> pieces{taps, tile.run};
   // A little more than a power of two between rows, so that they do not compete for the same cache sets.
   int64_t column_stride = pieces.taps * pieces.channels + 16;
@@ -140,7 +151,7 @@ struct Convolution {
     const Scratch scratch(threads, scratch_size() * sizeof(T));
     if (scratch.missing()) return -1;
     parallel_for(tasks, threads, [&](int64_t task, int64_t worker) {
-      const int64_t begin = task * positions, end = smaller(tile.count, begin + positions);
+      const int64_t begin = task * positions, end = smaller(count, begin + positions);
       if (begin < end) block(begin, end, scratch.of<T>(worker));
     });
     return 0;

@@ -23,11 +23,12 @@ struct Depthwise {
   int64_t width = smaller(tile.channels, kDepthwiseChannels), stride = width + 16;
 
   int run() const {
-    const int64_t tasks = parts(tile.count, kDepthwisePositions), threads = smaller(tile.threads, tasks);
+    const int64_t count = tile.images * tile.count, tasks = parts(count, kDepthwisePositions);
+    const int64_t threads = smaller(tile.threads, tasks);
     const Scratch scratch(threads, 2 * kDepthwisePositions * stride * sizeof(T));
     if (scratch.missing()) return -1;
     parallel_for(tasks, threads, [&](int64_t task, int64_t worker) {
-      const int64_t begin = task * kDepthwisePositions, end = smaller(tile.count, begin + kDepthwisePositions);
+      const int64_t begin = task * kDepthwisePositions, end = smaller(count, begin + kDepthwisePositions);
       T* sums = scratch.of<T>(worker);
       for (int64_t c = 0; c < tile.channels; c += width) {
         const int64_t stop = smaller(tile.channels, c + width);
@@ -66,10 +67,10 @@ int depthwise_backward(const Backward<T, S>& pass, const T* weight) {
     const Range channels = pass.units.at(task);
     T unneeded[kUnit] = {};
     pass.for_samples(
-        task, {0, tile.count, 0, pass.taps, channels.begin, channels.end},
-        [&](Spread<T, S>& sample, int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
+        task, {0, pass.count, 0, pass.taps, channels.begin, channels.end},
+        [&](Spread<T, S>& sample, int64_t image, int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
           const T* w = weight + k * tile.channels;
-          const S* u = static_cast<const S*>(pass.result.grad) + position * pass.result.grad_stride;
+          const S* u = pass.upstream(image, position);
           T* grad =
               pass.result.weight ? static_cast<T*>(pass.result.weight) + k * tile.channels : unneeded - channels.begin;
           for_channels<kLanes<T>>(c_begin, c_end, [&](auto n, int64_t c) {

@@ -15,7 +15,7 @@ int deform_conv(const pliant_tile* tile, int image_type, const void* image, cons
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    const Result<T, S> to = {as<T>(bias), as<S>(output), output_stride, accumulate != 0};
+    const Result<T, S> to = {*tile, as<T>(bias), as<S>(output), output_stride, accumulate != 0};
     result = Convolution<T, S>{*tile, as<S>(image), offset, mask, as<T>(weight), outputs, to}.run();
   });
   return result;
@@ -63,7 +63,7 @@ int deform_depthwise(const pliant_tile* tile, int image_type, const void* image,
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    const Result<T, S> to = {as<T>(bias), as<S>(output), output_stride, false};
+    const Result<T, S> to = {*tile, as<T>(bias), as<S>(output), output_stride, false};
     result = Depthwise<T, S>{*tile, as<S>(image), offset, mask, as<T>(weight), to}.run();
   });
   return result;

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._deform_conv2d import cpu_products
-from pliant.ops._deform_conv2d.cpu_problem import TILE_BYTES, ChannelSlice, CpuConvolution, positions
-from pliant.ops._native.library import TYPES, Pair
+from pliant.ops._deform_conv2d.cpu_problem import TILE_BYTES, ChannelSlice, CpuConvolution, Run, positions
+from pliant.ops._native.library import TYPES, Triple
 from pliant.ops._native.memory import pointer
 
-MAX_POSITIONS = 1 << 22  # of one call: numbers of samples stay far below 2^31
+MAX_POSITIONS = 1 << 16  # of one call
 
 
 def deform_conv2d_cpu(
@@ -29,7 +29,7 @@ def deform_conv2d_cpu(
     problem = CpuConvolution(input, offset, weight, geometry, mask)
     shape = (problem.N, problem.O, problem.Ho, problem.Wo)
     output = torch.empty(shape, dtype=input.dtype, memory_format=memory_format(input))
-    slices = problem.slices(copies=not problem.channels_last)
+    slices = problem.slices()
     if problem.is_depthwise:
         for s in slices:
             _depthwise(problem, s, bias, output)
@@ -44,8 +44,9 @@ def deform_conv2d_cpu(
 
 
 def _stride(problem: CpuConvolution) -> Any:
-    """Return the elements between positions, and between channels, of the output."""
-    return Pair(problem.O, 1) if problem.channels_last else Pair(1, problem.Ho * problem.Wo)
+    """Return the elements between images, between positions, and between channels of the output."""
+    O, P = problem.O, problem.Ho * problem.Wo
+    return Triple(O * P, O, 1) if problem.channels_last else Triple(O * P, 1, P)
 
 
 def _check(status: int) -> None:
@@ -55,18 +56,16 @@ def _check(status: int) -> None:
 
 def _convolve(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, output: Tensor) -> None:
     weight = problem.packed_weight(s, problem.native.deform_conv_panel(TYPES[output.dtype]))
-    for n in range(problem.N):
-        image = problem.image(n, s)
+    for run in problem.runs(s, MAX_POSITIONS):
         for first, last in problem.tiles(MAX_POSITIONS):
-            target = positions(output, n, problem.outputs(s))[first:last]
-            _convolve_tile(problem, s, n, image, weight, bias, first, last, target, _stride(problem))
+            target = positions(output, run.n, problem.outputs(s))[:, first:last]
+            _convolve_tile(problem, s, run, weight, bias, first, last, target, _stride(problem))
 
 
 def _convolve_tile(
     problem: CpuConvolution,
     s: ChannelSlice,
-    n: int,
-    image: Tensor,
+    run: Run,
     weight: Tensor,
     bias: Tensor | None,
     first: int,
@@ -76,13 +75,8 @@ def _convolve_tile(
 ) -> None:
     accumulate = s.begin % problem.per_group > 0
     b = None if bias is None or accumulate else bias[problem.outputs(s)].to(problem.dtype).contiguous()
-    tile, offset, mask = problem.tile(s, first, last, *problem.maps(n))
     status = problem.native.deform_conv(
-        tile,
-        TYPES[image.dtype],
-        image.data_ptr(),
-        offset.data_ptr(),
-        pointer(mask),
+        *problem.tile(s, run, first, last),
         weight.data_ptr(),
         problem.O // problem.groups,
         pointer(b),
@@ -100,32 +94,26 @@ def _convolve_in_arithmetic_type(
     panel = problem.native.deform_conv_panel(TYPES[problem.dtype])
     weights = [problem.packed_weight(s, panel) for s in slices]
     most = max(64, TILE_BYTES // (problem.O * problem.dtype.itemsize))
-    for n in range(problem.N):
+    for images in (slice(n, n + 1) for n in range(problem.N)):
         for first, last in problem.tiles(most):
             sums = problem.scratch.take("sums", (last - first, problem.O), problem.dtype)
             for s, weight in zip(slices, weights, strict=True):
-                image = problem.image(n, s, problem.dtype)
-                target, stride = sums[:, problem.outputs(s)], Pair(problem.O, 1)
-                _convolve_tile(problem, s, n, image, weight, bias, first, last, target, stride)
-            positions(output, n, slice(None))[first:last].copy_(sums)
+                run = problem.run(images, s, problem.dtype)
+                target, stride = sums[:, problem.outputs(s)], Triple(0, problem.O, 1)
+                _convolve_tile(problem, s, run, weight, bias, first, last, target, stride)
+            positions(output, images, slice(None))[0, first:last].copy_(sums)
 
 
 def _depthwise(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, output: Tensor) -> None:
     weight = problem.depthwise_weight(s)
     b = None if bias is None else bias[s.begin : s.end].to(problem.dtype).contiguous()
-    for n in range(problem.N):
-        image = problem.image(n, s)
+    for run in problem.runs(s, MAX_POSITIONS):
         for first, last in problem.tiles(MAX_POSITIONS):
-            tile, offset, mask = problem.tile(s, first, last, *problem.maps(n))
             status = problem.native.deform_depthwise(
-                tile,
-                TYPES[image.dtype],
-                image.data_ptr(),
-                offset.data_ptr(),
-                pointer(mask),
+                *problem.tile(s, run, first, last),
                 weight.data_ptr(),
                 pointer(b),
-                positions(output, n, slice(s.begin, s.end))[first:last].data_ptr(),
+                positions(output, run.n, slice(s.begin, s.end))[:, first:last].data_ptr(),
                 _stride(problem),
             )
             _check(status)

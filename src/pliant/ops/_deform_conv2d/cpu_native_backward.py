@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backward pass on the CPU: one native call for each image and tile gives all gradients, block by block in cache.
+"""The backward pass on the CPU: one native call for some images or a tile gives all gradients, block by block in cache.
 
 Threads share channels, in a way that follows from the shapes alone, so that all sums have the same bits for any number
 of threads.
@@ -7,14 +7,21 @@ of threads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._deform_conv2d import cpu_products
-from pliant.ops._deform_conv2d.cpu_problem import SHARE_BYTES, TILE_BYTES, ChannelSlice, CpuConvolution, positions
+from pliant.ops._deform_conv2d.cpu_problem import (
+    SHARE_BYTES,
+    TILE_BYTES,
+    ChannelSlice,
+    CpuConvolution,
+    TileArguments,
+    positions,
+)
 from pliant.ops._native.library import TYPES, ConvGradients, Tile
 from pliant.ops._native.memory import pointer
 
@@ -42,29 +49,30 @@ class Gradients:
         half = tensor.dtype.itemsize < self.problem.dtype.itemsize
         return torch.empty(tensor.shape, dtype=self.problem.dtype if cut and half else tensor.dtype)
 
-    def image(self, n: int, s: ChannelSlice) -> tuple[Tensor | None, bool]:
-        """Return (H, W, channels) to add the image's gradient to, and whether it already is the result."""
+    def image(self, n: slice, s: ChannelSlice) -> tuple[Tensor | None, bool]:
+        """Return (images, H, W, channels) to add the images' gradient to, and whether it already is the result."""
         problem = self.problem
         if self.input is None:
             return None, True
-        target = self.input[n, s.begin : s.end].permute(1, 2, 0)
+        target = self.input[n, s.begin : s.end].permute(0, 2, 3, 1)
         if target.dtype == problem.dtype and (problem.channels_last or s.width == 1):
             return target, True
-        return problem.scratch.take("grad_image", (problem.H, problem.W, s.width), problem.dtype).zero_(), False
+        return problem.scratch.take("grad_image", target.shape, problem.dtype).zero_(), False
 
-    def store_image(self, n: int, s: ChannelSlice, grad_image: Tensor | None) -> None:
-        """Write an image's gradient that was added up in memory of its own."""
+    def store_image(self, n: slice, s: ChannelSlice, grad_image: Tensor | None) -> None:
+        """Write images' gradient that was added up in memory of its own."""
         if self.input is not None and grad_image is not None:
-            self.problem.transpose(grad_image.flatten(0, 1), self.input[n, s.begin : s.end].flatten(1))
+            self.problem.transpose(grad_image.flatten(1, 2), self.input[n, s.begin : s.end].flatten(2))
 
-    def describe(self, tile: Tile, n: int, s: ChannelSlice, u: Tensor, grad_image: Tensor | None) -> ConvGradients:
+    def describe(self, tile: Tile, n: slice, s: ChannelSlice, u: Tensor, grad_image: Tensor | None) -> ConvGradients:
         """Return the C struct of a tile's gradients, without that of the weight."""
         problem, last = self.problem, tile.first + tile.count
-        o, m = (None if t is None else t[n].flatten(1)[:, tile.first : last] for t in (self.offset, self.mask))
+        o, m = (None if t is None else t[n].flatten(2)[:, :, tile.first : last] for t in (self.offset, self.mask))
         result = ConvGradients(
             grad=u.data_ptr(),
-            grad_stride=u.stride(0),
+            grad_stride=u.stride()[:2],
             image=pointer(grad_image),
+            image_stride=0 if grad_image is None else grad_image.stride(0),
             pixel_stride=problem.C if problem.channels_last and u.dtype == problem.dtype else s.width,
             offset=pointer(o),
             mask=pointer(m),
@@ -74,7 +82,7 @@ class Gradients:
             accumulate=int(s.begin > 0),
         )
         if o is not None or m is not None:
-            shape = (problem.shares(s), 3, problem.G * problem.K, tile.count)
+            shape = (problem.shares(s), 3, problem.G * problem.K, tile.images * tile.count)
             result.shares = problem.scratch.take("shares", shape, problem.dtype).data_ptr()
         return result
 
@@ -89,8 +97,8 @@ def deform_conv2d_cpu_backward(
     needed: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of input, offset, weight, bias and mask of CPU tensors, empty where not needed."""
-    problem = CpuConvolution(input, offset, weight, geometry, mask)
-    slices = problem.slices(copies=not problem.channels_last or input.dtype != problem.dtype)
+    problem = CpuConvolution(input, offset, weight, geometry, mask, backward=True)
+    slices = problem.slices()
     gradients = Gradients(problem, needed, slices)
     run = _depthwise_backward if problem.is_depthwise else _convolution_backward
     if any(needed[i] for i in (0, 1, 2, 4)):
@@ -111,47 +119,51 @@ def _sum_of_positions(grad: Tensor, dtype: torch.dtype) -> Tensor:
     return grad.sum((0, 2, 3), dtype=dtype) if grad.shape[1] > 1 else grad.sum(3, dtype=dtype).sum((0, 2))
 
 
-def _upstream(problem: CpuConvolution, grad: Tensor, n: int, channels: slice, first: int, last: int) -> Tensor:
-    """Return the gradient of a tile's outputs as (positions, channels), channels side by side, in the image's type."""
-    u = positions(grad, n, channels)[first:last]
-    if u.dtype == problem.input.dtype and (u.stride(1) == 1 or u.shape[1] == 1):
+def _upstream(problem: CpuConvolution, grad: Tensor, n: slice, channels: slice, first: int, last: int) -> Tensor:
+    """Return the gradient of a tile's outputs as (images, positions, channels), these side by side, in images' type."""
+    u = positions(grad, n, channels)[:, first:last]
+    if u.dtype == problem.input.dtype and (u.stride(2) == 1 or u.shape[2] == 1):
         return u
     copy = problem.scratch.take("upstream", u.shape, problem.input.dtype)
-    problem.transpose(u.T, copy)
+    problem.transpose(u.mT, copy)
     return copy
 
 
-def _tiles(problem: CpuConvolution, s: ChannelSlice, channels: int) -> list[tuple[int, int]]:
-    """Return runs of positions whose shares and gradient of `channels` outputs are small enough."""
+def _most_positions(problem: CpuConvolution, s: ChannelSlice, outputs: slice) -> int:
+    """Return how many positions' shares, and gradient of these outputs, are small enough."""
     share = 3 * problem.shares(s) * problem.G * problem.K * problem.dtype.itemsize
-    most = min(SHARE_BYTES // share, TILE_BYTES // (channels * problem.dtype.itemsize))
-    return list(problem.tiles(min(MAX_POSITIONS, max(BLOCK, most - most % BLOCK))))
+    most: int = min(SHARE_BYTES // share, TILE_BYTES // ((outputs.stop - outputs.start) * problem.dtype.itemsize))
+    return min(MAX_POSITIONS, max(BLOCK, most - most % BLOCK))
+
+
+def _tiles(
+    problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients, outputs: slice, most: int
+) -> Iterator[tuple[TileArguments, Tensor, ConvGradients]]:
+    """Yield what describes each tile: the kernels' first arguments, the gradient of its outputs, and the results."""
+    for run in problem.runs(s, most):
+        grad_image, in_place = gradients.image(run.n, s)
+        for first, last in problem.tiles(most):
+            u = _upstream(problem, grad, run.n, outputs, first, last)
+            head = problem.tile(s, run, first, last)
+            yield head, u, gradients.describe(head[0], run.n, s, u, grad_image)
+        if not in_place:
+            gradients.store_image(run.n, s, grad_image)
 
 
 def _convolution_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:
     elsewhere = s.width == problem.C and cpu_products.multiplies_faster(problem)
     weight, outputs = problem.weight_rows(s, problem.dtype), problem.outputs(s)
-    rounded = weight[0].to(grad.dtype) if elsewhere else weight
+    rounded = weight[0].to(grad.dtype)
     grad_weight = torch.zeros_like(weight) if gradients.needs_weight else None
-    tiles = cpu_products.tiles(problem) if elsewhere else _tiles(problem, s, outputs.stop - outputs.start)
-    for n in range(problem.N):
-        image = problem.image(n, s)
-        grad_image, in_place = gradients.image(n, s)
-        for first, last in tiles:
-            u = _upstream(problem, grad, n, outputs, first, last)
-            described = problem.tile(s, first, last, *problem.maps(n))
-            result = gradients.describe(described[0], n, s, u, grad_image)
-            if elsewhere:
-                total = None if grad_weight is None else grad_weight[0]
-                cpu_products.columns_backward(problem, described, image, u, rounded, result, total)
-                continue
-            result.weight = pointer(grad_weight)
-            tile, offset, mask = described
-            head = (tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask))
-            if problem.native.deform_conv_backward(*head, weight.data_ptr(), problem.O // problem.groups, result):
-                raise MemoryError("pliant.ops.deform_conv2d: no memory for the blocks that are multiplied in cache")
-        if not in_place:
-            gradients.store_image(n, s, grad_image)
+    most = cpu_products.most_positions(problem) if elsewhere else _most_positions(problem, s, outputs)
+    for head, u, result in _tiles(problem, s, grad, gradients, outputs, most):
+        if elsewhere:
+            total = None if grad_weight is None else grad_weight[0]
+            cpu_products.columns_backward(problem, head, u, rounded, result, total)
+            continue
+        result.weight = pointer(grad_weight)
+        if problem.native.deform_conv_backward(*head, weight.data_ptr(), problem.O // problem.groups, result):
+            raise MemoryError("pliant.ops.deform_conv2d: no memory for the blocks that are multiplied in cache")
     if grad_weight is not None and gradients.weight is not None:
         _store_weight(problem, s, grad_weight, gradients.weight)
 
@@ -164,19 +176,11 @@ def _store_weight(problem: CpuConvolution, s: ChannelSlice, rows: Tensor, result
 
 
 def _depthwise_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:
-    weight = problem.depthwise_weight(s)
+    weight, outputs = problem.depthwise_weight(s), slice(s.begin, s.end)
     grad_weight = torch.zeros_like(weight) if gradients.needs_weight else None
-    for n in range(problem.N):
-        image = problem.image(n, s)
-        grad_image, in_place = gradients.image(n, s)
-        for first, last in _tiles(problem, s, s.width):
-            u = _upstream(problem, grad, n, slice(s.begin, s.end), first, last)
-            tile, offset, mask = problem.tile(s, first, last, *problem.maps(n))
-            result = gradients.describe(tile, n, s, u, grad_image)
-            result.weight = pointer(grad_weight)
-            head = (tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask))
-            problem.native.deform_depthwise_backward(*head, weight.data_ptr(), result)
-        if not in_place:
-            gradients.store_image(n, s, grad_image)
+    most = _most_positions(problem, s, outputs)
+    for head, _, result in _tiles(problem, s, grad, gradients, outputs, most):
+        result.weight = pointer(grad_weight)
+        problem.native.deform_depthwise_backward(*head, weight.data_ptr(), result)
     if grad_weight is not None and gradients.weight is not None:
         gradients.weight[s.begin : s.end] = grad_weight.T.reshape(-1, 1, *problem.kernel).to(gradients.weight.dtype)

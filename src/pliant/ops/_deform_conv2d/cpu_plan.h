@@ -32,7 +32,7 @@ constexpr int64_t kPlanStep = 16;  // positions that are planned at once: whole 
 template <class T>
 struct Plan {
   using I = Whole<T>;
-  int64_t tap_begin, tap_end, positions, stride;  // `stride` samples between taps
+  int64_t image, tap_begin, tap_end, positions, stride;  // `stride` samples between taps
 
   // A pixel outside the image has weight 0 and stands at the nearest pixel inside, so that all four can be read.
   alignas(64) I row[kPlanSize];            // of the upper pixels; -1 where all four are outside
@@ -73,12 +73,12 @@ struct Plan {
   // Plans the samples from i on, at rows h and columns w. A position is inside where -1 <= h < H, which is false for
   // NaN. At exactly -1 the value is 0 and the slope is the right-hand one, as at every other integer.
   template <class V>
-  PLIANT_MEMBER void place(const pliant_tile& image, int64_t i, V h, V w) {
-    const V height = V{} + static_cast<T>(image.height), width = V{} + static_cast<T>(image.width);
+  PLIANT_MEMBER void place(const pliant_tile& tile, int64_t i, V h, V w) {
+    const V height = V{} + static_cast<T>(tile.height), width = V{} + static_cast<T>(tile.width);
     const auto inside = (h >= V{} - 1) & (h < height) & (w >= V{} - 1) & (w < width);
-    along(inside ? h : V{}, image.height, row + i, row_step + i, row_weight[0] + i, row_weight[1] + i,
+    along(inside ? h : V{}, tile.height, row + i, row_step + i, row_weight[0] + i, row_weight[1] + i,
           row_exists[0] + i, row_exists[1] + i);
-    along(inside ? w : V{}, image.width, column + i, column_step + i, column_weight[0] + i, column_weight[1] + i,
+    along(inside ? w : V{}, tile.width, column + i, column_step + i, column_weight[0] + i, column_weight[1] + i,
           column_exists[0] + i, column_exists[1] + i);
     typedef vec<I, kLanes<T>> W;
     store_bytes(row + i, inside ? load_bytes<W>(row + i) : W{} - I(1));
@@ -101,7 +101,7 @@ PLIANT_INLINE void read_map(const void* map, int64_t type, int64_t first, int64_
   with_storage(type, [&](auto item) { read_map(static_cast<const decltype(item)*>(map) + first, stride, count, to); });
 }
 
-// Fills `plan` for the tile's output positions from `begin` on and offset group `group`.
+// Fills `plan` for its image's output positions from `begin` on and offset group `group`.
 template <class T>
 void make_plan(const pliant_tile& tile, const void* offset, const void* mask, int64_t group, int64_t begin,
                Plan<T>& plan) {
@@ -116,13 +116,16 @@ void make_plan(const pliant_tile& tile, const void* offset, const void* mask, in
   }
   for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
     const int64_t tap_y = k / tile.kernel[1], tap_x = k % tile.kernel[1], to = (k - plan.tap_begin) * plan.stride;
-    const int64_t channel = group * taps + k, first = begin * tile.offset_stride[1];
-    read_map(offset, tile.offset_type, first + 2 * channel * tile.offset_stride[0], tile.offset_stride[1], count, dy);
-    read_map(offset, tile.offset_type, first + (2 * channel + 1) * tile.offset_stride[0], tile.offset_stride[1], count,
-             dx);
+    const int64_t channel = group * taps + k;
+    // Numbers of one channel of a map, which has `strides` between its images, channels and positions.
+    const auto read = [&](const void* map, int64_t type, const int64_t* strides, int64_t c, T* numbers) {
+      const int64_t first = plan.image * strides[0] + c * strides[1] + begin * strides[2];
+      read_map(map, type, first, strides[2], count, numbers);
+    };
+    read(offset, tile.offset_type, tile.offset_stride, 2 * channel, dy);
+    read(offset, tile.offset_type, tile.offset_stride, 2 * channel + 1, dx);
     if (mask)
-      read_map(mask, tile.mask_type, begin * tile.mask_stride[1] + channel * tile.mask_stride[0], tile.mask_stride[1],
-               count, plan.modulation + to);
+      read(mask, tile.mask_type, tile.mask_stride, channel, plan.modulation + to);
     else
       for (int64_t i = 0; i < count; ++i) plan.modulation[to + i] = 1;
     const T y = static_cast<T>(tap_y * tile.dilation[0]), x = static_cast<T>(tap_x * tile.dilation[1]);
@@ -133,13 +136,23 @@ void make_plan(const pliant_tile& tile, const void* offset, const void* mask, in
   }
 }
 
-// Part of a tile: output positions, taps and channels of the slice, each as [begin, end).
+// Part of a tile: output positions, counted through all images, taps and channels of the slice, each as [begin, end).
 struct Block {
   int64_t position_begin, position_end, tap_begin, tap_end, channel_begin, channel_end;
 };
 
+// Calls body(image, begin, end) for the positions [begin, end) of each image.
+template <class Body>
+PLIANT_INLINE void for_images(const pliant_tile& tile, int64_t begin, int64_t end, const Body& body) {
+  for (int64_t image = begin / tile.count; begin < end; ++image) {
+    const int64_t stop = smaller(end, (image + 1) * tile.count);
+    body(image, begin, stop);
+    begin = stop;
+  }
+}
+
 // Calls body(plan, group, channel_begin, channel_end, position_begin) for all of a block, split so that each plan is
-// small and each call's channels share an offset group.
+// small and of one image, and each call's channels share an offset group.
 template <class T, class Body>
 PLIANT_INLINE void for_plans(const pliant_tile& tile, const void* offset, const void* mask, const Block& block,
                              const Body& body) {
@@ -148,20 +161,23 @@ PLIANT_INLINE void for_plans(const pliant_tile& tile, const void* offset, const 
   const int64_t positions = kPlanSize / chunk / kPlanStep * kPlanStep;
   Plan<T> plan;
   plan.stride = positions;
-  for (int64_t p = block.position_begin; p < block.position_end; p += positions) {
-    plan.positions = smaller(block.position_end - p, positions);
-    for (int64_t c = block.channel_begin; c < block.channel_end;) {
-      const int64_t group = (tile.channel_begin + c) / per_group;
-      const int64_t stop = smaller((group + 1) * per_group - tile.channel_begin, block.channel_end);
-      for (int64_t k = block.tap_begin; k < block.tap_end; k += chunk) {
-        plan.tap_begin = k;
-        plan.tap_end = smaller(k + chunk, block.tap_end);
-        make_plan(tile, offset, mask, group, p, plan);
-        body(plan, group, c, stop, p);
+  for_images(tile, block.position_begin, block.position_end, [&](int64_t image, int64_t begin, int64_t end) {
+    plan.image = image;
+    for (int64_t p = begin; p < end; p += positions) {
+      plan.positions = smaller(end - p, positions);
+      for (int64_t c = block.channel_begin; c < block.channel_end;) {
+        const int64_t group = (tile.channel_begin + c) / per_group;
+        const int64_t stop = smaller((group + 1) * per_group - tile.channel_begin, block.channel_end);
+        for (int64_t k = block.tap_begin; k < block.tap_end; k += chunk) {
+          plan.tap_begin = k;
+          plan.tap_end = smaller(k + chunk, block.tap_end);
+          make_plan(tile, offset, mask, group, p - image * tile.count, plan);
+          body(plan, group, c, stop, p);
+        }
+        c = stop;
       }
-      c = stop;
     }
-  }
+  });
 }
 
 }  // namespace

@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pliant.ops._deform_conv2d.cpu_problem import TILE_BYTES, ChannelSlice, CpuConvolution, positions
-from pliant.ops._native.library import TYPES, ConvGradients, Tile
-from pliant.ops._native.memory import pointer
+from pliant.ops._deform_conv2d.cpu_problem import TILE_BYTES, ChannelSlice, CpuConvolution, TileArguments, positions
+from pliant.ops._native.library import ConvGradients
 
 MAX_POSITIONS = 2048  # of a tile, whose columns should stay in a cache
 
@@ -29,54 +28,45 @@ def multiplies_faster(problem: CpuConvolution) -> bool:
     return problem.groups == 1 and problem.input.dtype == torch.bfloat16 and has_bfloat16_products()
 
 
-def tiles(problem: CpuConvolution) -> list[tuple[int, int]]:
-    """Return runs of positions whose columns are at most `TILE_BYTES`."""
+def most_positions(problem: CpuConvolution) -> int:
+    """Return how many positions' columns are at most `TILE_BYTES`."""
     row = problem.K * problem.C * problem.input.dtype.itemsize
-    return list(problem.tiles(max(1, min(MAX_POSITIONS, TILE_BYTES // row))))
+    return max(1, min(MAX_POSITIONS, TILE_BYTES // row))
 
 
 def _columns(problem: CpuConvolution, count: int) -> Tensor:
     return problem.scratch.take("columns", (count, problem.K * problem.C), problem.input.dtype)
 
 
-def _sample(
-    problem: CpuConvolution, described: tuple[Tile, Tensor, Tensor | None], image: Tensor, columns: Tensor
-) -> None:
-    tile, offset, mask = described
-    problem.native.deform_sample(
-        tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask), columns.data_ptr()
-    )
-
-
 def convolve(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, output: Tensor) -> None:
     """Write the forward of a problem with one slice of channels."""
     weight = problem.weight_rows(s, output.dtype)[0].T  # (K*C, O)
     b = None if bias is None else bias.to(output.dtype)
-    for n in range(problem.N):
-        image, result = problem.image(n, s), positions(output, n, slice(None))
-        for first, last in tiles(problem):
-            columns = _columns(problem, last - first)
-            _sample(problem, problem.tile(s, first, last, *problem.maps(n)), image, columns)
-            result[first:last] = torch.mm(columns, weight) if b is None else torch.addmm(b, columns, weight)
+    most = most_positions(problem)
+    for run in problem.runs(s, most):
+        for first, last in problem.tiles(most):
+            result = positions(output, run.n, slice(None))[:, first:last]
+            columns = _columns(problem, result.shape[0] * result.shape[1])
+            problem.native.deform_sample(*problem.tile(s, run, first, last), columns.data_ptr())
+            product = torch.mm(columns, weight) if b is None else torch.addmm(b, columns, weight)
+            result.copy_(product.view(result.shape))
 
 
 def columns_backward(
     problem: CpuConvolution,
-    described: tuple[Tile, Tensor, Tensor | None],
-    image: Tensor,
+    head: TileArguments,
     u: Tensor,
     weight: Tensor,
     gradients: ConvGradients,
     grad_weight: Tensor | None,
 ) -> None:
-    """Add one tile's gradients, of which `u` (count, O) is the output's and `weight` (O, K*C) in bfloat16."""
+    """Add one tile's gradients, of which `u` (images, count, O) is the output's and `weight` (O, K*C) in bfloat16."""
+    u = u.flatten(0, 1)
     columns = _columns(problem, u.shape[0])
     if gradients.image or gradients.shares:
         torch.mm(u, weight, out=columns)
-        tile, offset, mask = described
-        head = (tile, TYPES[image.dtype], image.data_ptr(), offset.data_ptr(), pointer(mask))
         problem.native.deform_sample_backward(*head, columns.data_ptr(), gradients)
     else:
-        _sample(problem, described, image, columns)
+        problem.native.deform_sample(*head, columns.data_ptr())
     if grad_weight is not None:
         grad_weight += torch.mm(u.T, columns)

@@ -18,8 +18,9 @@ struct Corners {
   T weight[4];
 
   Corners() = default;
-  PLIANT_MEMBER Corners(const pliant_tile& tile, const S* image, const Plan<T>& plan, int64_t i) {
+  PLIANT_MEMBER Corners(const pliant_tile& tile, const S* images, const Plan<T>& plan, int64_t i) {
     const int64_t stride = tile.pixel_stride, right = plan.column_step[i] * stride;
+    const S* image = images + plan.image * tile.image_stride;
     pixel[0] = image + (plan.row[i] * tile.width + plan.column[i]) * stride;
     pixel[1] = pixel[0] + right;
     pixel[2] = pixel[0] + plan.row_step[i] * tile.width * stride;
@@ -64,9 +65,9 @@ void sample_block(const pliant_tile& tile, const S* image, const void* offset, c
 template <class T, class S>
 void sample_columns(const pliant_tile& tile, const S* image, const void* offset, const void* mask, S* columns) {
   const int64_t taps = tile.kernel[0] * tile.kernel[1], row = taps * tile.channels, run = tile.run;
-  const int64_t tasks = (tile.count + kPositionsPerTask - 1) / kPositionsPerTask;
+  const int64_t count = tile.images * tile.count, tasks = (count + kPositionsPerTask - 1) / kPositionsPerTask;
   parallel_for(tasks, tile.threads, [&](int64_t task, int64_t) {
-    const int64_t begin = task * kPositionsPerTask, end = smaller(tile.count, begin + kPositionsPerTask);
+    const int64_t begin = task * kPositionsPerTask, end = smaller(count, begin + kPositionsPerTask);
     for (int64_t c = 0; c < tile.channels; c += run)
       sample_block<T>(tile, image, offset, mask, {begin, end, 0, taps, c, c + run}, columns + begin * row + c * taps,
                       row, run);

@@ -52,14 +52,16 @@ struct Spread {
   Sum<T, kLanes<T>> dot[4];  // over channels, of (gradient of the column) * (pixel)
 
   // A pixel outside the image has no gradient: what it would get goes to `sink`, which has room for a task's channels.
-  PLIANT_MEMBER Spread(const pliant_tile& tile, const S* image, T* grad_image, int64_t stride, const Plan<T>& plan,
+  PLIANT_MEMBER Spread(const pliant_tile& tile, const S* image, const pliant_gradients& result, const Plan<T>& plan,
                        int64_t i, T* sink)
       : corners(tile, image, plan, i), modulation(plan.modulation[i]) {
     const int64_t right = plan.column_step[i], below = plan.row_step[i] * tile.width;
     const int64_t first = plan.row[i] * tile.width + plan.column[i];
+    const int64_t begin = plan.image * result.image_stride;
     for (int j = 0; j < 4; ++j) {
-      const bool exists = grad_image && plan.row_exists[j >> 1][i] * plan.column_exists[j & 1][i] != 0;
-      grad[j] = exists ? grad_image + (first + (j >> 1) * below + (j & 1) * right) * stride : sink;
+      const bool exists = result.image && plan.row_exists[j >> 1][i] * plan.column_exists[j & 1][i] != 0;
+      const int64_t pixel = first + (j >> 1) * below + (j & 1) * right;
+      grad[j] = exists ? static_cast<T*>(result.image) + begin + pixel * result.pixel_stride : sink;
     }
   }
 
@@ -89,12 +91,18 @@ struct Backward {
   const S* image;
   const void *offset, *mask;
   const pliant_gradients& result;
-  T* partial;  // (tasks, 3, offset groups, taps, count): shares of the gradients of dy, dx and mask; may be null
+  T* partial;  // (tasks, 3, offset groups, taps, positions): shares of the gradients of dy, dx and mask; may be null
   Units units{tile};
-  int64_t taps = tile.kernel[0] * tile.kernel[1];
+  int64_t taps = tile.kernel[0] * tile.kernel[1], count = tile.images * tile.count;
 
-  // Calls body(spread, plan, sample, position, tap, c_begin, c_end) for each sample inside the image, of the positions
-  // and channels of `block`, and outside(position, tap, c_begin, c_end) for all others.
+  // The gradient of the outputs at a position, which is in image number n.
+  PLIANT_MEMBER const S* upstream(int64_t n, int64_t position) const {
+    return static_cast<const S*>(result.grad) + n * result.grad_stride[0] +
+           (position - n * tile.count) * result.grad_stride[1];
+  }
+
+  // Calls body(spread, image, position, tap, c_begin, c_end) for each sample inside its image, of the positions and
+  // channels of `block`, and outside(position, tap, c_begin, c_end) for all others.
   template <class Body, class Outside>
   PLIANT_MEMBER void for_samples(int64_t task, const Block& block, const Body& body, const Outside& outside) const {
     alignas(64) T sink_memory[kUnit];
@@ -111,9 +119,8 @@ struct Backward {
                          outside(first + i, k, c_begin, c_end);
                          continue;
                        }
-                       Spread<T, S> spread(tile, image, static_cast<T*>(result.image), result.pixel_stride, plan, s,
-                                           sink);
-                       body(spread, first + i, k, c_begin, c_end);
+                       Spread<T, S> spread(tile, image, result, plan, s, sink);
+                       body(spread, plan.image, first + i, k, c_begin, c_end);
                        for (int j = 0; j < 4; ++j) dots[j][s] = spread.dot[j].total();
                      }
                    if (partial) write(task, plan, group, first, dots);
@@ -124,7 +131,7 @@ struct Backward {
   void write(int64_t task, const Plan<T>& plan, int64_t group, int64_t first, const T (*dots)[kPlanSize]) const {
     const int64_t samples = tile.offset_groups * taps;
     for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
-      T* to = partial + (task * 3 * samples + group * taps + k) * tile.count + first;
+      T* to = partial + (task * 3 * samples + group * taps + k) * count + first;
       for_channels<kLanes<T>>(0, plan.positions, [&](auto n, int64_t i) {
         const int64_t s = plan.at(i, k);
         const auto of = [&](const T* numbers) { return load(numbers + s, n); };
@@ -138,33 +145,38 @@ struct Backward {
         const auto dy = m * (of(plan.row_exists[1]) * bottom - of(plan.row_exists[0]) * top);
         const auto dx = m * (of(plan.column_exists[1]) * right - of(plan.column_exists[0]) * left);
         store(to + i, dy, n);
-        store(to + samples * tile.count + i, dx, n);
-        store(to + 2 * samples * tile.count + i, wy0 * top + wy1 * bottom, n);
+        store(to + samples * count + i, dx, n);
+        store(to + 2 * samples * count + i, wy0 * top + wy1 * bottom, n);
       });
     }
   }
 
   // Adds the shares in the order of the tasks and writes the gradients of offset and mask.
   void reduce() const {
-    const int64_t samples = tile.offset_groups * taps;
-    parallel_for(3 * samples, tile.threads, [&](int64_t row, int64_t) {
-      const int64_t kind = row % 3, sample = row / 3, group = sample / taps;
-      const int64_t begin = group * tile.offset_group_channels - tile.channel_begin;
-      void* to = kind == 2 ? result.mask : result.offset;
-      if (to == nullptr) return;
-      const int64_t channel = kind == 2 ? sample : 2 * sample + kind;
-      with_storage(kind == 2 ? result.mask_type : result.offset_type, [&](auto type) {
-        auto* target = static_cast<decltype(type)*>(to) + channel * result.map_stride;
-        for_channels<kLanesOfBoth<T, decltype(type)>>(0, tile.count, [&](auto n, int64_t p) {
-          auto sum = decltype(load(partial, n)){};
-          if (result.accumulate) sum = load_as<T>(target + p, n);
-          for (int64_t task = 0; task < units.count(); ++task) {
-            const Range c = units.at(task);
-            if (c.end > begin && c.begin < begin + tile.offset_group_channels)
-              sum += load(partial + (task * 3 * samples + kind * samples + sample) * tile.count + p, n);
-          }
-          store_as(target + p, sum, n);
-        });
+    const int64_t rows = 3 * tile.offset_groups * taps;
+    parallel_for(tile.images * rows, tile.threads, [&](int64_t row, int64_t) { reduce(row / rows, row % rows); });
+  }
+
+ private:
+  void reduce(int64_t image_number, int64_t row) const {
+    const int64_t samples = tile.offset_groups * taps, kind = row % 3, sample = row / 3, group = sample / taps;
+    const int64_t begin = group * tile.offset_group_channels - tile.channel_begin;
+    void* to = kind == 2 ? result.mask : result.offset;
+    if (to == nullptr) return;
+    const int64_t channel =
+        image_number * (kind == 2 ? samples : 2 * samples) + (kind == 2 ? sample : 2 * sample + kind);
+    const T* shares = partial + (kind * samples + sample) * count + image_number * tile.count;
+    with_storage(kind == 2 ? result.mask_type : result.offset_type, [&](auto type) {
+      auto* target = static_cast<decltype(type)*>(to) + channel * result.map_stride;
+      for_channels<kLanesOfBoth<T, decltype(type)>>(0, tile.count, [&](auto n, int64_t p) {
+        auto sum = decltype(load(partial, n)){};
+        if (result.accumulate) sum = load_as<T>(target + p, n);
+        for (int64_t task = 0; task < units.count(); ++task) {
+          const Range c = units.at(task);
+          if (c.end > begin && c.begin < begin + tile.offset_group_channels)
+            sum += load(shares + task * 3 * samples * count + p, n);
+        }
+        store_as(target + p, sum, n);
       });
     });
   }

@@ -11,7 +11,7 @@
 #define PLIANT_API __attribute__((visibility("default")))
 #endif
 
-#define PLIANT_ABI_VERSION 5
+#define PLIANT_ABI_VERSION 6
 
 #ifdef __cplusplus
 extern "C" {
@@ -23,21 +23,23 @@ extern "C" {
 // What the numbers behind a pointer are. Half types are storage only: arithmetic is float.
 enum pliant_type { PLIANT_FLOAT32 = 0, PLIANT_FLOAT64 = 1, PLIANT_BFLOAT16 = 2, PLIANT_FLOAT16 = 3 };
 
-// A run of output positions of one image, and a slice of its channels. Pairs are (vertical, horizontal).
+// A run of output positions of some images, and a slice of their channels. Pairs are (vertical, horizontal).
 // "Arithmetic type" below is double for float64 images and float for all others.
 typedef struct pliant_tile {
-  int64_t height, width;          // of the image
-  int64_t pixel_stride;           // elements between neighbouring pixels of the image (channels are contiguous)
+  int64_t images;                 // at least one
+  int64_t height, width;          // of an image
+  int64_t image_stride;           // elements between images
+  int64_t pixel_stride;           // elements between neighbouring pixels of an image (channels are contiguous)
   int64_t channels;               // in this slice
   int64_t run;                    // consecutive channels of the slice that share a weight group; divides `channels`
-  int64_t channel_begin;          // of the slice, among all channels of the image
-  int64_t offset_groups;          // of all channels of the image
+  int64_t channel_begin;          // of the slice, among all channels of an image
+  int64_t offset_groups;          // of all channels of an image
   int64_t offset_group_channels;  // channels that share one offset
   int64_t out_width;              // of the output map
-  int64_t first, count;           // output positions [first, first + count), row-major
+  int64_t first, count;           // output positions [first, first + count) of each image, row-major
   int64_t kernel[2], stride[2], padding[2], dilation[2];
-  int64_t offset_stride[2];  // elements between channels, and between positions, of the offset
-  int64_t mask_stride[2];
+  int64_t offset_stride[3];  // elements between images, between channels, and between positions, of the offset
+  int64_t mask_stride[3];
   int64_t offset_type, mask_type;  // a pliant_type of each
   int64_t threads;                 // to share the work among, at most
 } pliant_tile;
@@ -49,18 +51,20 @@ PLIANT_API int64_t pliant_abi_version(void);
 typedef void (*pliant_parallel_region)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
 PLIANT_API void pliant_set_parallel_region(pliant_parallel_region region);
 
-// destination(c, r) = source(r, c) for a matrix of items of 2, 4 or 8 bytes; strides in items between lines.
-typedef void pliant_transpose(const void* source, int64_t rows, int64_t columns, int64_t source_stride,
-                              void* destination, int64_t destination_stride, int64_t item_size, int64_t threads);
+// destination(n, c, r) = source(n, r, c) for matrices of items of 2, 4 or 8 bytes. `size` is (matrices, rows, columns)
+// of the source; strides are in items, between matrices and between lines.
+typedef void pliant_transpose(const int64_t* size, const void* source, const int64_t* source_stride, void* destination,
+                              const int64_t* destination_stride, int64_t item_size, int64_t threads);
 
-// In what follows `offset` and `mask` point at the tile's first position, channel 0 of all groups; `mask` may be null.
+// In what follows `offset` and `mask` point at the first image's first position, channel 0 of all groups; `mask` may be
+// null. "Position" counts the positions of the tile through all its images, [0, images * count).
 // Functions that return int return 0, or -1 where there is no memory for the blocks that are worked on in cache.
 
 // The whole forward pass of a tile, sampled and multiplied block by block in cache: output(p, o) = sum over columns and
 // weights, plus bias (may be null), or plus what is there if `accumulate`. `weight` is in arithmetic type, packed as
 // (channels / run, panels, K * run, panel) where panels of `deform_conv_panel` outputs, padded with zeros, make up the
-// `outputs` of each weight group. `output` is of the image's type, with `output_stride` elements between positions and
-// between output channels.
+// `outputs` of each weight group. `output` is of the image's type, with `output_stride` elements between images,
+// between positions of one and between output channels.
 typedef int pliant_deform_conv(const pliant_tile* tile, int image_type, const void* image, const void* offset,
                                const void* mask, const void* weight, int64_t outputs, const void* bias, void* output,
                                const int64_t* output_stride, int accumulate);
@@ -68,17 +72,17 @@ typedef int64_t pliant_deform_conv_panel(int image_type);
 
 // What a backward pass reads and writes beside the forward's arguments. What is null is not needed.
 typedef struct pliant_gradients {
-  const void* grad;     // of the output, (count, outputs), of the image's type
-  int64_t grad_stride;  // elements between its positions; channels are contiguous
-  void* image;          // is added to; arithmetic type
-  int64_t pixel_stride;
+  const void* grad;        // of the output, (images, count, outputs), of the image's type
+  int64_t grad_stride[2];  // elements between its images, and between positions of one; channels are contiguous
+  void* image;             // is added to; arithmetic type
+  int64_t image_stride, pixel_stride;
   void* weight;                    // is added to; laid out as the weight, in arithmetic type
-  void* offset;                    // (2 * G * K) rows of the tile's positions, `map_stride` elements apart
-  void* mask;                      // (G * K) rows
+  void* offset;                    // (images, 2 * G * K) rows of `count`, all `map_stride` elements apart
+  void* mask;                      // (images, G * K) rows
   int64_t offset_type, mask_type;  // a pliant_type of each
   int64_t map_stride;
   int64_t accumulate;  // whether offset and mask are added to
-  void* shares;        // memory for (deform_shares, 3, G * K, count) of arithmetic type; null if offset and mask are
+  void* shares;  // memory for (deform_shares, 3, G * K, images * count) of arithmetic type; null if offset and mask are
 } pliant_gradients;
 
 // Into how many shares of channels the gradients of offset and mask are divided on the way.
@@ -89,8 +93,8 @@ typedef int pliant_deform_conv_backward(const pliant_tile* tile, int image_type,
                                         const void* mask, const void* weight, int64_t outputs,
                                         const pliant_gradients* gradients);
 
-// For products that are made elsewhere: columns (count, channels / run, K, run) = x(p + p_k + dp_k) * dm_k, of the
-// image's type.
+// For products that are made elsewhere: columns (images * count, channels / run, K, run) = x(p + p_k + dp_k) * dm_k, of
+// the image's type.
 typedef void pliant_deform_sample(const pliant_tile* tile, int image_type, const void* image, const void* offset,
                                   const void* mask, void* columns);
 

@@ -29,11 +29,14 @@ PLIANT_INLINE void transpose_square(const uint32_t* from, int64_t from_stride, u
 }
 
 template <class Item>
-void transpose_items(const Item* source, int64_t rows, int64_t columns, int64_t source_stride, Item* destination,
-                     int64_t destination_stride, int64_t threads) {
-  const int64_t tasks = (columns + kBlock - 1) / kBlock;
-  parallel_for(tasks, threads, [=](int64_t task, int64_t) {
-    const int64_t begin = task * kBlock, end = smaller(columns, begin + kBlock);
+void transpose_items(const int64_t* size, const Item* sources, const int64_t* strides, Item* destinations,
+                     const int64_t* destination_strides, int64_t threads) {
+  const int64_t rows = size[1], columns = size[2], tasks = (columns + kBlock - 1) / kBlock;
+  const int64_t source_stride = strides[1], destination_stride = destination_strides[1];
+  parallel_for(size[0] * tasks, threads, [=](int64_t task, int64_t) {
+    const Item* source = sources + task / tasks * strides[0];
+    Item* destination = destinations + task / tasks * destination_strides[0];
+    const int64_t begin = task % tasks * kBlock, end = smaller(columns, begin + kBlock);
     for (int64_t top = 0; top < rows; top += kBlock) {
       const int64_t bottom = smaller(rows, top + kBlock);
       if constexpr (sizeof(Item) == sizeof(uint32_t)) {
@@ -53,11 +56,11 @@ void transpose_items(const Item* source, int64_t rows, int64_t columns, int64_t 
 
 }  // namespace
 
-void transpose(const void* source, int64_t rows, int64_t columns, int64_t source_stride, void* destination,
-               int64_t destination_stride, int64_t item_size, int64_t threads) {
+void transpose(const int64_t* size, const void* source, const int64_t* source_stride, void* destination,
+               const int64_t* destination_stride, int64_t item_size, int64_t threads) {
   const auto run = [&](auto item) {
     using Item = decltype(item);
-    transpose_items(static_cast<const Item*>(source), rows, columns, source_stride, static_cast<Item*>(destination),
+    transpose_items(size, static_cast<const Item*>(source), source_stride, static_cast<Item*>(destination),
                     destination_stride, threads);
   };
   if (item_size == 2) return run(uint16_t{});

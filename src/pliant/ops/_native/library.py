@@ -12,19 +12,22 @@ from typing import Any
 
 import torch
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 PATH = Path(__file__).with_name(f"libpliant_cpu.{_SUFFIX}")
 
 Pair = c_int64 * 2
+Triple = c_int64 * 3
 
 
 class Tile(ctypes.Structure):
-    """`pliant_tile` of abi.h: a run of output positions of one image and a slice of its channels."""
+    """`pliant_tile` of abi.h: a run of output positions of some images and a slice of their channels."""
 
     _fields_ = (
+        ("images", c_int64),
         ("height", c_int64),
         ("width", c_int64),
+        ("image_stride", c_int64),
         ("pixel_stride", c_int64),
         ("channels", c_int64),
         ("run", c_int64),
@@ -38,8 +41,8 @@ class Tile(ctypes.Structure):
         ("stride", Pair),
         ("padding", Pair),
         ("dilation", Pair),
-        ("offset_stride", Pair),
-        ("mask_stride", Pair),
+        ("offset_stride", Triple),
+        ("mask_stride", Triple),
         ("offset_type", c_int64),
         ("mask_type", c_int64),
         ("threads", c_int64),
@@ -51,8 +54,9 @@ class ConvGradients(ctypes.Structure):
 
     _fields_ = (
         ("grad", c_void_p),
-        ("grad_stride", c_int64),
+        ("grad_stride", Pair),
         ("image", c_void_p),
+        ("image_stride", c_int64),
         ("pixel_stride", c_int64),
         ("weight", c_void_p),
         ("offset", c_void_p),
@@ -88,6 +92,7 @@ class Pooling(ctypes.Structure):
 
 TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
+_SIZE, _STRIDE = POINTER(Triple), POINTER(Pair)
 _TILE = POINTER(Tile)
 _POOLING = POINTER(Pooling)
 _GRADIENTS = POINTER(ConvGradients)
@@ -99,17 +104,17 @@ class Kernels(ctypes.Structure):
 
     _fields_ = (
         ("instruction_set", c_char_p),
-        ("transpose", _function(None, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int64, c_int64)),
+        ("transpose", _function(None, _SIZE, c_void_p, _STRIDE, c_void_p, _STRIDE, c_int64, c_int64)),
         (
             "deform_conv",
-            _function(c_int, _TILE, c_int, *[c_void_p] * 4, c_int64, c_void_p, c_void_p, POINTER(Pair), c_int),
+            _function(c_int, _TILE, c_int, *[c_void_p] * 4, c_int64, c_void_p, c_void_p, POINTER(Triple), c_int),
         ),
         ("deform_conv_panel", _function(c_int64, c_int)),
         ("deform_shares", _function(c_int64, _TILE)),
         ("deform_conv_backward", _function(c_int, _TILE, c_int, *[c_void_p] * 4, c_int64, _GRADIENTS)),
         ("deform_sample", _function(None, _TILE, c_int, *[c_void_p] * 4)),
         ("deform_sample_backward", _function(None, _TILE, c_int, *[c_void_p] * 4, _GRADIENTS)),
-        ("deform_depthwise", _function(c_int, _TILE, c_int, *[c_void_p] * 6, POINTER(Pair))),
+        ("deform_depthwise", _function(c_int, _TILE, c_int, *[c_void_p] * 6, POINTER(Triple))),
         ("deform_depthwise_backward", _function(None, _TILE, c_int, *[c_void_p] * 4, _GRADIENTS)),
         ("pool", _function(c_int, _POOLING, c_int, *[c_void_p] * 6)),
         ("pool_backward", _function(c_int, _POOLING, c_int, *[c_void_p] * 7, c_int64, c_void_p)),

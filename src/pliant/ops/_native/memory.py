@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pliant.ops._native.library import Pair, Triple
+
 KEPT_BYTES = 16 << 20  # of one purpose, that a thread keeps for its next call
 
 _kept = threading.local()
@@ -42,13 +44,20 @@ class Scratch:
 
 
 def transpose(native: Any, source: Tensor, target: Tensor, threads: int) -> None:
-    """Set the (X, Y) `target` to the transpose of the (Y, X) `source`; lines of both are contiguous, or made so."""
+    """Set the (N, X, Y) `target` to the transpose of the (N, Y, X) `source`; lines are contiguous, or made so."""
     if source.dtype != target.dtype:
-        target.copy_(source.T)
+        target.copy_(source.mT)
         return
-    source = source if source.stride(1) == 1 else source.contiguous()
-    lines = (source.data_ptr(), *source.shape, source.stride(0), target.data_ptr(), target.stride(0))
-    native.transpose(*lines, source.itemsize, threads)
+    source = source if source.stride(2) == 1 else source.contiguous()
+    native.transpose(
+        Triple(*source.shape),
+        source.data_ptr(),
+        Pair(*source.stride()[:2]),
+        target.data_ptr(),
+        Pair(*target.stride()[:2]),
+        source.itemsize,
+        threads,
+    )
 
 
 def pointer(tensor: Tensor | None) -> int | None:

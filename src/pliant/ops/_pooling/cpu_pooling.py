@@ -99,7 +99,7 @@ class CpuPooling:
             return self.input[n, s.begin * self.cells :]
         image = self.scratch.take("image", (self.H * self.W, self.cells, s.width), self.input.dtype)
         for i in range(self.cells):
-            transpose(self.native, self.cell(self.input, n, s, i).flatten(1), image[:, i], self.threads)
+            transpose(self.native, self.cell(self.input, n, s, i).flatten(1)[None], image[None, :, i], self.threads)
         return image
 
     def pixel_stride(self, s: OutputSlice, in_place: bool) -> int:
@@ -188,7 +188,7 @@ class _Backward:
             if problem.reads_planes:
                 target.copy_(grad_image[:, i].unflatten(1, (problem.H, problem.W)))
             elif target.is_contiguous() or not problem.channels_last:
-                transpose(problem.native, grad_image[:, i], target.flatten(1), problem.threads)
+                transpose(problem.native, grad_image[None, :, i], target.flatten(1)[None], problem.threads)
             else:
                 target.copy_(grad_image[:, i].T.unflatten(1, (problem.H, problem.W)))
 
