@@ -21,6 +21,10 @@ const Shape kShapes[] = {
     {"odd channels", 1, 6, 4, 21, 1, 3, {2, 3}, {1, 2}, {1, 1}, {2, 1}, true},
     {"unmodulated", 3, 4, 9, 37, 1, 1, {1, 5}, {1, 2}, {0, 2}, {1, 1}, false},
     {"one pixel", 5, 1, 1, 3, 3, 1, {3, 3}, {1, 1}, {1, 1}, {1, 1}, true},
+    // Parts of a weight group of 32, 32, 32 and 6 channels, and borders of offset groups inside of them.
+    {"ragged units", 2, 3, 4, 204, 2, 3, {1, 2}, {1, 1}, {0, 1}, {1, 1}, true},
+    {"more units than a task has", 1, 3, 2, 600, 1, 2, {2, 1}, {1, 1}, {1, 0}, {1, 1}, true},
+    {"a group and no whole unit", 2, 2, 3, 45, 5, 1, {2, 2}, {1, 1}, {1, 1}, {1, 1}, true},
     {"many taps", 1, 9, 8, 5, 1, 5, {17, 17}, {3, 2}, {9, 9}, {1, 1}, true},  // more taps than one plan holds
 };
 

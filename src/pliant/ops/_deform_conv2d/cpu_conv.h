@@ -104,9 +104,10 @@ struct Convolution {
   int64_t taps = tile.kernel[0] * tile.kernel[1];
   int64_t panels = parts(outputs, kPanel<T>);
   int64_t most = outputs * taps * tile.run * int64_t(sizeof(T)) < kManyWeights ? kBlockPositions : 2 * kBlockPositions;
-  // Equal blocks, as many for each thread; small images share one. Their size changes no sum.
+  // As many blocks for each thread, which differ by kRows positions at most; small images share one. Their size changes
+  // no sum.
   int64_t count = tile.images * tile.count, tasks = round_up(parts(count, most), tile.threads);
-  int64_t positions = round_up(parts(count, tasks), kRows), rows = round_up(positions, kBlockRows);
+  int64_t steps = parts(count, kRows), rows = round_up(parts(steps, tasks) * kRows, kBlockRows);
   Pieces<T> pieces{taps, tile.run};
   // A little more than a power of two between rows, so that they do not compete for the same cache sets.
   int64_t column_stride = pieces.taps * pieces.channels + 16;
@@ -140,8 +141,8 @@ struct Convolution {
     for (int64_t o = first; o < last; o += kPanel<T>) {
       const T* w = weight + ((group * panels + o / kPanel<T>)*taps * tile.run + before) * kPanel<T>;
       for (int64_t p = 0; p < b.position_end - b.position_begin; p += kRows)
-        multiply_panel<false>(columns + p * column_stride, column_stride, w, kPanel<T>, length,
-                              sums + p * sum_stride + o - first, sum_stride);
+        multiply_panel<false, true>(columns + p * column_stride, column_stride, w, kPanel<T>, length,
+                                    sums + p * sum_stride + o - first, sum_stride);
     }
   }
 
@@ -151,7 +152,7 @@ struct Convolution {
     const Scratch scratch(threads, scratch_size() * sizeof(T));
     if (scratch.missing()) return -1;
     parallel_for(tasks, threads, [&](int64_t task, int64_t worker) {
-      const int64_t begin = task * positions, end = smaller(count, begin + positions);
+      const int64_t begin = task * steps / tasks * kRows, end = smaller(count, (task + 1) * steps / tasks * kRows);
       if (begin < end) block(begin, end, scratch.of<T>(worker));
     });
     return 0;

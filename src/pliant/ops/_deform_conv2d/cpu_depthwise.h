@@ -62,23 +62,23 @@ struct Depthwise {
 
 template <class T, class S>
 int depthwise_backward(const Backward<T, S>& pass, const T* weight) {
-  const pliant_tile& tile = pass.tile;
-  parallel_for(pass.units.count(), tile.threads, [&](int64_t task, int64_t) {
-    const Range channels = pass.units.at(task);
-    T unneeded[kUnit] = {};
+  const int64_t channels = pass.tile.channels, each = pass.units.of_task(pass.tile.threads);
+  parallel_for(parts(pass.units.count(), each), pass.tile.threads, [&](int64_t number, int64_t) {
+    const Task task(pass.units, number, each);
+    T unneeded[kTask] = {};
     pass.for_samples(
-        task, {0, pass.count, 0, pass.taps, channels.begin, channels.end},
-        [&](Spread<T, S>& sample, int64_t image, int64_t position, int64_t k, int64_t c_begin, int64_t c_end) {
-          const T* w = weight + k * tile.channels;
-          const S* u = pass.upstream(image, position);
-          T* grad =
-              pass.result.weight ? static_cast<T*>(pass.result.weight) + k * tile.channels : unneeded - channels.begin;
-          for_channels<kLanes<T>>(c_begin, c_end, [&](auto n, int64_t c) {
+        task, {0, pass.count},
+        [&](Spread<T, S>& sample, const Place& place) {
+          const T* w = weight + place.tap * channels;
+          const S* u = pass.upstream(place.image, place.position);
+          T* grad = pass.result.weight ? static_cast<T*>(pass.result.weight) + place.tap * channels
+                                       : unneeded - task.channels().begin;
+          for_channels<kLanes<T>>(place.channels.begin, place.channels.end, [&](auto n, int64_t c) {
             const auto out = load(u + c, n);
             store(grad + c, load(grad + c, n) + out * sample.add(n, c, out * load(w + c, n)), n);
           });
         },
-        [](int64_t, int64_t, int64_t, int64_t) {});
+        [](const Place&) {});
   });
   if (pass.partial) pass.reduce();
   return 0;

@@ -76,8 +76,8 @@ struct Plan {
   PLIANT_MEMBER void place(const pliant_tile& tile, int64_t i, V h, V w) {
     const V height = V{} + static_cast<T>(tile.height), width = V{} + static_cast<T>(tile.width);
     const auto inside = (h >= V{} - 1) & (h < height) & (w >= V{} - 1) & (w < width);
-    along(inside ? h : V{}, tile.height, row + i, row_step + i, row_weight[0] + i, row_weight[1] + i,
-          row_exists[0] + i, row_exists[1] + i);
+    along(inside ? h : V{}, tile.height, row + i, row_step + i, row_weight[0] + i, row_weight[1] + i, row_exists[0] + i,
+          row_exists[1] + i);
     along(inside ? w : V{}, tile.width, column + i, column_step + i, column_weight[0] + i, column_weight[1] + i,
           column_exists[0] + i, column_exists[1] + i);
     typedef vec<I, kLanes<T>> W;

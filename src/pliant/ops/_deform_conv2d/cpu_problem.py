@@ -154,13 +154,11 @@ class CpuConvolution:
 
     def packed_weight(self, s: ChannelSlice, panel: int) -> Tensor:
         """Return the weights of slice `s` as (groups, panels, K*run, panel), with zeros for outputs past the last."""
-        groups, per = s.width // s.run, self.O // self.groups
-        inside = slice(s.begin % self.per_group, s.begin % self.per_group + s.run)
-        w = self.weight[self.outputs(s), inside].reshape(groups, per, s.run, self.K).to(self.dtype)
-        if per % panel:
-            w = torch.cat([w, w.new_zeros(groups, -per % panel, s.run, self.K)], 1)
-        w = w.view(groups, -1, panel, s.run, self.K).permute(0, 1, 4, 3, 2)  # (groups, panels, K, run, panel)
-        return w.reshape(groups, -1, self.K * s.run, panel).contiguous()
+        rows = self.weight_rows(s, self.dtype)
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % panel)).view(-1, panel, rows.shape[2])
+        packed = rows.new_empty(rows.shape[0], rows.shape[2], panel)
+        self.transpose(rows, packed)
+        return packed
 
     def depthwise_weight(self, s: ChannelSlice) -> Tensor:
         """Return (K, channels) weights of a depthwise convolution, in arithmetic type."""

@@ -22,10 +22,10 @@ constexpr int kPanel = 2 * kLanes<T>;
 PLIANT_INLINE int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 PLIANT_INLINE int64_t round_up(int64_t n, int64_t unit) { return parts(n, unit) * unit; }
 
-// sums (kRows, kPanel) += left (kRows, length) * right (length, kPanel). Element (r, k) of the left factor stands at
-// left[r * left_row + k], or, where it is Turned, at left[r + k * left_row]. A function of its own: inlined, the loop
-// is given too few registers.
-template <bool Turned, class T>
+// sums (kRows, kPanel) = left (kRows, length) * right (length, kPanel), added to what is there if `Adds`. Element (r,
+// k) of the left factor stands at left[r * left_row + k], or, where it is Turned, at left[r + k * left_row]. A function
+// of its own: inlined, the loop is given too few registers.
+template <bool Turned, bool Adds, class T>
 __attribute__((noinline)) void multiply_panel(const T* left, int64_t left_row, const T* right, int64_t right_stride,
                                               int64_t length, T* sums, int64_t sum_stride) {
   constexpr int L = kLanes<T>;
@@ -43,8 +43,8 @@ __attribute__((noinline)) void multiply_panel(const T* left, int64_t left_row, c
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     T* to = sums + r * sum_stride;
-    store(to, load(to, n) + sum[r][0], n);
-    store(to + L, load(to + L, n) + sum[r][1], n);
+    store(to, Adds ? load(to, n) + sum[r][0] : sum[r][0], n);
+    store(to + L, Adds ? load(to + L, n) + sum[r][1] : sum[r][1], n);
   }
 }
 

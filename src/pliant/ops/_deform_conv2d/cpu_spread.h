@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // From the gradients of samples to those of image, offset and mask.
 //
-// Channels are divided among tasks, so that no two write to one pixel's channels, and the division follows from the
-// problem alone: sums have the same bits for any number of threads.
+// Channels are divided among tasks, so that no two write to one pixel's channels. They are divided into units that
+// follow from the problem alone, and sums over channels are made unit by unit: they have the same bits for any number
+// of threads, and however many units a task has.
 #pragma once
 
 #include "cpu_product.h"
@@ -12,7 +13,10 @@ namespace pliant {
 namespace PLIANT_ISA {
 namespace {
 
-constexpr int64_t kUnit = 64;  // the most channels of a task, but for weight groups, which are whole where they fit
+constexpr int64_t kUnit = 64;  // the most channels of a unit
+constexpr int64_t kSmallestUnit = 16;
+constexpr int64_t kTask = 256;       // the most channels of a task, whose samples are planned once for all of them,
+constexpr int64_t kUnitsOfTask = 8;  // and the most units
 
 struct Range {
   int64_t begin, end;
@@ -23,24 +27,48 @@ struct Range {
 struct Units {
   int64_t channels, run, unit;
 
-  // `unit` is 16 for few channels, so that there is work for some threads.
+  // It is smaller for few channels, so that there is work for some threads.
   explicit Units(const pliant_tile& tile)
       : channels(tile.channels),
         run(tile.run),
-        unit(channels <= 64    ? 16
+        unit(channels <= 64    ? kSmallestUnit
              : channels <= 256 ? 32
                                : kUnit) {}
 
-  PLIANT_MEMBER int64_t groups() const { return run < unit ? unit / run : 1; }  // of a task
+  PLIANT_MEMBER int64_t groups() const { return run < unit ? unit / run : 1; }  // of a unit
   PLIANT_MEMBER int64_t parts_of_group() const { return run < unit ? 1 : parts(run, unit); }
   PLIANT_MEMBER int64_t count() const {
     return run < unit ? parts(channels, groups() * run) : channels / run * parts_of_group();
   }
-  PLIANT_MEMBER Range at(int64_t task) const {
-    if (run < unit) return {task * groups() * run, smaller(channels, (task + 1) * groups() * run)};
-    const int64_t group = task / parts_of_group(), begin = group * run + task % parts_of_group() * unit;
+  PLIANT_MEMBER Range at(int64_t number) const {
+    if (run < unit) return {number * groups() * run, smaller(channels, (number + 1) * groups() * run)};
+    const int64_t group = number / parts_of_group(), begin = group * run + number % parts_of_group() * unit;
     return {begin, smaller((group + 1) * run, begin + unit)};
   }
+
+  // How many units a task has, at most `most`: as many for each thread, in as few rounds as that allows.
+  int64_t of_task(int64_t threads, int64_t most = kUnitsOfTask) const {
+    const int64_t rounds = parts(count(), threads * smaller(most, kTask / unit));
+    return parts(count(), threads * rounds);
+  }
+};
+
+// The units of one task: at most `most`, which is what Units::of_task says.
+struct Task {
+  int64_t first, count = 0;  // numbers of the first unit, and of units
+  Range unit[kUnitsOfTask];
+
+  Task(const Units& units, int64_t number, int64_t most) : first(number * most) {
+    for (; count < most && first + count < units.count(); ++count) unit[count] = units.at(first + count);
+  }
+  PLIANT_MEMBER Range channels() const { return {unit[0].begin, unit[count - 1].end}; }
+};
+
+// A sample as a task meets it, with some channels of one of its units.
+struct Place {
+  int64_t image, position, tap;  // positions are counted through all images
+  int64_t unit;                  // of the task
+  Range channels;
 };
 
 // What one sample gives to the gradient of the image and takes from the image.
@@ -49,7 +77,7 @@ struct Spread {
   Corners<T, S> corners;
   T modulation;
   T* grad[4];
-  Sum<T, kLanes<T>> dot[4];  // over channels, of (gradient of the column) * (pixel)
+  Sum<T, kLanes<T>> dot[4];  // over channels of a unit, of (gradient of the column) * (pixel)
 
   // A pixel outside the image has no gradient: what it would get goes to `sink`, which has room for a task's channels.
   PLIANT_MEMBER Spread(const pliant_tile& tile, const S* image, const pliant_gradients& result, const Plan<T>& plan,
@@ -63,6 +91,14 @@ struct Spread {
       const int64_t pixel = first + (j >> 1) * below + (j & 1) * right;
       grad[j] = exists ? static_cast<T*>(result.image) + begin + pixel * result.pixel_stride : sink;
     }
+  }
+
+  // Gives the dots of the unit, and begins the next one's.
+  PLIANT_MEMBER void take_dots(T (&totals)[4]) {
+    constexpr int L = kLanes<T>;
+    const vec<T, L> sums[4] = {dot[0].lanes_of_sum, dot[1].lanes_of_sum, dot[2].lanes_of_sum, dot[3].lanes_of_sum};
+    totals_of<T, L>(sums, totals);
+    for (auto& sum : dot) sum = {};
   }
 
   // For the channels at c: `g` is the gradient of the column. Returns the column.
@@ -91,7 +127,7 @@ struct Backward {
   const S* image;
   const void *offset, *mask;
   const pliant_gradients& result;
-  T* partial;  // (tasks, 3, offset groups, taps, positions): shares of the gradients of dy, dx and mask; may be null
+  T* partial;  // (units, 3, offset groups, taps, positions): shares of the gradients of dy, dx and mask; may be null
   Units units{tile};
   int64_t taps = tile.kernel[0] * tile.kernel[1], count = tile.images * tile.count;
 
@@ -101,37 +137,51 @@ struct Backward {
            (position - n * tile.count) * result.grad_stride[1];
   }
 
-  // Calls body(spread, image, position, tap, c_begin, c_end) for each sample inside its image, of the positions and
-  // channels of `block`, and outside(position, tap, c_begin, c_end) for all others.
+  // Calls body(spread, place) for each sample inside its image and unit of the task, and outside(place) for all others.
   template <class Body, class Outside>
-  PLIANT_MEMBER void for_samples(int64_t task, const Block& block, const Body& body, const Outside& outside) const {
-    alignas(64) T sink_memory[kUnit];
-    T* sink = sink_memory - block.channel_begin;
-    for (T& entry : sink_memory) entry = 0;
-    alignas(64) T dots[4][kPlanSize];
+  PLIANT_MEMBER void for_samples(const Task& task, const Range& positions, const Body& body,
+                                 const Outside& outside) const {
+    const Range all = task.channels();
+    alignas(64) T sink_memory[kTask] = {};
+    T* sink = sink_memory - all.begin;
+    alignas(64) T dots[kUnitsOfTask][4][kPlanSize];
+    const Block block = {positions.begin, positions.end, 0, taps, all.begin, all.end};
     for_plans<T>(tile, offset, mask, block,
                  [&](const Plan<T>& plan, int64_t group, int64_t c_begin, int64_t c_end, int64_t first) {
+                   int64_t begin = 0, end = task.count;  // of the units that have channels of this offset group
+                   while (task.unit[begin].end <= c_begin) ++begin;
+                   while (task.unit[end - 1].begin >= c_end) --end;
                    for (int64_t i = 0; i < plan.positions; ++i)
                      for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
                        const int64_t s = plan.at(i, k);
+                       const auto place = [&](int64_t u) {
+                         const Range c = {larger(task.unit[u].begin, c_begin), smaller(task.unit[u].end, c_end)};
+                         return Place{plan.image, first + i, k, u, c};
+                       };
                        if (!plan.is_inside(s)) {
-                         for (int j = 0; j < 4; ++j) dots[j][s] = 0;
-                         outside(first + i, k, c_begin, c_end);
+                         for (int64_t u = begin; u < end; ++u) {
+                           outside(place(u));
+                           for (int j = 0; j < 4; ++j) dots[u][j][s] = 0;
+                         }
                          continue;
                        }
                        Spread<T, S> spread(tile, image, result, plan, s, sink);
-                       body(spread, plan.image, first + i, k, c_begin, c_end);
-                       for (int j = 0; j < 4; ++j) dots[j][s] = spread.dot[j].total();
+                       for (int64_t u = begin; u < end; ++u) {
+                         body(spread, place(u));
+                         T totals[4];
+                         spread.take_dots(totals);
+                         for (int j = 0; j < 4; ++j) dots[u][j][s] = totals[j];
+                       }
                      }
-                   if (partial) write(task, plan, group, first, dots);
+                   for (int64_t u = begin; u < end && partial; ++u) write(task.first + u, plan, group, first, dots[u]);
                  });
   }
 
   // Turns the products of a plan's samples into shares of the gradients, see reference_backward.py.
-  void write(int64_t task, const Plan<T>& plan, int64_t group, int64_t first, const T (*dots)[kPlanSize]) const {
+  void write(int64_t unit, const Plan<T>& plan, int64_t group, int64_t first, const T (*dots)[kPlanSize]) const {
     const int64_t samples = tile.offset_groups * taps;
     for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
-      T* to = partial + (task * 3 * samples + group * taps + k) * count + first;
+      T* to = partial + (unit * 3 * samples + group * taps + k) * count + first;
       for_channels<kLanes<T>>(0, plan.positions, [&](auto n, int64_t i) {
         const int64_t s = plan.at(i, k);
         const auto of = [&](const T* numbers) { return load(numbers + s, n); };
@@ -151,7 +201,7 @@ struct Backward {
     }
   }
 
-  // Adds the shares in the order of the tasks and writes the gradients of offset and mask.
+  // Adds the shares in the order of the units and writes the gradients of offset and mask.
   void reduce() const {
     const int64_t rows = 3 * tile.offset_groups * taps;
     parallel_for(tile.images * rows, tile.threads, [&](int64_t row, int64_t) { reduce(row / rows, row % rows); });
@@ -171,10 +221,10 @@ struct Backward {
       for_channels<kLanesOfBoth<T, decltype(type)>>(0, tile.count, [&](auto n, int64_t p) {
         auto sum = decltype(load(partial, n)){};
         if (result.accumulate) sum = load_as<T>(target + p, n);
-        for (int64_t task = 0; task < units.count(); ++task) {
-          const Range c = units.at(task);
+        for (int64_t unit = 0; unit < units.count(); ++unit) {
+          const Range c = units.at(unit);
           if (c.end > begin && c.begin < begin + tile.offset_group_channels)
-            sum += load(shares + task * 3 * samples * count + p, n);
+            sum += load(shares + unit * 3 * samples * count + p, n);
         }
         store_as(target + p, sum, n);
       });

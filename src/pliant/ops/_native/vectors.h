@@ -22,6 +22,7 @@ namespace pliant {
 namespace PLIANT_ISA {
 
 PLIANT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+PLIANT_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
@@ -198,6 +199,30 @@ PLIANT_INLINE auto total_of(V v, lanes<L>) {
     __builtin_memcpy(&low, &v, sizeof low);
     __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
     return total_of(low + high, lanes<L / 2>{});
+  }
+}
+
+// The sums of the lanes of four vectors, all at once.
+template <class T, int L>
+PLIANT_INLINE void totals_of(const vec<T, L> (&v)[4], T (&totals)[4]) {
+  if constexpr (L > 4) {
+    vec<T, L / 2> half[4];
+    for (int i = 0; i < 4; ++i) {
+      vec<T, L / 2> low, high;
+      __builtin_memcpy(&low, &v[i], sizeof low);
+      __builtin_memcpy(&high, reinterpret_cast<const char*>(&v[i]) + sizeof low, sizeof high);
+      half[i] = low + high;
+    }
+    totals_of<T, L / 2>(half, totals);
+  } else if constexpr (L == 4) {
+    vec<T, 4> two[2];
+    for (int i = 0; i < 4; i += 2)
+      two[i / 2] =
+          __builtin_shufflevector(v[i], v[i + 1], 0, 1, 4, 5) + __builtin_shufflevector(v[i], v[i + 1], 2, 3, 6, 7);
+    store_bytes(totals, __builtin_shufflevector(two[0], two[1], 0, 2, 4, 6) +
+                            __builtin_shufflevector(two[0], two[1], 1, 3, 5, 7));
+  } else {
+    for (int i = 0; i < 4; ++i) totals[i] = total_of(v[i], lanes<L>{});
   }
 }
 
