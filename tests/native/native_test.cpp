@@ -42,30 +42,32 @@ template <int Type>
 struct Results {
   using T = typename Storage<Type>::T;
   int64_t stride, rows;
-  Buffer<T> image, offset, mask, shares;
+  Buffer<T> image, memory, offset, mask, shares;
   pliant_gradients described;
 
   Results(Problem<Type>& p, const void* grad, int64_t grad_stride, int64_t gap)
       : stride(p.s.channels + gap),
         rows(p.s.offset_groups * p.K),
         image((p.s.images * p.s.height * p.s.width - 1) * stride + p.s.channels, 0.25),
+        memory(p.s.images * p.s.height * p.s.width * p.s.channels, kNan),
         offset(p.offset.size, 0.5),
         mask(p.mask.size, 0.5),
         shares(kernels->deform_shares(&p.tile) * 3 * rows * p.positions, kNan) {
     const int64_t type = sizeof(T) == 8 ? PLIANT_FLOAT64 : PLIANT_FLOAT32;
-    described = {grad,          {p.count * grad_stride, grad_stride},
-                 image.data(),  p.s.height * p.s.width * stride,
-                 stride,        nullptr,
-                 offset.data(), mask.data(),
-                 type,          type,
-                 p.count,       int64_t(0),
-                 shares.data()};
+    described = {grad,         {p.count * grad_stride, grad_stride},
+                 image.data(), p.s.height * p.s.width * stride,
+                 stride,       p.tile.threads > 1 ? memory.data() : nullptr,
+                 nullptr,      offset.data(),
+                 mask.data(),  type,
+                 type,         p.count,
+                 int64_t(0),   shares.data()};
   }
 
   template <class Gradient>
   void check(Problem<Type>& p, Gradient upstream, const std::string& what) {
     check_gradients(p, upstream, image, stride, offset, mask, 0.25, what);
     shares.check_guards(what + " shares");
+    memory.check_guards(what + " memory of the image's gradient");
   }
 };
 
@@ -157,8 +159,9 @@ void test_depthwise(Problem<Type>& p, const std::string& what) {
 
   Results<Type> results(p, grad.data(), C, 0);
   results.described.weight = grad_weight.data();
-  kernels->deform_depthwise_backward(&tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), weight.data(),
-                                     &results.described);
+  const int status = kernels->deform_depthwise_backward(&tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(),
+                                                        weight.data(), &results.described);
+  check(status == 0, what + " status");
   results.check(p, [&](int64_t c, int64_t k, int64_t i) { return u(i, c) * double(weight[k * C + c]); }, what);
   for (int64_t i = 0; i < p.K * C; ++i)
     check_near(grad_weight[i], grad_weight_expected[i], what + " gradient of the weight");

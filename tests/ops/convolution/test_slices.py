@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from helpers.convolution.checks import Implementation
-from pliant.ops._deform_conv2d import cpu_problem
+from pliant.ops._deform_conv2d import cpu_native_backward, cpu_problem
 from pliant.ops._native.memory import Scratch
 
 
@@ -48,9 +48,21 @@ def test_planes_larger_than_the_limit_are_read_and_written_in_place(
     assert {"image", "grad_image"} <= {purpose for purpose, _ in taken}
     taken.clear()
     monkeypatch.setattr(cpu_problem, "IMAGE_BYTES", 100)  # less than a plane
+    monkeypatch.setattr(cpu_native_backward, "OWN_BYTES", 100)
     for found, wanted in zip(results(), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     assert {purpose for purpose, _ in taken} <= {"shares", "upstream"}  # of a tile
+
+
+@pytest.mark.parametrize("groups", [1, 40])
+def test_threads_add_up_in_memory_of_their_own(
+    native: Implementation, taken: list[tuple[str, int]], threads: int, groups: int
+) -> None:
+    """Side by side in a pixel they would wait for each other. What they give is compared in test_robustness.py."""
+    x = torch.randn(2, 40, 5, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = native(x, torch.randn(2, 8, 6, 7), torch.randn(40, 40 // groups, 2, 2), None, 1, 1)
+    y.sum().backward()
+    assert ("image_memory" in dict(taken)) == (threads > 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

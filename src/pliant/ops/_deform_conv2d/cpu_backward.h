@@ -82,6 +82,7 @@ struct ConvolutionBackward {
       __builtin_memset(m.grad_weights, 0, matrix * sizeof(T));
       if (needs_samples) for_parts(c, [&](const Part& part) { pack(part, 0, outputs, part_of(m.weights, part)); });
     }
+    pass.clear(c);
     for (int64_t begin = 0; begin < pass.count; begin += rows) {
       const Range positions = {begin, smaller(pass.count, begin + rows)};
       if (needs_samples) {
@@ -92,6 +93,7 @@ struct ConvolutionBackward {
       }
       if (pass.result.weight) for_parts(c, [&](const Part& part) { multiply_outer(part, positions, m); });
     }
+    pass.add_up(c);
     if (keeps && pass.result.weight)
       for_parts(c, [&](const Part& part) { unpack(part, 0, outputs, part_of(m.grad_weights, part)); });
   }
@@ -231,8 +233,10 @@ int columns_backward(const Backward<T, S>& pass, S* columns) {
     }
   };
   parallel_for(parts(pass.units.count(), each), tile.threads, [&](int64_t number, int64_t) {
+    const Task task(pass.units, number, each);
+    pass.clear(task.channels());
     pass.for_samples(
-        Task(pass.units, number, each), {0, pass.count},
+        task, {0, pass.count},
         [&](Spread<T, S>& sample, const Place& place) {
           for_groups(place, [&](S* column, int64_t begin, int64_t end) {
             for_channels<kLanes<T>>(
@@ -244,6 +248,7 @@ int columns_backward(const Backward<T, S>& pass, S* columns) {
             __builtin_memset(column + begin, 0, (end - begin) * sizeof(S));
           });
         });
+    pass.add_up(task.channels());
   });
   if (pass.partial) pass.reduce();
   return 0;

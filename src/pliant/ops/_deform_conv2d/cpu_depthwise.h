@@ -63,22 +63,32 @@ struct Depthwise {
 template <class T, class S>
 int depthwise_backward(const Backward<T, S>& pass, const T* weight) {
   const int64_t channels = pass.tile.channels, each = pass.units.of_task(pass.tile.threads);
-  parallel_for(parts(pass.units.count(), each), pass.tile.threads, [&](int64_t number, int64_t) {
+  const int64_t tasks = parts(pass.units.count(), each), threads = smaller(pass.tile.threads, tasks);
+  const Scratch scratch(threads, pass.taps * kTask * sizeof(T));  // of the gradient of a task's weights
+  if (scratch.missing()) return -1;
+  parallel_for(tasks, threads, [&](int64_t number, int64_t worker) {
     const Task task(pass.units, number, each);
-    T unneeded[kTask] = {};
+    const Range all = task.channels();
+    T* grad_weight = scratch.of<T>(worker) - all.begin;
+    __builtin_memset(scratch.of<T>(worker), 0, pass.taps * kTask * sizeof(T));
+    pass.clear(all);
     pass.for_samples(
         task, {0, pass.count},
         [&](Spread<T, S>& sample, const Place& place) {
           const T* w = weight + place.tap * channels;
           const S* u = pass.upstream(place.image, place.position);
-          T* grad = pass.result.weight ? static_cast<T*>(pass.result.weight) + place.tap * channels
-                                       : unneeded - task.channels().begin;
+          T* grad = grad_weight + place.tap * kTask;
           for_channels<kLanes<T>>(place.channels.begin, place.channels.end, [&](auto n, int64_t c) {
             const auto out = load(u + c, n);
             store(grad + c, load(grad + c, n) + out * sample.add(n, c, out * load(w + c, n)), n);
           });
         },
         [](const Place&) {});
+    pass.add_up(all);
+    for (int64_t k = 0; k < pass.taps && pass.result.weight; ++k) {
+      T* to = static_cast<T*>(pass.result.weight) + k * channels;
+      for (int64_t c = all.begin; c < all.end; ++c) to[c] += grad_weight[k * kTask + c];
+    }
   });
   if (pass.partial) pass.reduce();
   return 0;

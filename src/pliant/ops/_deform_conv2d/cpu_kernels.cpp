@@ -69,14 +69,16 @@ int deform_depthwise(const pliant_tile* tile, int image_type, const void* image,
   return result;
 }
 
-void deform_depthwise_backward(const pliant_tile* tile, int image_type, const void* image, const void* offset,
-                               const void* mask, const void* weight, const pliant_gradients* gradients) {
+int deform_depthwise_backward(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                              const void* mask, const void* weight, const pliant_gradients* gradients) {
+  int result = 0;
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
     const Backward<T, S> pass = {*tile, as<S>(image), offset, mask, *gradients, as<T>(gradients->shares)};
-    depthwise_backward(pass, as<T>(weight));
+    result = depthwise_backward(pass, as<T>(weight));
   });
+  return result;
 }
 
 }  // namespace PLIANT_ISA

@@ -7,6 +7,7 @@ of threads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -27,6 +28,7 @@ from pliant.ops._native.memory import pointer
 
 BLOCK = 192  # positions that the kernel works on at a time: kBackwardRows of cpu_backward.h
 MAX_POSITIONS = 1 << 16  # of one call
+OWN_BYTES = 16 << 20  # of images' gradient that threads add up in memory of their own before
 
 
 class Gradients:
@@ -74,6 +76,7 @@ class Gradients:
             image=pointer(grad_image),
             image_stride=0 if grad_image is None else grad_image.stride(0),
             pixel_stride=problem.C if problem.channels_last and u.dtype == problem.dtype else s.width,
+            image_memory=None if grad_image is None else pointer(self._image_memory(tile, s)),
             offset=pointer(o),
             mask=pointer(m),
             offset_type=TYPES[(problem.offset if o is None else o).dtype],
@@ -85,6 +88,15 @@ class Gradients:
             shape = (problem.shares(s), 3, problem.G * problem.K, tile.images * tile.count)
             result.shares = problem.scratch.take("shares", shape, problem.dtype).data_ptr()
         return result
+
+    def _image_memory(self, tile: Tile, s: ChannelSlice) -> Tensor | None:
+        """Return memory in which threads add up images' gradient apart, where it is small and the tile all of it."""
+        problem, shape = self.problem, (tile.images, self.problem.H, self.problem.W, s.width)
+        is_shared = min(problem.threads, problem.shares(s)) > 1
+        is_small = math.prod(shape) * problem.dtype.itemsize <= OWN_BYTES
+        if is_shared and is_small and tile.count == problem.Ho * problem.Wo:
+            return problem.scratch.take("image_memory", shape, problem.dtype)
+        return None
 
 
 def deform_conv2d_cpu_backward(
@@ -150,6 +162,11 @@ def _tiles(
             gradients.store_image(run.n, s, grad_image)
 
 
+def _check(status: int) -> None:
+    if status:
+        raise MemoryError("pliant.ops.deform_conv2d: no memory for the blocks that are worked on in cache")
+
+
 def _convolution_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:
     elsewhere = s.width == problem.C and cpu_products.multiplies_faster(problem)
     weight, outputs = problem.weight_rows(s, problem.dtype), problem.outputs(s)
@@ -162,8 +179,8 @@ def _convolution_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor
             cpu_products.columns_backward(problem, head, u, rounded, result, total)
             continue
         result.weight = pointer(grad_weight)
-        if problem.native.deform_conv_backward(*head, weight.data_ptr(), problem.O // problem.groups, result):
-            raise MemoryError("pliant.ops.deform_conv2d: no memory for the blocks that are multiplied in cache")
+        outputs_of_group = problem.O // problem.groups
+        _check(problem.native.deform_conv_backward(*head, weight.data_ptr(), outputs_of_group, result))
     if grad_weight is not None and gradients.weight is not None:
         _store_weight(problem, s, grad_weight, gradients.weight)
 
@@ -181,6 +198,6 @@ def _depthwise_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, 
     most = _most_positions(problem, s, outputs)
     for head, _, result in _tiles(problem, s, grad, gradients, outputs, most):
         result.weight = pointer(grad_weight)
-        problem.native.deform_depthwise_backward(*head, weight.data_ptr(), result)
+        _check(problem.native.deform_depthwise_backward(*head, weight.data_ptr(), result))
     if grad_weight is not None and gradients.weight is not None:
         gradients.weight[s.begin : s.end] = grad_weight.T.reshape(-1, 1, *problem.kernel).to(gradients.weight.dtype)

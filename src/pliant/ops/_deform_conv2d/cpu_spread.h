@@ -71,6 +71,13 @@ struct Place {
   Range channels;
 };
 
+// Where the gradient of images is added up.
+template <class T>
+struct Target {
+  T* image;  // null where it is not needed
+  int64_t image_stride, pixel_stride;
+};
+
 // What one sample gives to the gradient of the image and takes from the image.
 template <class T, class S>
 struct Spread {
@@ -80,16 +87,16 @@ struct Spread {
   Sum<T, kLanes<T>> dot[4];  // over channels of a unit, of (gradient of the column) * (pixel)
 
   // A pixel outside the image has no gradient: what it would get goes to `sink`, which has room for a task's channels.
-  PLIANT_MEMBER Spread(const pliant_tile& tile, const S* image, const pliant_gradients& result, const Plan<T>& plan,
-                       int64_t i, T* sink)
+  PLIANT_MEMBER Spread(const pliant_tile& tile, const S* image, const Target<T>& to, const Plan<T>& plan, int64_t i,
+                       T* sink)
       : corners(tile, image, plan, i), modulation(plan.modulation[i]) {
     const int64_t right = plan.column_step[i], below = plan.row_step[i] * tile.width;
     const int64_t first = plan.row[i] * tile.width + plan.column[i];
-    const int64_t begin = plan.image * result.image_stride;
+    const int64_t begin = plan.image * to.image_stride;
     for (int j = 0; j < 4; ++j) {
-      const bool exists = result.image && plan.row_exists[j >> 1][i] * plan.column_exists[j & 1][i] != 0;
+      const bool exists = to.image && plan.row_exists[j >> 1][i] * plan.column_exists[j & 1][i] != 0;
       const int64_t pixel = first + (j >> 1) * below + (j & 1) * right;
-      grad[j] = exists ? static_cast<T*>(result.image) + begin + pixel * result.pixel_stride : sink;
+      grad[j] = exists ? to.image + begin + pixel * to.pixel_stride : sink;
     }
   }
 
@@ -130,6 +137,7 @@ struct Backward {
   T* partial;  // (units, 3, offset groups, taps, positions): shares of the gradients of dy, dx and mask; may be null
   Units units{tile};
   int64_t taps = tile.kernel[0] * tile.kernel[1], count = tile.images * tile.count;
+  int64_t pixels = tile.height * tile.width;
 
   // The gradient of the outputs at a position, which is in image number n.
   PLIANT_MEMBER const S* upstream(int64_t n, int64_t position) const {
@@ -137,11 +145,40 @@ struct Backward {
            (position - n * tile.count) * result.grad_stride[1];
   }
 
+  // Where a task of channels c adds up the gradient of images. Threads that write to neighbouring channels of a pixel
+  // take the memory out of each other's caches, so that each task has memory of its own where there is some.
+  PLIANT_MEMBER Target<T> target(const Range& c) const {
+    if (!result.image || !result.image_memory)
+      return {static_cast<T*>(result.image), result.image_stride, result.pixel_stride};
+    T* own = static_cast<T*>(result.image_memory) + c.begin * tile.images * pixels;
+    return {own - c.begin, pixels * c.size(), c.size()};
+  }
+
+  // Before a task's first sample, and after its last.
+  void clear(const Range& c) const {
+    if (result.image && result.image_memory)
+      __builtin_memset(target(c).image + c.begin, 0, tile.images * pixels * c.size() * sizeof(T));
+  }
+  void add_up(const Range& c) const {
+    if (!result.image || !result.image_memory) return;
+    const Target<T> from = target(c);
+    // Each task begins at another pixel, so that threads stay away from each other here too.
+    const int64_t all = tile.images * pixels;
+    for (int64_t i = 0, q = c.begin * all / tile.channels; i < all; ++i, q = q + 1 < all ? q + 1 : 0) {
+      const int64_t n = q / pixels, p = q % pixels;
+      const T* source = from.image + n * from.image_stride + p * from.pixel_stride;
+      T* to = static_cast<T*>(result.image) + n * result.image_stride + p * result.pixel_stride;
+      for_channels<kLanes<T>>(c.begin, c.end,
+                              [&](auto l, int64_t j) { store(to + j, load(to + j, l) + load(source + j, l), l); });
+    }
+  }
+
   // Calls body(spread, place) for each sample inside its image and unit of the task, and outside(place) for all others.
   template <class Body, class Outside>
   PLIANT_MEMBER void for_samples(const Task& task, const Range& positions, const Body& body,
                                  const Outside& outside) const {
     const Range all = task.channels();
+    const Target<T> to = target(all);
     alignas(64) T sink_memory[kTask] = {};
     T* sink = sink_memory - all.begin;
     alignas(64) T dots[kUnitsOfTask][4][kPlanSize];
@@ -165,7 +202,7 @@ struct Backward {
                          }
                          continue;
                        }
-                       Spread<T, S> spread(tile, image, result, plan, s, sink);
+                       Spread<T, S> spread(tile, image, to, plan, s, sink);
                        for (int64_t u = begin; u < end; ++u) {
                          body(spread, place(u));
                          T totals[4];

@@ -76,6 +76,7 @@ typedef struct pliant_gradients {
   int64_t grad_stride[2];  // elements between its images, and between positions of one; channels are contiguous
   void* image;             // is added to; arithmetic type
   int64_t image_stride, pixel_stride;
+  void* image_memory;              // for (images, height, width, channels) to add up in before, for speed; may be null
   void* weight;                    // is added to; laid out as the weight, in arithmetic type
   void* offset;                    // (images, 2 * G * K) rows of `count`, all `map_stride` elements apart
   void* mask;                      // (images, G * K) rows
@@ -108,9 +109,9 @@ typedef void pliant_deform_sample_backward(const pliant_tile* tile, int image_ty
 typedef int pliant_deform_depthwise(const pliant_tile* tile, int image_type, const void* image, const void* offset,
                                     const void* mask, const void* weight, const void* bias, void* output,
                                     const int64_t* output_stride);
-typedef void pliant_deform_depthwise_backward(const pliant_tile* tile, int image_type, const void* image,
-                                              const void* offset, const void* mask, const void* weight,
-                                              const pliant_gradients* gradients);
+typedef int pliant_deform_depthwise_backward(const pliant_tile* tile, int image_type, const void* image,
+                                             const void* offset, const void* mask, const void* weight,
+                                             const pliant_gradients* gradients);
 
 // --- poolings of boxes: the mean of a grid of bilinear samples in each bin of a box, a bin moved by a shift ----------
 

@@ -58,6 +58,7 @@ class ConvGradients(ctypes.Structure):
         ("image", c_void_p),
         ("image_stride", c_int64),
         ("pixel_stride", c_int64),
+        ("image_memory", c_void_p),
         ("weight", c_void_p),
         ("offset", c_void_p),
         ("mask", c_void_p),
@@ -115,7 +116,7 @@ class Kernels(ctypes.Structure):
         ("deform_sample", _function(None, _TILE, c_int, *[c_void_p] * 4)),
         ("deform_sample_backward", _function(None, _TILE, c_int, *[c_void_p] * 4, _GRADIENTS)),
         ("deform_depthwise", _function(c_int, _TILE, c_int, *[c_void_p] * 6, POINTER(Triple))),
-        ("deform_depthwise_backward", _function(None, _TILE, c_int, *[c_void_p] * 4, _GRADIENTS)),
+        ("deform_depthwise_backward", _function(c_int, _TILE, c_int, *[c_void_p] * 4, _GRADIENTS)),
         ("pool", _function(c_int, _POOLING, c_int, *[c_void_p] * 6)),
         ("pool_backward", _function(c_int, _POOLING, c_int, *[c_void_p] * 7, c_int64, c_void_p)),
     )
