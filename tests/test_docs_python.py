@@ -40,7 +40,10 @@ def wrong_shapes(code: str, scope: Mapping[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=page_name)
-def test_python_of_a_page_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_of_a_page_runs(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where what a page writes may stay
     torch.manual_seed(0)
     scope: dict[str, Any] = {}
     for code in blocks(page, "python"):
