@@ -143,6 +143,22 @@ def test_pytorchs_own_exporter_writes_deform_conv(tmp_path: Path, opset: int) ->
     assert largest(path, {name: other}, {"y": model(other).detach()}) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:.*opset")
+@pytest.mark.parametrize("opset", [16, 18])
+def test_versions_without_deform_conv_are_written_in_plain_operators(tmp_path: Path, opset: int) -> None:
+    onnx = pytest.importorskip("onnx")
+    model, path = small(), tmp_path / "model.onnx"
+    with plain_operators():
+        program = torch.onnx.export(
+            model, (IMAGE,), dynamo=True, output_names=["y"], opset_version=opset, verbose=False
+        )
+    program.save(path)
+    written = onnx.load(path)
+    assert written.opset_import[0].version in (opset, 18)  # PyTorch converts 18 to what was asked for, if it can
+    assert "GridSample" in {node.op_type for node in written.graph.node}
+    assert largest(path, {program.model.graph.inputs[0].name: IMAGE}, {"y": model(IMAGE).detach()}) < 1e-5
+
+
 class Pool(nn.Module):
     """Deformable RoI pooling of quarter-size maps into bins of 3 x 4."""
 
