@@ -179,6 +179,14 @@ def shadowed_modules(package: str, source: str, modules: set[str]) -> list[str]:
     return [name for name in names if name in modules]
 
 
+def offered(source: str) -> list[str]:
+    """Return the names in a module's `__all__`, none where there is no such list."""
+    lists = [
+        n.value for n in parsed(source).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"
+    ]
+    return [str(name) for found in lists for name in ast.literal_eval(found)]
+
+
 def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Return the lines of a function's statements, its signature and docstring not counted."""
     body = node.body[1:] if ast.get_docstring(node) else node.body
@@ -265,6 +273,12 @@ def test_no_module_is_named_like_a_public_name_of_its_package() -> None:
         modules = {p.stem for p in path.parent.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
         shadowed[dotted(path)] = shadowed_modules(dotted(path), text_of(path), modules)
     assert {package: names for package, names in shadowed.items() if names} == {}
+
+
+def test_every_package_says_what_it_offers() -> None:
+    assert [dotted(path) for path in PACKAGES if not offered(text_of(path))] == []
+    assert offered("from p import x\n__all__ = ['x', 'y']") == ["x", "y"]
+    assert offered("from p import x\nNAMES = ['x']\n__all__ = []") == []
 
 
 def test_layers_point_downwards_and_name_what_exists() -> None:

@@ -85,8 +85,8 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'es' if noun.endswith(('s', 'x', 'ch')) else 's'}"
 
 
-def in_columns(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
-    """Return a line for each row, its cells below one another, two blanks apart.
+def in_columns(rows: Iterable[Sequence[str]], indent: str = "", between: str = "  ") -> list[str]:
+    """Return a line for each row, its cells below one another, two blanks or `between` apart.
 
     Example:
         >>> in_columns([("conv1", "3x3"), ("downsample", "1x1")])
@@ -94,7 +94,7 @@ def in_columns(rows: Iterable[Sequence[str]], indent: str = "") -> list[str]:
     """
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [indent + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return [indent + between.join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -129,10 +129,3 @@ def _farthest(offsets: Tensor) -> Tensor:
     """How far each tap (G, K) moved at most, in cells; one that is not finite moved infinitely far."""
     moved: Tensor = offsets.norm(dim=-1).nan_to_num(nan=math.inf)  # (N, G, K, Ho, Wo)
     return moved.amax(dim=(0, 3, 4))
-
-
-def as_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, columns padded so that it reads as plain text too."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in (header, *rows)]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])

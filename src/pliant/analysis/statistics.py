@@ -6,18 +6,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from pliant._check import counted, fail
+from pliant._check import counted, fail, in_columns
 from pliant._writing import write_text
 from pliant.analysis.dilation import SIZES, DilationBySize, DilationRow
 from pliant.analysis.draw import new_figure, save_figure
-from pliant.analysis.health import HealthMeter, OffsetHealth, as_table
+from pliant.analysis.health import HealthMeter, OffsetHealth
 from pliant.analysis.marks import plot_dilation, plot_health
 from pliant.analysis.record import record_offsets
 from pliant.analysis.view import view_of
@@ -59,11 +59,11 @@ class Statistics:
             [
                 f"Effective dilation in cells of the layer's input: mean and spread, {counted(self.images, 'image')}.",
                 "",
-                as_table(["layer", *SIZES], dilation),
+                *_markdown([["layer", *SIZES], *dilation]),
                 "",
                 "Offset health, offsets in cells of the layer's input.",
                 "",
-                as_table(header, health),
+                *_markdown([header, *health]),
                 "",
             ]
         )
@@ -125,6 +125,12 @@ def network_statistics(model: nn.Module, examples: Iterable[tuple[Tensor, Tensor
     if not images:
         fail("examples", "must hold one image at least", "none", "name another split")
     return Statistics(images, tuple(dilation.rows()), tuple(health.rows()))
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, of which the first is the head, padded so that it reads as plain text too."""
+    head, *others = rows
+    return [f"| {line} |" for line in in_columns([head, ["---"] * len(head), *others], between=" | ")]
 
 
 def _plain(row: Any) -> dict[str, Any]:

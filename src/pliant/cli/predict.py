@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pliant._check import counted, fail, fail_because, require_package
 from pliant.cli.options import add_options, given_options
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pliant.data import UnreadableImageError
+
+Drawn = Literal["predictions", "bins"]
 
 
 def add(commands: Commands[Parser]) -> None:
@@ -35,7 +37,7 @@ def add(commands: Commands[Parser]) -> None:
     help = "draw boxes of at least this score, 0..1 (detectors only; default: 0.5); the JSON holds all"
     parser.add_argument("--min-score", metavar="X", type=share, help=help)
     help = "draw the predictions (default), or the bins of deformable RoI pooling on them (v1 paper, Fig. 7)"
-    parser.add_argument("--draw", choices=("predictions", "bins"), default="predictions", help=help)
+    parser.add_argument("--draw", choices=get_args(Drawn), default="predictions", help=help)
     add_device(parser)
     add_options(parser, InferenceOptions)
 

@@ -4,21 +4,15 @@
 from __future__ import annotations
 
 from pliant._labels import IGNORE
-from pliant.data.classification.dataset import ClassificationDataset
-from pliant.data.classification.open import open_classification
-from pliant.data.classification.transforms import classification_transforms
-from pliant.data.detection.dataset import DetectionDataset
-from pliant.data.detection.open import open_detection
-from pliant.data.detection.transforms import detection_transforms
+from pliant.data.classification import ClassificationDataset, classification_transforms, open_classification
+from pliant.data.detection import DetectionDataset, detection_transforms, open_detection
 from pliant.data.image_dataset import ImageDataset
 from pliant.data.images import UnreadableImageError, read_image
 from pliant.data.label_maps import read_label_map, write_label_map
 from pliant.data.published import published_categories
 from pliant.data.records import Category, ImageInfo
 from pliant.data.report import DataReport, Problem
-from pliant.data.segmentation.dataset import SegmentationDataset
-from pliant.data.segmentation.open import open_segmentation
-from pliant.data.segmentation.transforms import segmentation_transforms
+from pliant.data.segmentation import SegmentationDataset, open_segmentation, segmentation_transforms
 from pliant.data.transforms import Transform, collate, eval_transforms
 from pliant.data.videos import VIDEO_EXTENSIONS, video_frames
 
