@@ -47,6 +47,7 @@ def draw_detections(
 
     Example:
         >>> import tempfile
+        >>> import torch
         >>> path, image = Path(tempfile.mkdtemp()) / "found.png", torch.zeros(3, 20, 30, dtype=torch.uint8)
         >>> draw_detections(image, torch.tensor([[4.0, 5.0, 20.0, 15.0]]), [1], path, names={1: "oak"}, scores=[0.9])
         >>> path.is_file()
