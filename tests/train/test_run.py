@@ -33,10 +33,11 @@ from pliant.train.run import train
 
 settings, out, fatal = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 whole = torch.save
-def save(state, path):
-    whole(state, path)
+def save(state, file):
+    whole(state, file)
     if state["progress"]["step"] == fatal:
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        file.flush()
+        os.ftruncate(file.fileno(), os.fstat(file.fileno()).st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 torch.save = save
 train(TrainConfig.from_dict(settings), out)
