@@ -180,7 +180,12 @@ class Canvas:
         handles += [Patch(facecolor="none", edgecolor="none", label=text) for text in notes]
         columns = max(1, int(self.size[0] / (0.6 * self.letter * longest)))
         letters = {"family": families(), "size": _points(self.letter)}
-        where = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": min(columns, len(handles))}
+        where = {
+            "loc": "upper left",
+            "bbox_to_anchor": (0, 0),
+            "ncols": min(columns, len(handles)),
+            "labelcolor": "black",
+        }
         legend = self.figure.legend(
             handles=handles, prop=letters, frameon=False, handlelength=1, handleheight=1, **where
         )
