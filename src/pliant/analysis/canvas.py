@@ -180,15 +180,10 @@ class Canvas:
         handles += [Patch(facecolor="none", edgecolor="none", label=text) for text in notes]
         columns = max(1, int(self.size[0] / (0.6 * self.letter * longest)))
         letters = {"family": families(), "size": _points(self.letter)}
-        where = {
-            "loc": "upper left",
-            "bbox_to_anchor": (0, 0),
-            "ncols": min(columns, len(handles)),
-            "labelcolor": "black",
-        }
-        legend = self.figure.legend(
-            handles=handles, prop=letters, frameon=False, handlelength=1, handleheight=1, **where
-        )
+        where = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": min(columns, len(handles))}
+        # Black, whatever a program's own style is.
+        look = {"prop": letters, "labelcolor": "black", "frameon": False, "handlelength": 1, "handleheight": 1}
+        legend = self.figure.legend(handles=handles, **look, **where)
         extent = legend.get_window_extent(self.figure.canvas.get_renderer())
         return Place(0, self.size[1], float(extent.x1), float(-extent.y0))
 

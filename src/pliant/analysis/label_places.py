@@ -47,14 +47,17 @@ def place_labels(
         >>> place_labels([(10.0, 50.0, 60.0, 90.0)] * 2, [[(30.0, 8.0)]] * 2, (100.0, 100.0))
         [(0, Place(x=10.0, y=42.0, width=30.0, height=8.0)), (0, Place(x=10.0, y=90.0, width=30.0, height=8.0))]
     """
-    taken = np.zeros((0, 4))
-    found: list[tuple[int, Place] | None] = []
-    for box, sizes in zip(boxes, texts, strict=True):
-        chosen = next(_free(box, sizes, size, taken), None)
-        found.append(chosen)
-        if chosen is not None:
-            taken = np.vstack([taken, chosen[1].corners])
-    return found
+    return _first_free(
+        (
+            (
+                (text, _inside(x, y, width, height, size))
+                for text, (width, height) in enumerate(sizes)
+                for x, y in _wanted(box, width, height)
+            )
+            for box, sizes in zip(boxes, texts, strict=True)
+        ),
+        size,
+    )
 
 
 def place_around(
@@ -73,30 +76,36 @@ def place_around(
         >>> place_around([(50.0, 50.0)] * 2, [(30.0, 8.0)] * 2, (100.0, 100.0))
         [Place(x=35.0, y=46.0, width=30.0, height=8.0), Place(x=35.0, y=54.0, width=30.0, height=8.0)]
     """
+    found = _first_free(
+        (
+            (
+                (0, _inside(x - width / 2, top, width, height, size))
+                for top in (y - height / 2, y + height / 2, y - 3 * height / 2)
+            )
+            for (x, y), (width, height) in zip(middles, texts, strict=True)
+        ),
+        size,
+    )
+    return [None if chosen is None else chosen[1] for chosen in found]
+
+
+def _first_free(
+    wanted: Iterable[Iterable[tuple[int, Place]]], size: tuple[float, float]
+) -> list[tuple[int, Place] | None]:
+    """Choose for each label the first place that is as narrow as the picture and overlaps none chosen before."""
     taken = np.zeros((0, 4))
-    found: list[Place | None] = []
-    for (x, y), (width, height) in zip(middles, texts, strict=True):
-        tops = (y - height / 2, y + height / 2, y - 3 * height / 2)
-        places = (_inside(x - width / 2, top, width, height, size) for top in tops)
-        chosen = next((place for place in places if width <= size[0] and not place.shares(taken)), None)
+    found: list[tuple[int, Place] | None] = []
+    for places in wanted:
+        fitting = (place for place in places if place[1].width <= size[0] and not place[1].shares(taken))
+        chosen = next(fitting, None)
         found.append(chosen)
         if chosen is not None:
-            taken = np.vstack([taken, chosen.corners])
+            taken = np.vstack([taken, chosen[1].corners])
     return found
 
 
 def _inside(x: float, y: float, width: float, height: float, size: tuple[float, float]) -> Place:
     return Place(max(0.0, min(x, size[0] - width)), max(0.0, min(y, size[1] - height)), width, height)
-
-
-def _free(
-    box: Sequence[float], sizes: Sequence[tuple[float, float]], size: tuple[float, float], taken: np.ndarray
-) -> Iterator[tuple[int, Place]]:
-    for text, (width, height) in enumerate(sizes):
-        for x, y in _wanted(box, width, height):
-            place = _inside(x, y, width, height, size)
-            if width <= size[0] and not place.shares(taken):
-                yield text, place
 
 
 def _wanted(box: Sequence[float], width: float, height: float) -> Iterator[tuple[float, float]]:
