@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._deform_conv2d import cpu_products
-from pliant.ops._deform_conv2d.cpu_problem import TILE_BYTES, ChannelSlice, CpuConvolution, Run, positions
+from pliant.ops._deform_conv2d.cpu_problem import TILE_BYTES, ChannelSlice, CpuConvolution, Run, check_memory, positions
 from pliant.ops._native.library import TYPES, Triple
 from pliant.ops._native.memory import pointer
 
@@ -49,11 +49,6 @@ def _stride(problem: CpuConvolution) -> Any:
     return Triple(O * P, O, 1) if problem.channels_last else Triple(O * P, 1, P)
 
 
-def _check(status: int) -> None:
-    if status:
-        raise MemoryError("pliant.ops.deform_conv2d: no memory for the blocks that are sampled into the cache")
-
-
 def _convolve(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, output: Tensor) -> None:
     weight = problem.packed_weight(s, problem.native.deform_conv_panel(TYPES[output.dtype]))
     for run in problem.runs(s, MAX_POSITIONS):
@@ -84,7 +79,7 @@ def _convolve_tile(
         stride,
         accumulate,
     )
-    _check(status)
+    check_memory(status)
 
 
 def _convolve_in_arithmetic_type(
@@ -116,4 +111,4 @@ def _depthwise(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, ou
                 positions(output, run.n, slice(s.begin, s.end))[:, first:last].data_ptr(),
                 _stride(problem),
             )
-            _check(status)
+            check_memory(status)

@@ -21,6 +21,7 @@ from pliant.ops._deform_conv2d.cpu_problem import (
     ChannelSlice,
     CpuConvolution,
     TileArguments,
+    check_memory,
     positions,
 )
 from pliant.ops._native.library import TYPES, ConvGradients, Tile
@@ -162,15 +163,10 @@ def _tiles(
             gradients.store_image(run.n, s, grad_image)
 
 
-def _check(status: int) -> None:
-    if status:
-        raise MemoryError("pliant.ops.deform_conv2d: no memory for the blocks that are worked on in cache")
-
-
 def _convolution_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:
     elsewhere = s.width == problem.C and cpu_products.multiplies_faster(problem)
     weight, outputs = problem.weight_rows(s, problem.dtype), problem.outputs(s)
-    rounded = weight[0].to(grad.dtype)
+    rounded = weight[0].to(grad.dtype) if elsewhere else weight
     grad_weight = torch.zeros_like(weight) if gradients.needs_weight else None
     most = cpu_products.most_positions(problem) if elsewhere else _most_positions(problem, s, outputs)
     for head, u, result in _tiles(problem, s, grad, gradients, outputs, most):
@@ -180,7 +176,7 @@ def _convolution_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor
             continue
         result.weight = pointer(grad_weight)
         outputs_of_group = problem.O // problem.groups
-        _check(problem.native.deform_conv_backward(*head, weight.data_ptr(), outputs_of_group, result))
+        check_memory(problem.native.deform_conv_backward(*head, weight.data_ptr(), outputs_of_group, result))
     if grad_weight is not None and gradients.weight is not None:
         _store_weight(problem, s, grad_weight, gradients.weight)
 
@@ -198,6 +194,6 @@ def _depthwise_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, 
     most = _most_positions(problem, s, outputs)
     for head, _, result in _tiles(problem, s, grad, gradients, outputs, most):
         result.weight = pointer(grad_weight)
-        _check(problem.native.deform_depthwise_backward(*head, weight.data_ptr(), result))
+        check_memory(problem.native.deform_depthwise_backward(*head, weight.data_ptr(), result))
     if grad_weight is not None and gradients.weight is not None:
         gradients.weight[s.begin : s.end] = grad_weight.T.reshape(-1, 1, *problem.kernel).to(gradients.weight.dtype)

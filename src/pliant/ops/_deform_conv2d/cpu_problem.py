@@ -203,3 +203,9 @@ class CpuConvolution:
 def positions(tensor: Tensor, n: slice, channels: slice) -> Tensor:
     """View `channels` of images n of a (N, X, Ho, Wo) tensor as (images, Ho*Wo, channels)."""
     return tensor[n, channels].flatten(2).mT
+
+
+def check_memory(status: int) -> None:
+    """Raise `MemoryError` where a kernel says that there was none."""
+    if status:
+        raise MemoryError("pliant.ops.deform_conv2d: no memory for the blocks that are worked on in cache")

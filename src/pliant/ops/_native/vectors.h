@@ -240,7 +240,6 @@ struct Sum {
       for (int i = 0; i < L; ++i) lanes_of_sum[i] += v[i];
     }
   }
-  PLIANT_MEMBER T total() const { return total_of(lanes_of_sum, lanes<Full>{}); }
 };
 
 // Calls body(lanes<L>, c) for c = begin, begin + L, ... and the rest with narrower vectors, down to single channels.
