@@ -16,7 +16,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import re
 import time
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ import torch
 from benchmarks.contenders import Case, Run
 from benchmarks.memory import memory
 from benchmarks.networks import NetworkCase
+from benchmarks.processor import processor
 from benchmarks.roi_pooling import RoICase
 from pliant.ops import _backends
 
@@ -79,14 +79,10 @@ def _milliseconds(run: Run) -> float:
 
 def machine() -> dict[str, object]:
     """Return what the numbers depend on."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     packages = ("torch", "torchvision", "onnxruntime", "openvino", "pliant")
     installed = {d.metadata["Name"] for d in importlib.metadata.distributions()}
     return {
-        "processor": model,
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),

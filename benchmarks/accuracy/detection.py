@@ -129,11 +129,12 @@ def main() -> None:
     parser = study_parser(__doc__, ROWS, tuple(ARMS), SEEDS)
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=DIR", help="neu=DIR, bccd=DIR or both")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="MobileNetV2 of ImageNet (default: random)")
-    parser.add_argument("--steps", nargs="+", type=int, help="lengths of training (default: all of the plan)")
+    lengths = sorted({steps for several in STEPS.values() for steps in several})
+    parser.add_argument("--steps", nargs="+", type=int, choices=lengths, default=lengths, help="(default: all)")
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"), metavar="DIR", help="folder of the runs")
     arguments = parser.parse_args()
     folders = {name: Path(folder) for name, _, folder in (given.partition("=") for given in arguments.data)}
-    keys = [key for key in plan() if key["dataset"] in folders and key["steps"] in (arguments.steps or [key["steps"]])]
+    keys = [key for key in plan() if key["dataset"] in folders and key["steps"] in arguments.steps]
     drive(arguments, keys, functools.partial(run, folders=folders, weights=arguments.weights, work=arguments.work))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from benchmarks.processor import processor
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "accuracy"
 
@@ -55,10 +56,8 @@ def missing(plan: Iterable[Key], rows: Sequence[Row]) -> list[Key]:
 
 def machine() -> dict[str, Any]:
     """Return what a run's seconds depend on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     return {
-        "cpu": model,
+        "cpu": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

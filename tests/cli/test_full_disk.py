@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from helpers.fresh import run_fresh
-from helpers.runs import DETECTOR, SMALL, write_photo, write_run
+from helpers.runs import DETECTOR, SMALL, options_of, write_photo, write_run
 from helpers.shapes import write_shapes
 from pliant._check import PliantError
 from pliant._writing import write_text, write_whole
@@ -100,13 +100,8 @@ def test_a_training_that_cannot_write_names_the_file(
         "batch_size": 1,
         "log_every": 1,
     }
-    options = [
-        word
-        for key, value in settings.items()
-        for word in (f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value]))
-    ]
     with limited(size):
-        assert main(["train", "--out", str(tmp_path / "run"), "--val-split", "none", *options]) == 2
+        assert main(["train", "--out", str(tmp_path / "run"), "--val-split", "none", *options_of(settings)]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"pliant: {tmp_path}/run/{file}: must be a file that can be written; File too large; raise")
     assert not list((tmp_path / "run").glob(".partial-*"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def write_run(folder: Path, **settings: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_run(folder, model.eval(), CATEGORIES, config)
     return folder
+
+
+def options_of(settings: Mapping[str, Any]) -> list[str]:
+    """Return settings as words of the command line, without those that are None."""
+    return [
+        word
+        for name, value in settings.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value]))
+    ]
 
 
 def write_photo(path: Path) -> Path:

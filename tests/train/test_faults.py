@@ -19,6 +19,7 @@ import torch
 
 from helpers.fresh import run_fresh
 from helpers.label_shapes import write_class_shapes
+from helpers.runs import options_of
 from pliant._check import PliantError
 from pliant.train import TrainConfig, load_run, resume, train, train_or_resume
 from pliant.train.checkpoint import load_checkpoint, read_weights
@@ -215,9 +216,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 def command(settings: dict[str, Any], out: Path) -> list[str]:
-    named = {name: value for name, value in settings.items() if value is not None}
-    options = [(f"--{k.replace('_', '-')}", *map(str, v if isinstance(v, list) else [v])) for k, v in named.items()]
-    return ["train", "--out", str(out), "--val-split", "none", *(word for option in options for word in option)]
+    return ["train", "--out", str(out), "--val-split", "none", *options_of(settings)]
 
 
 @pytest.mark.parametrize("limit", [2_000_000, 8_000_000])  # within the weights, and within the checkpoint

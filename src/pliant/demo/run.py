@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from pliant.demo.trees import write_trees
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections, save_results
 from pliant.train import TrainConfig
 from pliant.train.engine import detect
+from pliant.train.files import write_json
 from pliant.train.model import load_run
 from pliant.train.progress import read_metrics
 from pliant.train.run import train
@@ -166,7 +166,7 @@ def _write(outcome: Outcome, out: Path, site: DetectionDataset, photo: Tensor) -
     """Write tables and pictures; the boxes are drawn on `photo`, in its own colours."""
     write_text(out / "coco.txt", report(outcome))
     values = {"train_seconds": round(outcome.seconds, 1), **outcome.metrics.as_dict()}
-    write_text(out / "coco.json", json.dumps(values, indent=1) + "\n")
+    write_json(out / "coco.json", values)
     draw_curves({"detector of trees": read_metrics(outcome.run)}, out / "loss.png")
     image, target = site[0]
     shown = outcome.detections["boxes"][outcome.detections["scores"] >= DRAWN_SCORE]
