@@ -93,9 +93,14 @@ def main() -> None:
     parser = study_parser(__doc__, ROWS, ARMS, SEEDS)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of the downloaded packages")
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
+    parser.add_argument("--strengths", nargs="+", type=float, choices=sorted(STRENGTHS), default=STRENGTHS)
     parser.add_argument("--epochs", nargs="+", type=int, choices=EPOCHS, default=EPOCHS)
     arguments = parser.parse_args()
-    keys = [key for key in plan(tuple(arguments.datasets)) if key["epochs"] in arguments.epochs]
+    keys = [
+        key
+        for key in plan(tuple(arguments.datasets))
+        if key["epochs"] in arguments.epochs and key["strength"] in arguments.strengths
+    ]
     drive(arguments, keys, functools.partial(run, data=arguments.data))
 
 
