@@ -148,3 +148,20 @@ def test_standard_output_that_is_full_is_one_line() -> None:
     done = run_fresh(program + "from pliant.cli import main\nsys.exit(main(['env']))")
     message = "pliant: standard output: must be a file that can be written; No space left on device; free some space\n"
     assert (done.status, done.errors) == (2, message)
+
+
+@pytest.mark.parametrize("command", ["env", "--help"])
+def test_output_that_nobody_reads_any_more_ends_without_a_word(command: str) -> None:
+    program = "import os, sys\nread, write = os.pipe()\nos.close(read)\nos.dup2(write, 1)\nsys.stdout = open(1, 'w')\n"
+    done = run_fresh(program + f"from pliant.cli import main\nsys.exit(main(['{command}']))")
+    assert (done.status, done.errors) == (141, "")
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_told() -> None:
+    program = (
+        "import sys\nfrom pliant.cli import main\nfrom pliant.ops import _backends\n"
+        "def broken(): raise BrokenPipeError(32, 'Broken pipe')\n"
+        "_backends.describe = broken\nsys.exit(main(['env']))"
+    )
+    done = run_fresh(program)
+    assert (done.status, done.errors) == (2, "pliant: [Errno 32] Broken pipe\n")

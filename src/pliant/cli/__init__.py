@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from pliant._check import PliantError, plain
 from pliant._version import __version__
@@ -18,6 +20,7 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = (demo, train, evaluate, predict, explain, export, plan, convert_checkpoint, env)
 INTERRUPTED = 130
+UNREAD = 141  # as a shell says of a program that the signal SIGPIPE ended
 
 
 def build_parser() -> Parser:
@@ -32,23 +35,48 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 2 bad input (told in one line), 130 interrupted."""
+    """Run one command and return its exit status.
+
+    That is 0 done, 2 bad input (told in one line), 130 interrupted, and 141 where what read the output, such as `head`,
+    had ended: nothing is told then.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not where Python is embedded, or a test listens
             stream.reconfigure(errors="backslashreplace")  # names of any script on a terminal that is not UTF-8
     try:
-        arguments, unknown = build_parser().parse_known_args(argv)
-        reject_unknown(arguments, unknown)
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        return _run(argv)
     except (PliantError, OSError) as error:
+        unread = isinstance(error, BrokenPipeError) and _has_no_reader(sys.stdout)
         _drop_unwritten()
+        if unread:
+            return UNREAD
         print(f"pliant: {_told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pliant: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Run one command, and write all that it printed while errors of writing can still be told."""
+    try:
+        arguments, unknown = build_parser().parse_known_args(argv)
+        reject_unknown(arguments, unknown)
+        status: int = arguments.run(arguments)
+    except SystemExit:  # --help and --version end so
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
     return status
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether `stream` is a pipe whose other end is closed."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    polled = select.poll()
+    polled.register(stream.fileno(), 0)  # errors are told whatever is asked for
+    return any(events & select.POLLERR for _, events in polled.poll(0))
 
 
 def _told(error: Exception) -> str:
