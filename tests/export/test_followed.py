@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -144,18 +145,20 @@ def test_pytorchs_own_exporter_writes_deform_conv(tmp_path: Path, opset: int) ->
 
 
 @pytest.mark.filterwarnings("ignore:.*opset")
-@pytest.mark.parametrize("opset", [16, 18])
-def test_versions_without_deform_conv_are_written_in_plain_operators(tmp_path: Path, opset: int) -> None:
+@pytest.mark.parametrize(("opset", "within"), [(16, False), (18, False), (18, True), (20, True)])
+def test_versions_without_deform_conv_are_written_in_plain_operators(tmp_path: Path, opset: int, within: bool) -> None:
     onnx = pytest.importorskip("onnx")
     model, path = small(), tmp_path / "model.onnx"
-    with plain_operators():
+    with plain_operators() if within else nullcontext():
         program = torch.onnx.export(
             model, (IMAGE,), dynamo=True, output_names=["y"], opset_version=opset, verbose=False
         )
     program.save(path)
     written = onnx.load(path)
     assert written.opset_import[0].version in (opset, 18)  # PyTorch converts 18 to what was asked for, if it can
-    assert "GridSample" in {node.op_type for node in written.graph.node}
+    nodes = {node.op_type for node in written.graph.node}
+    assert "GridSample" in nodes
+    assert "DeformConv" not in nodes
     assert largest(path, {program.model.graph.inputs[0].name: IMAGE}, {"y": model(IMAGE).detach()}) < 1e-5
 
 

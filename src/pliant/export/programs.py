@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pliant._check import fail
 from pliant._geometry import ConvGeometry
-from pliant.export.plain import decomposed
+from pliant.ops._deform_conv2d.plain import decomposed
 from pliant.ops._deform_conv2d.recorded import as_onnx, as_torchvision
 from pliant.ops._deform_roi_pool.recorded import Align, as_roi_align, by_onnx, by_torchvision
 from pliant.ops._deform_roi_pool.reference import Pooling

@@ -8,10 +8,12 @@ standard by `torch.onnx.ops`. `torch.compile`, `torch.export` and `torch.jit.scr
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
+from types import FrameType
 from typing import Any
 
 import torch
@@ -41,6 +43,17 @@ def records_onnx(*tensors: Tensor | None) -> bool:
     # The first question is cheap, and false for all that is not captured.
     compiling = HAS_ONNX_NODES and torch.compiler.is_compiling()
     return compiling and torch.onnx.is_in_onnx_export() and _of_one_type(tensors)
+
+
+def onnx_opset() -> int | None:
+    """Return the version that `torch.onnx.export` writes, which PyTorch keeps nowhere but in that call's variables."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        version = frame.f_locals.get("opset_version")
+        if isinstance(version, int) and str(frame.f_globals.get("__name__")).startswith("torch.onnx."):
+            return version
+        frame = frame.f_back
+    return None
 
 
 def _of_one_type(tensors: tuple[Tensor | None, ...]) -> bool:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry
-from pliant.ops._recording import numbers_are_fixed, torchvision_operators
+from pliant.ops._deform_conv2d.plain import decomposed
+from pliant.ops._recording import numbers_are_fixed, onnx_opset, torchvision_operators
 
 OPSET = 19  # the first with DeformConv
 
@@ -29,7 +30,13 @@ def as_torchvision(
 def as_onnx(
     input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, mask: Tensor | None
 ) -> Tensor:
-    """Write the standard's DeformConv: the same order of offsets, the same rule at the border."""
+    """Write the standard's DeformConv: the same order of offsets, the same rule at the border.
+
+    Versions of the standard before it get the same in plain operators.
+    """
+    opset = onnx_opset()
+    if opset is not None and opset < OPSET:
+        return decomposed(input, offset, weight, bias, geometry, mask)
     groups, offset_groups = _groups(input, offset, weight)
     attributes: dict[str, Any] = {
         "kernel_shape": [int(size) for size in weight.shape[2:]],
