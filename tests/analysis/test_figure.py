@@ -17,13 +17,14 @@ from pliant.analysis import (
     View,
     detections_of,
     draw_inside,
+    effective_bins,
     network_statistics,
     region_bins,
     stack_of,
     view_of,
 )
 from pliant.analysis.record import record_offsets
-from pliant.detection import faster_rcnn
+from pliant.detection import faster_rcnn, faster_rcnn_dc5
 from pliant.nn import DeformConv2d, DeformRoIPool
 
 IMAGE = (torch.arange(3 * 48 * 96) % 251).reshape(3, 48, 96).to(torch.uint8)
@@ -108,6 +109,34 @@ def test_a_picture_has_every_panel_of_a_detection(view: View, tmp_path: Path) ->
     assert "samples of body.layer4.1.conv2 < body.layer4.1.conv1 < body.layer4.0.conv2" in lines[0]
     with Image.open(tmp_path / "d.png") as drawn:
         assert drawn.width > 1000
+
+
+@pytest.mark.parametrize("kind", ["modulated", "align"])
+def test_effective_bins_are_drawn_of_plain_and_deformable_pooling(view: View, kind: str, tmp_path: Path) -> None:
+    if kind == "align":
+        options = {"fpn_channels": 16, "roi_pool": "align", "head_channels": 24, "min_size": 96}
+        view = view_of(build(faster_rcnn, 3, deform="c5", **options).eval(), IMAGE)
+    box = view.boxes_to_input(BOX)
+    found, plain = effective_bins(view, box, 1), region_bins(view, box[None], [1])
+    assert found is not None and plain is not None
+    assert found[1].shape == (7, 7) and found[1].min() >= 0 and found[1].max() > 0
+    torch.testing.assert_close(found[0], plain[0][0], rtol=1e-4, atol=1e-3)
+    lines = draw_inside(view, Asked((23.5, 44.5), BOX, 1), tmp_path / "e.png", panels=["bins", "effective-bins"])
+    row, column = divmod(int(found[1].argmax()), 7)
+    assert lines[1] == (
+        f"effective-bins: effective bin locations: 49 bins, the strongest in row {row}, column {column}"
+    )
+    assert ("weights 1.00 to 1.00" in lines[0]) == (kind == "align")
+
+
+def test_pooling_without_bins_that_can_move_has_none_to_draw(tmp_path: Path) -> None:
+    options = {"roi_pool": "max", "head_channels": 8, "rpn_channels": 8, "min_size": 96}
+    model = build(faster_rcnn_dc5, 3, deform="c5", **options).eval()
+    for panel in ("bins", "effective-bins"):
+        with pytest.raises(
+            ValueError, match="panels: bins need RoIAlign or deformable RoI pooling; got .*; train one with --roi-pool"
+        ):
+            draw_inside(view_of(model, IMAGE), Asked((23.5, 44.5), BOX, 1), tmp_path / "x.png", panels=[panel])
 
 
 def test_a_picture_of_a_place_is_vector_graphics_where_asked(view: View, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torchvision.ops import roi_align
 
 from helpers.detectors import build
 from pliant.analysis import MapNode, RegionNode, effective_locations, node_responses, receptive_field
@@ -119,9 +122,9 @@ def test_plain_convolutions_have_effective_locations_on_their_grid() -> None:
     assert int((plain.magnitude > 0).sum()) == 9
 
 
-def pyramid_detector() -> Any:
+def pyramid_detector(roi_pool: str = "modulated") -> Any:
     torch.manual_seed(3)
-    options = {"fpn_channels": 16, "roi_pool": "modulated", "head_channels": 24, "min_size": 64}
+    options = {"fpn_channels": 16, "roi_pool": roi_pool, "head_channels": 24, "min_size": 64}
     network = build(faster_rcnn, 3, deform="c5", **options)
     return randomised(network, 0.05).eval()
 
@@ -152,6 +155,90 @@ def test_a_region_has_a_receptive_field_and_bins_that_matter() -> None:
             handle.remove()
         slope = (values[0] - values[1]) / (2 * step) / (layer.gamma * size[axis])
         assert pool.gradient[0, 0, 3, 4, 1 - axis].item() == pytest.approx(slope, rel=0.05, abs=2e-6)
+
+
+def pooled_by_hand(
+    features: Tensor, box: tuple[float, ...], place: tuple[int, int], shift: tuple[float, float], grid: int | None
+) -> Tensor:
+    """One bin of 7 x 7 of RoIAlign on a map of stride 4, moved by `shift` (y, x) pixels, sample by sample.
+
+    With `grid` as torchvision's detectors do (not aligned, so many samples); without it aligned, as many as cells.
+    """
+    channels, height, width = features.shape
+    starts, sizes, grids = [], [], []
+    for axis in (1, 0):  # y, x
+        begin, end = box[axis] / 4, box[axis + 2] / 4
+        size = end - begin if grid is None else max(end - begin, 1.0)
+        starts.append(begin - 0.5 if grid is None else begin)
+        sizes.append(size / 7)
+        grids.append(math.ceil(size / 7) if grid is None else grid)
+    total = torch.zeros(channels, dtype=features.dtype)
+    for sy in range(grids[0]):
+        for sx in range(grids[1]):
+            y = starts[0] + shift[0] / 4 + sizes[0] * (place[0] + (sy + 0.5) / grids[0])
+            x = starts[1] + shift[1] / 4 + sizes[1] * (place[1] + (sx + 0.5) / grids[1])
+            assert 0 <= y <= height - 1 and 0 <= x <= width - 1  # no border in this test
+            for row in range(height):
+                for column in range(width):
+                    share = max(0.0, 1 - abs(y - row)) * max(0.0, 1 - abs(x - column))
+                    total = total + share * features[:, row, column]
+    return total / (grids[0] * grids[1])
+
+
+class AlignedPool(nn.Module):
+    """A detector's own pooling, which calls the operator itself."""
+
+    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], image_sizes: Any) -> Tensor:
+        return roi_align(maps["0"], boxes, 7, spatial_scale=0.25, aligned=True)
+
+
+@pytest.mark.parametrize(
+    ("aligned", "box"),
+    [(False, (20.0, 12.0, 70.0, 50.0)), (False, (30.0, 12.0, 32.0, 50.0)), (True, (9.0, 10.0, 73.0, 55.0))],
+    ids=["as torchvision's detectors", "narrower than a cell", "aligned, as many samples as cells"],
+)
+def test_bins_of_plain_roi_align_matter_as_much_as_moving_them_by_hand_shows(
+    aligned: bool, box: tuple[float, ...]
+) -> None:
+    network, images = pyramid_detector(roi_pool="align").double(), torch.rand(1, 3, 64, 96, dtype=torch.float64)
+    if aligned:
+        network.roi_heads.box_roi_pool = AlignedPool()
+    node = RegionNode(box)  # type: ignore[arg-type]
+    _, (pool,) = effective_locations(network, images, node, layers=[])
+    assert pool.layer == "roi_heads.box_roi_pool" and pool.gradient.shape == (1, 1, 7, 7, 2)
+    x1, y1, x2, y2 = box if aligned else (box[0] + 2, box[1] + 2, max(box[2] + 2, box[0] + 6), box[3] + 2)
+    torch.testing.assert_close(pool.bins[0, 0, 0, 0, :2], torch.tensor([x1, y1]))  # half a cell further if not aligned
+    torch.testing.assert_close(pool.bins[0, 0, 6, 6, 2:], torch.tensor([x2, y2]))
+    grid, step = None if aligned else 2, 1e-4
+    for place, axis in (((3, 4), 0), ((3, 4), 1), ((0, 6), 0), ((5, 1), 1)):
+        values = []
+        for sign in (0, 1, -1):
+            shift = (sign * step, 0.0) if axis == 0 else (0.0, sign * step)
+
+            def moved(module: nn.Module, args: Any, output: Tensor, shift: Any = shift, place: Any = place) -> Tensor:
+                by_hand = pooled_by_hand(args[0]["0"][0].detach(), box, place, shift, grid)
+                if shift == (0.0, 0.0):
+                    torch.testing.assert_close(by_hand, output[0, :, *place])
+                output = output.clone()
+                output[0, :, *place] = by_hand
+                return output
+
+            handle = network.roi_heads.box_roi_pool.register_forward_hook(moved)
+            values.append(node_responses(network, images, node).norm().item())
+            handle.remove()
+        slope = (values[1] - values[2]) / (2 * step)
+        assert slope != 0
+        assert pool.gradient[0, 0, *place, axis].item() == pytest.approx(slope, rel=1e-3)
+
+
+def test_nothing_watches_roi_align_after_a_head_that_raises() -> None:
+    network = pyramid_detector(roi_pool="align")
+    network.roi_heads.box_head = nn.Linear(3, 3)
+    before = len(_get_current_function_mode_stack())
+    with pytest.raises(RuntimeError):
+        effective_locations(network, torch.rand(1, 3, 64, 96), RegionNode((20.0, 12.0, 70.0, 50.0)))
+    assert len(_get_current_function_mode_stack()) == before
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in network.modules())
 
 
 def test_position_sensitive_bins_have_gradients_for_each_class() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.ops import MultiScaleRoIAlign, RoIAlign
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from pliant.analysis import OffsetWatch, draw_bins, record_bins
@@ -86,8 +87,39 @@ def test_arguments_by_keyword_are_recorded_and_measured() -> None:
         assert watch.layers[""].outside == 0  # at the layer's own scale of 1 most bins of the first would be
 
 
-def test_a_module_without_deformable_pooling_is_refused() -> None:
-    with pytest.raises(ValueError, match="module: must have deformable RoI pooling; got Linear; train a detector with"):
+def test_bins_of_plain_roi_align_are_where_it_reads() -> None:
+    """As above, a bin alone; torchvision's default reads half a cell further, and regions are a cell wide at least."""
+    maps, boxes = torch.rand(2, 3, 24, 22), torch.cat([BOXES, torch.tensor([[0, 30.0, 20.0, 31.0, 52.0]])])
+    for aligned in (False, True):
+        layer = nn.Sequential(RoIAlign((3, 2), 0.25, 2, aligned=aligned))
+        record = record_bins(layer, lambda layer=layer: layer[0](maps, boxes))[0]  # type: ignore[misc]
+        assert record.layer == "0" and record.images.tolist() == [1, 0, 0] and record.bins.shape == (3, 1, 3, 2, 4)
+        assert torch.equal(record.weights, torch.ones(3, 3, 2))
+        moved = torch.tensor([[2.0, 2.0, 2.0, 2.0]]) * (not aligned)
+        torch.testing.assert_close(record.regions[:2], BOXES[:, 1:] + moved)
+        pooled = layer[0](maps, boxes)
+        for r, i, j in ((0, 0, 0), (0, 2, 1), (1, 1, 0), (2, 0, 1)):
+            region = torch.cat([boxes[r, :1], record.bins[r, 0, i, j]])[None]
+            alone = deform_roi_pool(maps, region, (1, 1), spatial_scale=0.25, sampling_ratio=2)
+            torch.testing.assert_close(alone[0, :, 0, 0], pooled[r, :, i, j], rtol=1e-4, atol=1e-5)
+
+
+def test_plain_pyramids_record_every_level_and_are_not_watched_afterwards() -> None:
+    pool = MultiScaleRoIAlign(["0", "1"], 2, 2, canonical_scale=40, canonical_level=3)
+    maps = {"0": torch.rand(1, 3, 24, 24), "1": torch.rand(1, 3, 12, 12)}
+    boxes = torch.tensor([[0.0, 0, 90, 90], [3.0, 4, 20, 30], [10.0, 10, 31, 25]])
+    records = record_bins(pool, lambda: pool(maps, [boxes], [(96, 96)]))
+    assert [len(record.regions) for record in records] == [2, 1]
+    torch.testing.assert_close(records[0].regions, boxes[1:] + 2)  # strides 4 and 8
+    torch.testing.assert_close(records[1].regions, boxes[:1] + 4)
+    pool(maps, [boxes], [(96, 96)])
+    assert len(records) == 2
+
+
+def test_a_module_that_pools_no_regions_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="module: must pool regions by RoIAlign or deformable RoI pooling; got Linear; give a detector"
+    ):
         record_bins(nn.Linear(2, 2), lambda: None)
 
 

@@ -65,6 +65,11 @@ def test_page_is_one_file_that_names_nothing_outside(report: Report) -> None:
     assert [stack["layers"] for stack in data["stacks"]] == [[3, 2, 1], [3], [2], [1], [0]]
     assert len(data["detections"][0]["bins"]) == 49 and "saliency" not in data["detections"][1]
     assert data["detections"][0]["error"] < 0.1
+    effects = data["detections"][0]["effects"]
+    row, column = data["detections"][0]["strongest"]
+    assert (
+        len(effects) == 49 and max(effects) == effects[7 * row + column] == 1 and "effects" not in data["detections"][1]
+    )
 
 
 def test_notebooks_show_the_page_in_a_frame(report: Report) -> None:
@@ -178,10 +183,10 @@ def test_everything_is_reached_by_tab_in_the_order_of_the_page(page: Any) -> Non
     from selenium.webdriver.common.keys import Keys
 
     reached = []
-    for _ in range(9):
+    for _ in range(10):
         ActionChains(page).send_keys(Keys.TAB).perform()
         reached.append(page.execute_script("return document.activeElement.id || document.activeElement.tagName"))
-    assert reached == ["theme", "figure", "stack", "points", "plain", "field", "boxes", "saliency", "BUTTON"]
+    assert reached == ["theme", "figure", "stack", "points", "plain", "field", "boxes", "effects", "saliency", "BUTTON"]
 
 
 def test_touch_moves_the_unit(page: Any) -> None:
@@ -225,8 +230,12 @@ def test_a_detection_has_bins_and_a_saliency_region_and_its_name_is_text(page: A
     assert first.get_attribute("aria-pressed") == "true"
     region = text_of(page, "region")
     assert region.startswith(f"{HOSTILE}, score 0.9. 49 bins") and "Saliency region: " in region
-    assert HOSTILE in text_of(page, "say")
-    assert page.execute_script("return document.getElementById('drawing').toDataURL()") != before
+    assert "It depends most on the bin in row " in region and HOSTILE in text_of(page, "say")
+    weighted = page.execute_script("return document.getElementById('drawing').toDataURL()")
+    page.find_element(By.ID, "effects").click()
+    assert page.execute_script("return document.getElementById('drawing').toDataURL()") not in (before, weighted)
+    assert weighted != before
+    page.find_element(By.ID, "effects").click()
     assert page.title == f"a {HOSTILE}" and len(page.find_elements(By.TAG_NAME, "script")) == 2
     first.click()
     assert text_of(page, "region") == ""

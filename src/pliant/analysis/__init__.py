@@ -28,7 +28,7 @@ from pliant.analysis.measure import LayerOffsets, OffsetWatch
 from pliant.analysis.nodes import MapNode, Node, RegionNode, node_responses
 from pliant.analysis.pictures import draw_detections
 from pliant.analysis.record import OffsetField, cell_centre, nearest_cell, record_offsets, sampling_positions
-from pliant.analysis.region_views import region_bins
+from pliant.analysis.region_views import effective_bins, region_bins
 from pliant.analysis.regions import RegionBins, record_bins
 from pliant.analysis.report import Report, explain
 from pliant.analysis.saliency import SaliencyRegion, saliency_region
@@ -63,6 +63,7 @@ __all__ = [
     "plot_dilation",
     "plot_health",
     "region_bins",
+    "effective_bins",
     "MapNode",
     "RegionNode",
     "Node",

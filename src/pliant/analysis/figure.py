@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,11 @@ from pliant.analysis.marks import (
 )
 from pliant.analysis.nodes import MapNode, Node, RegionNode
 from pliant.analysis.record import OffsetField, nearest_cell, record_offsets
-from pliant.analysis.region_views import region_bins
+from pliant.analysis.region_views import effective_bins, region_bins
 from pliant.analysis.saliency import saliency_region
 from pliant.analysis.view import View
 
-PANELS = ("points", "locations", "field", "saliency", "bins")
+PANELS = ("points", "locations", "field", "saliency", "bins", "effective-bins")
 COLUMNS = 3
 
 
@@ -75,7 +75,8 @@ def draw_inside(
         asked: the unit or the detection, and the stack.
         path: the picture file; its suffix chooses the format (png, svg, pdf).
         panels: of "points" (sampling points), "locations" (effective sampling locations), "field" (effective receptive
-            field), "saliency" (error-bounded saliency region) and "bins" (of deformable RoI pooling).
+            field), "saliency" (error-bounded saliency region), "bins" (of RoI pooling) and "effective-bins" (the same,
+            the more opaque the more the detection depends on their places).
         margin: show only so many pixels around the place; None shows the whole photograph.
         progress: of the saliency region, see `saliency_region`.
 
@@ -167,19 +168,45 @@ def _saliency(axes: Any, view: View, asked: Asked, parts: _Parts) -> str:
 
 
 def _bins(axes: Any, view: View, asked: Asked, parts: _Parts) -> str:
-    box = asked.box
-    if box is None:
-        fail("panels", "bins need a detection", "a place", "give a detection")
+    box = _detection(asked)
     found = region_bins(view, view.boxes_to_input(box[None]), [asked.label])
     if found is None:
-        fix = "train one with --roi-pool deform or modulated"
-        fail("panels", "bins need deformable RoI pooling", type(view.detector).__name__, fix)
+        _fail_without_bins(view)
     bins, weights = found
     plot_bins(axes, box[None], view.boxes_to_image(bins), weights)
     return f"{weights[0].numel()} bins, weights {weights.min():.2f} to {weights.max():.2f}"
 
 
-_PANELS = {"points": _points, "locations": _locations, "field": _field, "saliency": _saliency, "bins": _bins}
+def _effective_bins(axes: Any, view: View, asked: Asked, parts: _Parts) -> str:
+    box = _detection(asked)
+    found = effective_bins(view, view.boxes_to_input(box), asked.label)
+    if found is None:
+        _fail_without_bins(view)
+    bins, magnitude = found
+    plot_bins(axes, box[None], view.boxes_to_image(bins)[None], magnitude[None])
+    row, column = divmod(int(magnitude.argmax()), magnitude.shape[1])
+    return f"effective bin locations: {magnitude.numel()} bins, the strongest in row {row}, column {column}"
+
+
+def _detection(asked: Asked) -> Tensor:
+    if asked.box is None:
+        fail("panels", "bins need a detection", "a place", "give a detection")
+    return asked.box
+
+
+def _fail_without_bins(view: View) -> NoReturn:
+    fix = "train one with --roi-pool align, deform or modulated"
+    fail("panels", "bins need RoIAlign or deformable RoI pooling", type(view.detector).__name__, fix)
+
+
+_PANELS = {
+    "points": _points,
+    "locations": _locations,
+    "field": _field,
+    "saliency": _saliency,
+    "bins": _bins,
+    "effective-bins": _effective_bins,
+}
 
 
 def _mark(axes: Any, asked: Asked) -> None:

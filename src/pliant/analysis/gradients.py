@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pliant._geometry import ConvGeometry
 from pliant.analysis.nodes import Node, looking, node_responses
+from pliant.analysis.plain_pools import PlainPooling, roi_align_told
 from pliant.analysis.record import cell_centre, deformable_layers, sampling_layer, sampling_positions
 from pliant.analysis.regions import call_arguments, region_shifts, shifted_bins
 from pliant.nn import DeformConv2d, DeformPSRoIPool, DeformRoIPool
@@ -41,10 +43,10 @@ class LocationGradients:
 
 @dataclass(frozen=True)
 class BinGradients:
-    """How much a node depends on where one call of deformable RoI pooling puts the bins of its regions.
+    """How much a node depends on where one call of RoI pooling puts the bins of its regions.
 
     Attributes:
-        layer: name of the layer in the network.
+        layer: name of the layer in the network; of plain RoIAlign, of the module that calls it.
         bins: (R, Q, Ph, Pw, 4) corners x1, y1, x2, y2 of the bins in pixels of the network's input image; Q is 1, or
             the number of classes.
         gradient: (R, Q, Ph, Pw, 2) derivative of the node's response by each bin's shift (y, x), per pixel.
@@ -102,12 +104,14 @@ def receptive_field(network: nn.Module, images: Tensor, node: Node) -> Tensor:
 def effective_locations(
     network: nn.Module, images: Tensor, node: Node, *, layers: list[str] | None = None
 ) -> tuple[list[LocationGradients], list[BinGradients]]:
-    r"""Return how strongly a node depends on each sampling location, and on each bin of deformable RoI pooling.
+    r"""Return how strongly a node depends on each sampling location, and on each bin of RoI pooling.
 
     The gradient of the response (see `receptive_field`) with respect to the location alone: of a sample
     :math:`w \cdot x(p) \cdot m` it is the slope of the map x at p, times what the node makes of it. It is zero where
     the node does not look, where the map is flat, and off the map. Plain convolutions have such locations too, on
-    their grid: name them in `layers` to compare.
+    their grid: name them in `layers` to compare. So has plain RoIAlign (torchvision's `roi_align`, whichever module
+    calls it): its bins are those of deformable RoI pooling without offsets. Without `aligned`, as in torchvision's
+    detectors, they lie half a cell of the map to the lower right of the region that is asked for, where it reads.
 
     Args:
         network: takes `images`; for a `RegionNode` a detector.
@@ -117,7 +121,7 @@ def effective_locations(
 
     Returns:
         One record for each call of a convolution that the node depends on, in order, and one for each call of
-        deformable RoI pooling, all on the CPU.
+        deformable RoI pooling or RoIAlign, all on the CPU.
 
     Raises:
         ValueError: the node is not one of the network, or a layer is no convolution of it.
@@ -138,29 +142,31 @@ def effective_locations(
     handles = [m.register_forward_hook(_catcher(n, calls), with_kwargs=True) for n, m in (*chosen, *pools)]
     try:
         with looking(network), torch.enable_grad():
-            response = node_responses(network, images.detach().clone().requires_grad_(), node).float().norm()
+            with roi_align_told(network, _pooling_catcher(calls)):
+                response = node_responses(network, images.detach().clone().requires_grad_(), node).float().norm()
             outputs = [call.output for call in calls]
-            gradients = torch.autograd.grad(response, outputs, allow_unused=True)
+            gradients = torch.autograd.grad(response, outputs, allow_unused=True) if outputs else ()
             size = (images.shape[-2], images.shape[-1])
             reached = [(c, g) for c, g in zip(calls, gradients, strict=True) if g is not None]
             convolutions = [
                 _at_samples(c, g, size) for c, g in reached if isinstance(c.layer, nn.Conv2d | DeformConv2d)
             ]
-            bins = [
-                _at_bins(c, g) for c, g in reached if isinstance(c.layer, DeformRoIPool | DeformPSRoIPool) and len(g)
-            ]
+            bins = [_at_bins(c, g) for c, g in reached if isinstance(c.layer, _POOLS) and len(g)]
     finally:
         for handle in handles:
             handle.remove()
     return convolutions, bins
 
 
+_POOLS = (DeformRoIPool, DeformPSRoIPool, PlainPooling)
+
+
 @dataclass(frozen=True)
 class _Call:
-    """A call of a layer: its name, its arguments in the order of `forward`, and its output."""
+    """A call of a layer or of RoIAlign: its name, its arguments in the order of `forward`, and its output."""
 
     name: str
-    layer: nn.Module
+    layer: nn.Module | PlainPooling
     args: tuple[Any, ...]
     output: Tensor
 
@@ -180,6 +186,16 @@ def _catcher(name: str, calls: list[_Call]) -> Callable[[nn.Module, Any, Any, Te
         return output.clone()
 
     return hook
+
+
+def _pooling_catcher(calls: list[_Call]) -> Callable[[str, PlainPooling, Tensor], Tensor]:
+    def tell(name: str, pooling: PlainPooling, output: Tensor) -> Tensor:
+        if not output.requires_grad:
+            return output
+        calls.append(_Call(name, pooling, (), output))
+        return output.clone()  # as above
+
+    return tell
 
 
 def _at_samples(call: _Call, gradient: Tensor, image_size: tuple[int, int]) -> LocationGradients:
@@ -213,30 +229,45 @@ def _padding(layer: nn.Conv2d | DeformConv2d) -> tuple[int, int]:
 
 
 def _at_bins(call: _Call, gradient: Tensor) -> BinGradients:
-    """The gradient by the bins of deformable RoI pooling, from that by its output."""
+    """The gradient by the bins of RoI pooling, from that by its output."""
+    if isinstance(call.layer, PlainPooling):
+        pooled: Callable[[Tensor], Tensor] = call.layer.pooled
+        regions, shift, gamma = call.layer.regions, call.layer.no_shift, 1.0
+    else:
+        regions, shift, gamma, pooled = _deformable_bins(call)
+    offset = (shift / gamma).flatten(1, 2).to(gradient.dtype).requires_grad_()  # an offset for each bin
+    (slope,) = torch.autograd.grad(pooled(offset), offset, gradient)
+    by_region = slope.float().unflatten(1, (-1, 2)).flip(2).movedim(2, -1)  # (R, Q, Ph, Pw, 2): y before x
+    size = (regions[:, 3:] - regions[:, 1:3]).flip(-1)[:, None, None, None]  # height and width of each region
+    return BinGradients(call.name, shifted_bins(regions[:, 1:], shift).cpu(), (by_region / (gamma * size)).cpu())
+
+
+def _deformable_bins(call: _Call) -> tuple[Tensor, Tensor, float, Callable[[Tensor], Tensor]]:
+    """The regions (R, 5) of a call, its shifts (R, Q, 2, Ph, Pw), gamma, and what other offsets pool."""
     layer, args = call.layer, tuple(a.detach() if isinstance(a, Tensor) else a for a in call.args)
     assert isinstance(layer, DeformRoIPool | DeformPSRoIPool)
     with torch.no_grad():
-        regions, shift, mask = region_shifts(layer, args)  # (R, 5), (R, Q, 2, Ph, Pw)
-    offset = (shift / layer.gamma).flatten(1, 2).to(gradient.dtype).requires_grad_()  # an offset for each bin
+        regions, shift, mask = region_shifts(layer, args)
+    return regions, shift, layer.gamma, functools.partial(_pooled, layer, args, mask)
+
+
+def _pooled(
+    layer: DeformRoIPool | DeformPSRoIPool, args: tuple[Any, ...], mask: Tensor | None, offset: Tensor
+) -> Tensor:
+    """What a call of deformable RoI pooling gives with other offsets."""
     if isinstance(layer, DeformRoIPool):
         scale: Any = layer.spatial_scale if args[2] is None else args[2]
-        output = deform_roi_pool(
+        return deform_roi_pool(
             args[0], args[1], layer.output_size, offset, mask, scale, layer.sampling_ratio, layer.gamma
         )
-    else:
-        output = deform_ps_roi_pool(
-            args[0],
-            args[2],
-            layer.output_size,
-            layer.output_channels,
-            offset,
-            spatial_scale=layer.spatial_scale,
-            group_size=layer.group_size,
-            samples_per_bin=layer.samples_per_bin,
-            gamma=layer.gamma,
-        )
-    (slope,) = torch.autograd.grad(output, offset, gradient)
-    by_region = slope.float().unflatten(1, (-1, 2)).flip(2).movedim(2, -1)  # (R, Q, Ph, Pw, 2): y before x
-    size = (regions[:, 3:] - regions[:, 1:3]).flip(-1)[:, None, None, None]  # height and width of each region
-    return BinGradients(call.name, shifted_bins(regions[:, 1:], shift).cpu(), (by_region / (layer.gamma * size)).cpu())
+    return deform_ps_roi_pool(
+        args[0],
+        args[2],
+        layer.output_size,
+        layer.output_channels,
+        offset,
+        spatial_scale=layer.spatial_scale,
+        group_size=layer.group_size,
+        samples_per_bin=layer.samples_per_bin,
+        gamma=layer.gamma,
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records where deformable RoI pooling puts the bins of each region, as boxes in the network's input image."""
+"""Records where RoI pooling puts the bins of each region, as boxes in the network's input image."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant._check import fail
+from pliant.analysis.plain_pools import PlainPooling, roi_align_told
 from pliant.nn import DeformPSRoIPool, DeformRoIPool
 from pliant.ops._boxes import as_rois
 from pliant.ops._deform_ps_roi_pool.reference import round_half_away, scaled_index
@@ -22,13 +23,13 @@ PoolHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]  # layer
 
 @dataclass(frozen=True)
 class RegionBins:
-    """Where one call of one layer put the bins of its regions.
+    """Where one call of RoI pooling put the bins of its regions.
 
     R regions, Q sets of offsets (one, or one for each class), Ph x Pw bins. Corners are x1, y1, x2, y2 in pixels of the
     network's input image, with 0 at its left and upper border.
 
     Attributes:
-        layer: name of the layer in the module that was run.
+        layer: name of the layer in the module that was run; of plain RoIAlign, of the module that calls it.
         images: (R,) index of each region's image.
         regions: (R, 4) the regions.
         bins: (R, Q, Ph, Pw, 4) the shifted bins.
@@ -43,17 +44,21 @@ class RegionBins:
 
 
 def record_bins(module: nn.Module, run: Callable[[], object]) -> list[RegionBins]:
-    """Call `run` without gradients and return the bins of each call of a deformable RoI pooling layer, in order.
+    """Call `run` without gradients and return the bins of each call of RoI pooling in `module`, in order.
+
+    Plain RoIAlign (torchvision's `roi_align`) has bins too, which no offset moves. Without `aligned`, as in
+    torchvision's detectors, they lie half a cell of the map to the lower right of the region that is asked for.
 
     Args:
-        module: holds `pliant.nn.DeformRoIPool` or `DeformPSRoIPool` layers: a detector's `roi_heads.box_roi_pool`.
+        module: calls RoIAlign or holds `pliant.nn.DeformRoIPool` or `DeformPSRoIPool` layers: a detector's
+            `roi_heads.box_roi_pool`.
         run: calls it, for instance `lambda: pool(features, boxes, image_sizes)`.
 
     Returns:
         One record for each call, its tensors on the CPU.
 
     Raises:
-        ValueError: the module has no such layer.
+        ValueError: nothing was pooled in either way.
 
     Example:
         >>> import torch
@@ -66,15 +71,21 @@ def record_bins(module: nn.Module, run: Callable[[], object]) -> list[RegionBins
     References:
         Deformable Convolutional Networks (arXiv 1703.06211), Fig. 7.
     """
+    records = bins_if_any(module, run)
+    if not records:
+        fix = "give a detector's roi_heads.box_roi_pool and a call of it"
+        fail("module", "must pool regions by RoIAlign or deformable RoI pooling", type(module).__name__, fix)
+    return records
+
+
+def bins_if_any(module: nn.Module, run: Callable[[], object]) -> list[RegionBins]:
+    """Return what `record_bins` does, or nothing where nothing was pooled from bins."""
     layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, _LAYERS)]
-    if not layers:
-        fix = "train a detector with --roi-pool deform or modulated"
-        fail("module", "must have deformable RoI pooling", type(module).__name__, fix)
     records: list[RegionBins] = []
     # Submodules run too when the layer is asked for its offsets; the hook is on the layer alone.
     handles = [layer.register_forward_pre_hook(_recorder(name, records), with_kwargs=True) for name, layer in layers]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), roi_align_told(module, _plain_recorder(records)):
             run()
     finally:
         for handle in handles:
@@ -85,12 +96,23 @@ def record_bins(module: nn.Module, run: Callable[[], object]) -> list[RegionBins
 def _recorder(name: str, records: list[RegionBins]) -> PoolHook:
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(layer, _LAYERS)
-        regions, shift, weights = region_shifts(layer, call_arguments(layer, args, kwargs))
-        bins = shifted_bins(regions[:, 1:], shift)
-        weights = torch.ones_like(bins[:, 0, ..., 0]) if weights is None else weights[:, 0].float()
-        records.append(RegionBins(name, regions[:, 0].long().cpu(), regions[:, 1:].cpu(), bins.cpu(), weights.cpu()))
+        records.append(_bins_of(name, *region_shifts(layer, call_arguments(layer, args, kwargs))))
 
     return hook
+
+
+def _plain_recorder(records: list[RegionBins]) -> Callable[[str, PlainPooling, Tensor], Tensor]:
+    def tell(name: str, pooling: PlainPooling, output: Tensor) -> Tensor:
+        records.append(_bins_of(name, pooling.regions, pooling.no_shift, None))
+        return output
+
+    return tell
+
+
+def _bins_of(name: str, regions: Tensor, shift: Tensor, weights: Tensor | None) -> RegionBins:
+    bins = shifted_bins(regions[:, 1:], shift)
+    weights = torch.ones_like(bins[:, 0, ..., 0]) if weights is None else weights[:, 0].float()
+    return RegionBins(name, regions[:, 0].long().cpu(), regions[:, 1:].cpu(), bins.cpu(), weights.cpu())
 
 
 def call_arguments(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ from pliant.analysis.compose import stack_of
 from pliant.analysis.gradients import receptive_field
 from pliant.analysis.nodes import MapNode, RegionNode
 from pliant.analysis.record import OffsetField, record_offsets
-from pliant.analysis.region_views import region_bins
+from pliant.analysis.region_views import effective_bins, region_bins
 from pliant.analysis.saliency import saliency_region
 from pliant.analysis.view import Detections, View, detections_of, view_of
 
@@ -85,8 +85,8 @@ def explain(
         names: names of the labels 1, 2, ...; text, whatever it contains.
         detections: boxes, labels and scores, in the photograph's pixels; None: what the model detects, if it does.
         units: receptive fields, of units on a grid over the map of the topmost layer: one backward pass each.
-        regions: at most so many detections, the surest ones, with their bins if RoI pooling is deformable.
-        saliency: for so many of them the receptive field and the saliency region too.
+        regions: at most so many detections, the surest ones, with the bins that they are pooled in.
+        saliency: for so many of them the receptive field, the saliency region and the bins' effects too.
         budget: masked images that a saliency region may take, see `saliency_region`.
         min_score: least score of a detection (0..1).
         progress: called with what is being done, the steps done and all steps.
@@ -234,6 +234,7 @@ def _detections(
             record |= {"bins": [_rounded(b) for b in bins[0][i].reshape(-1, 4)], "weights": _rounded(bins[1][i], 3)}
         if i < saliency and view.detector is not None:
             record |= _region_record(view, box, budget, functools.partial(tell, f"saliency {i + 1}"))
+            record |= _bin_effects(view, box, label)
         records.append(record)
     return records
 
@@ -254,6 +255,16 @@ def _region_record(view: View, box: Tensor, budget: int, progress: Callable[[int
         "error": round(region.error, 4),
         "share": round(region.share, 4),
     }
+
+
+def _bin_effects(view: View, box: Tensor, label: int) -> dict[str, Any]:
+    """How much a detection depends on where its bins are, as shares of the strongest, and which that is."""
+    found = effective_bins(view, box, label)
+    if found is None:
+        return {}
+    effects = found[1]
+    strongest = divmod(int(effects.argmax()), effects.shape[1])  # row, column
+    return {"effects": _rounded(effects / effects.max().clamp(min=1e-30), 3), "strongest": list(strongest)}
 
 
 def _rounded(values: Tensor, digits: int = 1) -> list[float]:

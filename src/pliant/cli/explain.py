@@ -42,7 +42,7 @@ def _add_picture(group: Any) -> None:
     help = "about the unit at this place, in pixels of the image (default: the middle of the surest detection)"
     group.add_argument("--at", metavar="X,Y", type=point, help=help)
     group.add_argument("--detection", metavar="N", type=positive, help="about the N-th surest detection, from 1")
-    help = "panels: points, locations, field, saliency, bins (default: points locations field)"
+    help = "panels: points, locations, field, saliency, bins, effective-bins (default: points locations field)"
     group.add_argument("--show", metavar="PANEL", nargs="+", default=["points", "locations", "field"], help=help)
     group.add_argument("--layer", metavar="NAME", help="topmost layer (default: the last deformable one)")
     help = "follow samples through so many deformable layers, down from --layer (v1 paper, Fig. 5; default: 3)"

@@ -162,9 +162,9 @@ function drawRegion(context, w, h) {
   });
   const found = DATA.detections[shownDetection()];
   if (!found || !found.bins) return;
-  const most = Math.max(...found.weights, 1e-6);
+  const opacity = $("effects").checked && found.effects ? found.effects : found.weights, most = Math.max(...opacity, 1e-6);
   found.bins.forEach((bin, i) => {
-    context.globalAlpha = 0.25 + 0.75 * Math.max(0, found.weights[i] / most);
+    context.globalAlpha = 0.15 + 0.85 * Math.max(0, opacity[i] / most);
     haloed(context, 1, colour("bin"), () => rectangle(context, bin, w, h));
   });
   context.globalAlpha = 1;
@@ -249,6 +249,7 @@ function regionText() {
   if (!found) return "";
   const parts = [`${found.label}, score ${found.score}.`];
   if (found.bins) parts.push(`${found.bins.length} bins, weights ${Math.min(...found.weights).toFixed(2)} to ${Math.max(...found.weights).toFixed(2)}.`);
+  if (found.effects) parts.push(`It depends most on the bin in row ${found.strongest[0]}, column ${found.strongest[1]}.`);
   if (found.saliency) parts.push(`Saliency region: ${(100 * found.share).toFixed(1)} % of the image, error ${found.error}.`);
   return parts.join(" ");
 }
@@ -324,6 +325,7 @@ function fillControls() {
   });
   $("found").hidden = !DATA.detections.length;
   $("boxes").parentElement.hidden = $("saliency").parentElement.hidden = !DATA.detections.length;
+  $("effects").parentElement.hidden = !DATA.detections.some((found) => found.effects);
   $("field").parentElement.hidden = !fields && !DATA.detections.some((found) => found.field);
   if (DATA.leftOut.length) $("left").textContent = `No room in this page for ${DATA.leftOut.length} layers: ${DATA.leftOut.join(", ")}.`;
 }
@@ -338,7 +340,7 @@ function listen() {
     state.stack = Number($("stack").value);
     moveToPlace(here.y, here.x); draw(); say();
   });
-  for (const id of ["points", "plain", "field", "boxes", "saliency"]) $(id).addEventListener("change", draw);
+  for (const id of ["points", "plain", "field", "boxes", "effects", "saliency"]) $(id).addEventListener("change", draw);
   $("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme !== "dark"));
   window.addEventListener("resize", draw);
 }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pliant._check import fail
 from pliant.analysis import draw_bins, region_bins, view_of
+from pliant.nn import DeformPSRoIPool, DeformRoIPool
 from pliant.train.tasks.base import Output
 
 
@@ -21,7 +22,7 @@ def draw_detected_bins(model: nn.Module, image: Tensor, output: Output, path: Pa
     kept = output["scores"] >= min_score
     boxes, view = output["boxes"][kept], view_of(model, image)
     found = region_bins(view, view.boxes_to_input(boxes), output["labels"][kept].tolist())
-    if found is None:
+    if found is None or not any(isinstance(module, DeformPSRoIPool | DeformRoIPool) for module in model.modules()):
         fix = "train one with --roi-pool deform or modulated"
         fail("draw", "bins needs a detector with deformable RoI pooling", type(model).__name__, fix)
     bins, weights = found
