@@ -51,7 +51,7 @@ def saliency_region(
     epsilon: float = 0.1,
     budget: int = 24,
     block: int | None = None,
-    batch: int = 4,
+    batch: int = 1,
     size: tuple[int, int] | None = None,
     progress: Progress | None = None,
 ) -> SaliencyRegion:
@@ -76,7 +76,7 @@ def saliency_region(
         epsilon: the bound on the error, above 0.
         budget: most masked images to run the network on, at least 8. More give a smaller region.
         block: side in pixels of the smallest blocks; None: 1/64 of the longer side.
-        batch: masked images in one pass.
+        batch: masked images in one pass. More take more memory and, on a CPU, as long.
         size: height and width of the image in the input, where it is padded; None: all of it.
         progress: called with the evaluations done and `budget`, for a progress bar.
 
