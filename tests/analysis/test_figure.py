@@ -142,8 +142,25 @@ def test_pooling_without_bins_that_can_move_has_none_to_draw(tmp_path: Path) -> 
 def test_a_picture_of_a_place_is_vector_graphics_where_asked(view: View, tmp_path: Path) -> None:
     asked = Asked((10.0, 60.0), layer="body.layer4.0.conv2", depth=1)
     lines = draw_inside(view, asked, tmp_path / "p.svg", panels=["points", "field"], margin=20.0)
-    assert lines[0] == "points: 9 samples of body.layer4.0.conv2"
+    # A new layer on a map of 16 pixels of the photograph a cell: 16 * sqrt(2 / 3 + 2 / 3).
+    assert lines[0] == "points: 9 samples of body.layer4.0.conv2, spread 18.5 pixels, of the plain grid 18.5"
     assert "<svg" in (tmp_path / "p.svg").read_text(encoding="utf-8")
+
+
+def test_several_places_have_a_panel_each(tmp_path: Path) -> None:
+    """What stands beside a panel is of its own place: the samples move with the brightness on the right alone."""
+    layer = DeformConv2d(3, 2, 3, padding=1)
+    with torch.no_grad():
+        layer.conv_offset.weight[1, :, 1, 1] = 1.0  # x of the first tap
+    image = torch.full((3, 20, 60), 124, dtype=torch.uint8)
+    image[:, :, 30:] = 255
+    places = [Asked((10.0, 10.0)), Asked((10.0, 50.0))]
+    lines = draw_inside(view_of(layer, image), places, tmp_path / "two.jpg", panels=["points", "field"])
+    assert [line.split(":")[0] for line in lines] == ["points", "field"] * 2
+    spread = [float(line.split("spread ")[1].split()[0]) for line in lines[::2]]
+    assert spread[0] < 1.5 < 2 < spread[1]
+    with Image.open(tmp_path / "two.jpg") as drawn:
+        assert drawn.format == "JPEG" and drawn.height > 0.4 * drawn.width  # two rows of panels three times as wide
 
 
 def test_panels_that_do_not_fit_are_refused(view: View, tmp_path: Path) -> None:

@@ -196,9 +196,9 @@ def test_explain_draws_the_samples_around_a_point(
     run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, picture = str(data / "test" / "001.png"), tmp_path / "e.png"
-    one = ["--at", "30,20", "--show", "points", "--stack", "1"]
-    assert main(["explain", str(run), image, *one, "--out", str(picture)]) == 0
-    assert "points: 9 samples of body.layer3.1.conv2\n" in capsys.readouterr().out
+    two = ["--at", "30,20", "--at", "40,30", "--show", "points", "--stack", "1"]
+    assert main(["explain", str(run), image, *two, "--out", str(picture)]) == 0
+    assert capsys.readouterr().out.count("points: 9 samples of body.layer3.1.conv2, spread ") == 2
     assert main(["explain", str(run), image, "--at", "40,32", "--stack", "2", "--out", str(picture)]) == 0
     lines = capsys.readouterr().out.splitlines()
     printed = re.search(r"points: (\d+) samples of body.layer3.1.conv2 < body.layer3.1.conv1", lines[0])
@@ -247,7 +247,7 @@ def test_explain_refuses_points_layers_and_runs_that_do_not_fit(
     line = _fails(capsys, [*common[:2], "--out", str(tmp_path / "e.png")])
     assert line.startswith("pliant: image: either an IMAGE or --data must be given; got neither; give one")
     line = _fails(capsys, [*common[:3], "--out", str(tmp_path / "e.txt")])
-    assert line.startswith("pliant: out: must end in .html, .htm, .png, .svg, .pdf; got ")
+    assert line.startswith("pliant: out: must end in .html, .htm, .png, .jpg, .svg, .pdf; got ")
 
 
 def test_a_resumed_complete_run_stays_complete(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,7 @@ class Asked:
 
 def draw_inside(
     view: View,
-    asked: Asked,
+    asked: Asked | Sequence[Asked],
     path: Path | str,
     *,
     panels: Sequence[str] = ("points", "locations", "field"),
@@ -72,8 +72,8 @@ def draw_inside(
 
     Args:
         view: of the model on the photograph, see `view_of`.
-        asked: the unit or the detection, and the stack.
-        path: the picture file; its suffix chooses the format (png, svg, pdf).
+        asked: the unit or the detection, and the stack; of several each has its panels, as the triplets of Fig. 5.
+        path: the picture file; its suffix chooses the format (png, jpg, svg, pdf).
         panels: of "points" (sampling points), "locations" (effective sampling locations), "field" (effective receptive
             field), "saliency" (error-bounded saliency region), "bins" (of RoI pooling) and "effective-bins" (the same,
             the more opaque the more the detection depends on their places).
@@ -89,24 +89,26 @@ def draw_inside(
         >>> from pliant.nn import DeformConv2d
         >>> view = view_of(DeformConv2d(3, 4, 3, padding=1), torch.zeros(3, 20, 30, dtype=torch.uint8))
         >>> draw_inside(view, Asked((5.0, 7.0)), Path(tempfile.mkdtemp()) / "points.png", panels=["points"])
-        ['points: 9 samples of (root)']
+        ['points: 9 samples of (root), spread 1.2 pixels, of the plain grid 1.2']
     """
     for panel in panels:
         if panel not in PANELS:
             fail("panels", f"must be of {', '.join(PANELS)}", repr(panel), f"use points.{suggest(panel, PANELS)}")
-    stack = stack_of(record_offsets(view.network, view.input), top=asked.layer, depth=asked.depth)
-    network, node = _node(view, asked, stack[0])
-    shape = view.image.shape[-2] / view.image.shape[-1]
-    width = PICTURE_INCHES / COLUMNS * min(COLUMNS, len(panels)) if len(panels) > 1 else PICTURE_INCHES * 0.6
-    figure, axes = new_panels(len(panels), min(COLUMNS, len(panels)), width, shape)
+    drawn = [(one, panel) for one in ([asked] if isinstance(asked, Asked) else asked) for panel in panels]
+    fields = record_offsets(view.network, view.input)
+    columns = min(COLUMNS, len(panels) if len(panels) > 1 else len(drawn))
+    width = PICTURE_INCHES / COLUMNS * columns if len(drawn) > 1 else PICTURE_INCHES * 0.6
+    figure, axes = new_panels(len(drawn), columns, width, view.image.shape[-2] / view.image.shape[-1])
     lines = []
-    for panel, axis in zip(panels, axes, strict=True):
+    for (one, panel), axis in zip(drawn, axes, strict=True):
+        stack = stack_of(fields, top=one.layer, depth=one.depth)
+        network, node = _node(view, one, stack[0])
         plot_image(axis, view.image)
-        text = _PANELS[panel](axis, view, asked, (network, node, stack, progress))
+        text = _PANELS[panel](axis, view, one, (network, node, stack, progress))
         axis.set_title(textwrap.fill(text, 62), fontsize=8)
         lines.append(f"{panel}: {text}")
         if margin is not None:
-            _zoom(axis, view.image, asked.at, margin)
+            _zoom(axis, view.image, one.at, margin)
     save_figure(figure, path, dpi=110)
     return lines
 
@@ -135,7 +137,17 @@ def _points(axes: Any, view: View, asked: Asked, parts: _Parts) -> str:
     for found in (points, plain):
         found[:, :2] = view.to_image(found[:, :2])
     plot_points(axes, points, plain=plain, unit=asked.at)
-    return f"{len(points)} samples of " + " < ".join(field.layer or "(root)" for field in stack)
+    names = " < ".join(field.layer or "(root)" for field in stack)
+    return (
+        f"{len(points)} samples of {names}, spread {_spread(points):.1f} pixels, of the plain grid {_spread(plain):.1f}"
+    )
+
+
+def _spread(points: Tensor) -> float:
+    """The standard deviation of samples (P, 3), y, x and weight, around their mean place."""
+    places, weights = points[:, :2], points[:, 2:] / points[:, 2].sum().clamp(min=1e-12)
+    distance = (places - (weights * places).sum(dim=0)).square().sum(dim=1, keepdim=True)
+    return (weights * distance).sum().sqrt().item()
 
 
 def _locations(axes: Any, view: View, asked: Asked, parts: _Parts) -> str:

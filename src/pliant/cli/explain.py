@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pliant.analysis import Asked, Detections, View
     from pliant.train import TrainConfig
 
-PICTURES = (".png", ".svg", ".pdf")
+PICTURES = (".png", ".jpg", ".svg", ".pdf")
 PAGES = (".html", ".htm")
 
 
@@ -28,7 +28,7 @@ def add(commands: Commands[Parser]) -> None:
     parser = add_command(commands, "explain", _run, help)
     add_run(parser)
     parser.add_argument("image", metavar="IMAGE", type=Path, nargs="?", help="image file (not with --data)")
-    help = "report.html: a page to explore; a .png, .svg or .pdf: a picture; with --data: a folder"
+    help = "report.html: a page to explore; a .png, .jpg, .svg or .pdf: a picture; with --data: a folder"
     parser.add_argument("--out", metavar="PATH", type=Path, required=True, help=help)
     _add_picture(parser.add_argument_group("pictures"))
     _add_page(parser.add_argument_group("pages"))
@@ -39,8 +39,11 @@ def add(commands: Commands[Parser]) -> None:
 
 
 def _add_picture(group: Any) -> None:
-    help = "about the unit at this place, in pixels of the image (default: the middle of the surest detection)"
-    group.add_argument("--at", metavar="X,Y", type=point, help=help)
+    help = (
+        "about the unit at this place, in pixels of the image; several times: a panel for each (default: the middle of "
+        "the surest detection)"
+    )
+    group.add_argument("--at", metavar="X,Y", type=point, action="append", help=help)
     group.add_argument("--detection", metavar="N", type=positive, help="about the N-th surest detection, from 1")
     help = "panels: points, locations, field, saliency, bins, effective-bins (default: points locations field)"
     group.add_argument("--show", metavar="PANEL", nargs="+", default=["points", "locations", "field"], help=help)
@@ -120,7 +123,7 @@ def _picture(arguments: argparse.Namespace, model: nn.Module) -> int:
     view = view_of(model, read_image(arguments.image))
     asked = _asked(arguments, view, detections_of(model, view))
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("saliency", total=asked.budget, visible="saliency" in arguments.show)
+        task = bar.add_task("saliency", total=arguments.budget, visible="saliency" in arguments.show)
         lines = draw_inside(
             view,
             asked,
@@ -133,8 +136,8 @@ def _picture(arguments: argparse.Namespace, model: nn.Module) -> int:
     return 0
 
 
-def _asked(arguments: argparse.Namespace, view: View, found: Detections | None) -> Asked:
-    """What the picture is about: a place, or one of the detections."""
+def _asked(arguments: argparse.Namespace, view: View, found: Detections | None) -> list[Asked]:
+    """What the picture is about: places, or one of the detections."""
     from pliant.analysis import Asked
 
     height, width = view.image.shape[1:]
@@ -144,23 +147,22 @@ def _asked(arguments: argparse.Namespace, view: View, found: Detections | None) 
         "epsilon": arguments.epsilon,
         "budget": arguments.budget,
     }
-    if arguments.at is not None:
-        x, y = arguments.at
+    for x, y in arguments.at or ():
         if x > width - 1 or y > height - 1:
             fix = f"give X,Y from 0,0 to {width - 1},{height - 1}"
             fail("at", f"must lie in the image of {width} x {height} pixels", f"{x:g},{y:g}", fix)
-        if arguments.detection is None:
-            return Asked((y, x), **options)
+    if arguments.at is not None and arguments.detection is None:
+        return [Asked((y, x), **options) for x, y in arguments.at]
     number = 0 if found is None else len(found["boxes"])
     if arguments.detection is None and not number:
-        return Asked(((height - 1) / 2, (width - 1) / 2), **options)
+        return [Asked(((height - 1) / 2, (width - 1) / 2), **options)]
     if found is None or (arguments.detection or 1) > number:
         fix = "give --at X,Y"
         fail("detection", f"must be one of {counted(number, 'detection')} of the image", arguments.detection, fix)
     box: Tensor = found["boxes"][(arguments.detection or 1) - 1]
     label = int(found["labels"][(arguments.detection or 1) - 1])
     x, y = ((box[:2] + box[2:]) / 2 - 0.5).tolist()
-    return Asked((y, x), box if arguments.detection is not None else None, label, **options)
+    return [Asked((y, x), box if arguments.detection is not None else None, label, **options)]
 
 
 def _statistics(
