@@ -13,6 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
+import torch
 
 import pliant
 from helpers.fresh import output_of
@@ -156,8 +157,13 @@ def test_training_is_imported_when_it_is_asked_for(loaded_by_torch: set[str]) ->
 
 
 def test_public_page() -> None:
-    names = "nn ops plan convert revert param_groups __version__"
+    names = "nn ops plan convert revert fuse load param_groups PliantError __version__"
     assert output_of(f"import pliant; print(*[n for n in {names.split()} if not hasattr(pliant, n)])") == ""
+
+
+def test_an_error_is_caught_by_its_public_name() -> None:
+    with pytest.raises(pliant.PliantError, match="must match the name of a convolution"):
+        pliant.plan(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), "nowhere")
 
 
 # What users rely on: arguments in this order, with these names and defaults.
