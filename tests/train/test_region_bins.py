@@ -12,7 +12,7 @@ from torch import Tensor
 
 from helpers.detectors import build
 from pliant.detection import dilated_backbone, faster_rcnn, rfcn
-from pliant.train.tasks import region_bins
+from pliant.train.tasks import detection
 
 IMAGE = torch.randint(0, 256, (3, 100, 128), dtype=torch.uint8)
 OUTPUT = {
@@ -30,7 +30,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     def keep(image: Tensor, regions: Tensor, bins: Tensor, weights: Tensor, path: Path) -> None:
         seen.update(regions=regions, bins=bins, weights=weights)
 
-    monkeypatch.setattr(region_bins, "draw_bins", keep)
+    monkeypatch.setattr(detection, "draw_bins", keep)
     return seen
 
 
@@ -41,7 +41,7 @@ def test_bins_of_a_pyramid_are_in_pixels_of_the_photograph(drawn: dict[str, Tens
     with torch.no_grad():
         bias = model.roi_heads.box_roi_pool.levels[0].offset_fc[-1].bias
         bias[:49], bias[98 + 3] = 0.5, 20.0
-    region_bins.draw_detected_bins(model, IMAGE, OUTPUT, tmp_path / "a.png", min_score=0.5)
+    detection.TASK.draw_bins(model, IMAGE, OUTPUT, tmp_path / "a.png", min_score=0.5)
     assert torch.equal(drawn["regions"], OUTPUT["boxes"][:2])
     width, height = 70 / 7, 70 / 7
     expected = torch.tensor([10 + 3 * width + 0.05 * 70, 20 + 2 * height, 10 + 4 * width + 0.05 * 70, 20 + 3 * height])
@@ -49,7 +49,7 @@ def test_bins_of_a_pyramid_are_in_pixels_of_the_photograph(drawn: dict[str, Tens
     assert drawn["weights"].flatten(1)[:, 3].min() > 0.99
     torch.testing.assert_close(drawn["weights"][:, 1:], torch.full((2, 6, 7), 0.5))
 
-    region_bins.draw_detected_bins(model, IMAGE, OUTPUT, tmp_path / "a.png", min_score=0.95)
+    detection.TASK.draw_bins(model, IMAGE, OUTPUT, tmp_path / "a.png", min_score=0.95)
     assert drawn["regions"].shape == (0, 4)
     assert drawn["bins"].shape == (0, 1, 1, 4)
 
@@ -62,7 +62,7 @@ def test_bins_of_rfcn_are_those_of_the_class(drawn: dict[str, Tensor], tmp_path:
         pool = model.get_submodule("roi_heads.box_roi_pool")
         pool.score_pool.conv_offset.bias.view(3, 2, 49)[2, 1] = 2.0  # type: ignore[operator,union-attr]
         pool.box_pool.conv_offset.bias.fill_(5.0)  # type: ignore[operator,union-attr]
-    region_bins.draw_detected_bins(model, IMAGE, OUTPUT, tmp_path / "a.png", min_score=0.5)
+    detection.TASK.draw_bins(model, IMAGE, OUTPUT, tmp_path / "a.png", min_score=0.5)
     assert drawn["bins"].shape == (2, 7, 7, 4)
     assert torch.equal(drawn["regions"], OUTPUT["boxes"][:2])
     torch.testing.assert_close(drawn["bins"][:, 0, 0, :2], torch.tensor([[10.0, 20 + 0.2 * 71], [40.0, 10.0]]))

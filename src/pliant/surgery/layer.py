@@ -119,10 +119,7 @@ def blueprint(conv: nn.Conv2d, options: Options) -> DeformConv2d:
         conv.dilation,
         conv.groups,
         conv.bias is not None,
-        offset_groups=options.offset_groups,
-        modulated=options.modulated,
-        mask_scale=options.mask_scale,
-        offset_limit=options.offset_limit,
+        **vars(options),
         device="meta",
         dtype=conv.weight.dtype,
     )

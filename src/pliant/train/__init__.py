@@ -19,14 +19,10 @@ if TYPE_CHECKING:
     from pliant.train.tasks import task_of
 
 _LATER = {
-    "build_model": "model",
-    "evaluate": "engine",
-    "load_run": "model",
-    "resume": "run",
-    "task_of": "tasks",
-    "train": "run",
-    "train_or_resume": "run",
-    "train_one_epoch": "engine",
+    "engine": ("evaluate", "train_one_epoch"),
+    "model": ("build_model", "load_run"),
+    "run": ("resume", "train", "train_or_resume"),
+    "tasks": ("task_of",),
 }
 
 __all__ = [
@@ -43,6 +39,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

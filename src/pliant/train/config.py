@@ -11,41 +11,23 @@ from typing import Any, cast, get_type_hints
 
 from pliant._check import fail, fail_because, suggest
 from pliant._files import load_json
-from pliant.train.options import (
-    MODELS,
-    AugmentationOptions,
-    BackboneOptions,
-    ClassifierOptions,
-    DataOptions,
-    DetectorOptions,
-    InferenceOptions,
-    MimickingOptions,
-    ModelOptions,
-    Options,
-    RunOptions,
-    ScheduleOptions,
-    SegmenterOptions,
-    SingleMapOptions,
-    applies,
-    models_with,
-    typed,
-)
+from pliant.train.options import MODELS, ModelOptions, Options, applies, models_with, parts, stages, typed
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(
-    DataOptions,
+    stages.DataOptions,
     ModelOptions,
-    BackboneOptions,
-    DetectorOptions,
-    SingleMapOptions,
-    MimickingOptions,
-    SegmenterOptions,
-    ClassifierOptions,
-    AugmentationOptions,
-    ScheduleOptions,
-    RunOptions,
-    InferenceOptions,
+    parts.BackboneOptions,
+    parts.DetectorOptions,
+    parts.SingleMapOptions,
+    parts.MimickingOptions,
+    parts.SegmenterOptions,
+    parts.ClassifierOptions,
+    stages.AugmentationOptions,
+    stages.ScheduleOptions,
+    stages.RunOptions,
+    stages.InferenceOptions,
 ):
     """The settings of a training run; `config.json` in the run folder holds them.
 
@@ -105,6 +87,10 @@ class TrainConfig(
         if not isinstance(values, dict):
             fail("config", "must be a JSON object", type(values).__name__, 'write {"data": ...}')
         return values
+
+    def named(self, *names: str) -> dict[str, Any]:
+        """Return some settings by their names, for a function whose arguments have the same names."""
+        return {name: getattr(self, name) for name in names}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings that the model has as plain values for JSON, group by group."""

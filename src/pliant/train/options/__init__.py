@@ -5,45 +5,26 @@
 headings. All of this needs nothing but Python. Each option is made by `option(...)`, and each group says by `ONLY`
 which parts a model must have for it; an option may ask for more. To add
 
-- an option: a field in its group's file;
-- a group: a class in a file of its own, and its name among the bases of `TrainConfig`;
+- an option: a field in its group;
+- a group: a class in parts.py (of the model) or stages.py (of what is done with it), among the bases of `TrainConfig`;
 - a model: an entry in `MODELS` (models.py), and its builder in pliant/train/tasks/builders.py.
 """
 
 from __future__ import annotations
 
-from pliant.train.options.backbone import BackboneOptions
-from pliant.train.options.classifier import ClassifierOptions
-from pliant.train.options.data import AugmentationOptions, DataOptions
-from pliant.train.options.detector import DetectorOptions
-from pliant.train.options.fields import Options, option, required_type, typed
-from pliant.train.options.inference import InferenceOptions
-from pliant.train.options.mimic import MimickingOptions
-from pliant.train.options.models import MODELS, ModelKind, ModelOptions, applies, models_with
-from pliant.train.options.run import RunOptions
-from pliant.train.options.schedule import ScheduleOptions
-from pliant.train.options.segmenter import SegmenterOptions
-from pliant.train.options.single_map import SingleMapOptions
+from pliant.train.options.fields import Options, required_type, typed
+from pliant.train.options.models import MODELS, ModelOptions, applies, models_with
+from pliant.train.options.parts import MimickingOptions
+from pliant.train.options.stages import InferenceOptions
 
 __all__ = [
     "MODELS",
-    "AugmentationOptions",
-    "BackboneOptions",
-    "ClassifierOptions",
-    "DataOptions",
-    "DetectorOptions",
     "InferenceOptions",
     "MimickingOptions",
-    "ModelKind",
     "ModelOptions",
     "Options",
-    "RunOptions",
-    "ScheduleOptions",
-    "SegmenterOptions",
-    "SingleMapOptions",
     "applies",
     "models_with",
-    "option",
     "required_type",
     "typed",
 ]

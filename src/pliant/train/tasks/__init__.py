@@ -3,15 +3,8 @@
 
 `task_of(config)` gives the task of `config.model` and `builder_of(config)` its builder; the table `MODELS` in
 pliant/train/options/models.py names both. A task is an object of `Task` (base.py), which run.py, engine.py, model.py
-and the command line talk to, and nothing else:
-
-- `metric`: the key of the metrics that decides the best weights; `logged`: the keys that metrics.jsonl gets;
-- `open_data(config, split, training=, known=)`: a data set of (image, target), with `split`, `categories`, `report`;
-- `part(output, target, dataset)` and `score(parts, dataset, config)`: what one image contributes to the metric, and the
-  metric of them all. A part is small and can be pickled: with several processes each one makes the parts of its own
-  images, and the main process scores them all. `engine.evaluate` is put together from the two;
-- `predictor(model, config)`: the function of images that predicts, with the options of inference;
-- `records(image_id, output, categories)` and `draw(...)`: what `pliant predict` writes.
+and the command line talk to, and nothing else. Its metric is put together from parts, one for each image: with several
+processes each one makes the parts of its own images, and the main process scores them all (`engine.evaluate`).
 
 Every model follows torchvision's detection convention, whatever its task: in training form `model(images, targets)` is
 a dictionary of losses, images being a list of (3, H, W) floats in 0..1 and targets a list of dictionaries of tensors;

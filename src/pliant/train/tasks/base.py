@@ -19,6 +19,7 @@ Sample = tuple[Tensor, dict[str, Tensor]]
 Target = Mapping[str, Tensor]
 Output = dict[str, Tensor]
 Predictor = Callable[[list[Tensor]], list[Output]]
+VARIED = ("flip", "vertical_flip", "rotate90", "photometric")  # the settings that vary training images of every task
 
 
 class Examples(Protocol):

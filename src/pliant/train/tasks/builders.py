@@ -6,7 +6,7 @@ Each takes (config, categories, weights): the weights of the backbone are used, 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import nn
@@ -40,8 +40,7 @@ def build_faster_rcnn(config: TrainConfig, categories: int, weights: str | None)
         categories + 1,
         pyramid_backbone(trunk, strides=config.strides, out_channels=config.fpn_channels),
         second_stage=_second_stage(config),
-        roi_branch=config.roi_branch,
-        roi_shared=config.roi_shared,
+        **config.named("roi_branch", "roi_shared"),
         **_fc_head(config),
         **_common(config),
     )
@@ -74,106 +73,57 @@ def build_deeplab(config: TrainConfig, categories: int, weights: str | None) -> 
     return deeplab(
         categories,
         _trunk(config, weights),
-        offset_dilation=config.offset_dilation,
-        output_stride=config.output_stride,
-        dilation=config.dilation,
-        bias_lr_scale=config.bias_lr_scale,
         min_size=None if config.window else config.min_size,
-        max_size=config.max_size,
+        **config.named("offset_dilation", "output_stride", "dilation", "bias_lr_scale", "max_size"),
     )
 
 
 def build_classifier(config: TrainConfig, categories: int, weights: str | None) -> nn.Module:
     """Build a classifier."""
-    return classifier(
-        categories,
-        _trunk(config, weights),
-        resize_size=config.resize_size,
-        crop_size=config.crop_size,
-        label_smoothing=config.label_smoothing,
-    )
+    sizes = config.named("resize_size", "crop_size", "label_smoothing")
+    return classifier(categories, _trunk(config, weights), **sizes)
 
 
 def _trunk(config: TrainConfig, weights: str | None) -> Trunk:
-    return Trunk(
-        config.backbone,
-        deform=config.deform,
-        modulated=config.modulated,
-        offset_groups=config.offset_groups,
-        mask_scale=config.mask_scale,
-        offset_limit=config.offset_limit,
-        weights=weights,
-        norm=config.norm,
-        frozen_stages=config.frozen_stages,
-    )
+    layers = config.named("deform", "modulated", "offset_groups", "mask_scale", "offset_limit")
+    return Trunk(config.backbone, weights=weights, **layers, **config.named("norm", "frozen_stages"))
 
 
 def _dilated(config: TrainConfig, weights: str | None) -> DilatedBackbone:
-    return dilated_backbone(
-        _trunk(config, weights),
-        reduction_channels=config.reduction_channels,
-        reduction_lr_scale=config.reduction_lr_scale,
-        dilation=config.dilation,
-    )
+    settings = config.named("reduction_channels", "reduction_lr_scale", "dilation")
+    return dilated_backbone(_trunk(config, weights), **settings)
 
 
 def _common(config: TrainConfig) -> dict[str, Any]:
     """What every detector has."""
     anchors = AnchorOptions(config.anchor_sizes, config.anchor_scales, config.anchor_ratios)
-    return {"anchors": anchors, "min_size": config.min_size, "max_size": config.max_size}
+    return {"anchors": anchors, **config.named("min_size", "max_size")}
 
 
 def _fc_head(config: TrainConfig) -> dict[str, Any]:
     mask_channels = config.mask_channels if applies(("masks",), config.model) else None
-    return {"head_channels": config.head_channels, "mask_channels": mask_channels}
+    return {"mask_channels": mask_channels, **config.named("head_channels")}
 
 
 def _single_map_stages(config: TrainConfig) -> dict[str, Any]:
     """The two stages of the detectors of two stages without a pyramid."""
-    return {
-        "second_stage": _second_stage(config),
-        "class_agnostic": config.class_agnostic,
-        "background_iou": config.background_iou,
-        "rpn_channels": config.rpn_channels,
-    }
+    own = config.named("class_agnostic", "background_iou", "rpn_channels")
+    return {"second_stage": _second_stage(config), **own}
 
 
 def _second_stage(config: TrainConfig) -> SecondStage:
-    return SecondStage(
-        roi_pool=config.roi_pool,
-        samples_per_bin=config.roi_samples_per_bin,
-        roi_samples=config.roi_samples,
-        ohem=config.ohem,
-        train_proposals=config.train_proposals,
-        proposals=config.proposals,
-    )
+    own = config.named("roi_pool", "roi_samples", "ohem", "train_proposals", "proposals")
+    return SecondStage(samples_per_bin=config.roi_samples_per_bin, **own)
 
 
 def _finished(model: nn.Module, config: TrainConfig) -> nn.Module:
     """Give a detector the branch of feature mimicking, if it is asked for, and the thresholds of `config`."""
     if config.mimic:
-        add_mimicking(model, _mimic(config))
+        settings = {spec.name: getattr(config, f"mimic_{spec.name}") for spec in fields(MimicOptions)}
+        add_mimicking(model, MimicOptions(**settings))
     own = thresholds(model)
     score = own.score if config.score_threshold is None else config.score_threshold
     nms = own.nms if config.nms_threshold is None else config.nms_threshold
     detections = max(config.max_detections, config.counted_detections or 0)
     set_thresholds(model, replace(own, score=score, nms=nms, detections=detections))
     return model
-
-
-def _mimic(config: TrainConfig) -> MimicOptions:
-    return MimicOptions(
-        weight=config.mimic_weight,
-        classifier_weight=config.mimic_classifier_weight,
-        boxes=config.mimic_boxes,
-        boxes_per_image=config.mimic_boxes_per_image,
-        crop_size=config.mimic_crop_size,
-        iou=config.mimic_iou,
-        ground_truth=config.mimic_ground_truth,
-        too_few=config.mimic_too_few,
-        interpolation=config.mimic_interpolation,
-        stop_gradient=config.mimic_stop_gradient,
-        feature=config.mimic_feature,
-        reduction=config.mimic_reduction,
-        chunk=config.mimic_chunk,
-    )

@@ -20,7 +20,7 @@ from pliant.data import (
 )
 from pliant.evaluation import ClassificationMetrics, classification_metrics, rank_of_truth
 from pliant.train.config import TrainConfig
-from pliant.train.tasks.base import Output, Target, Task
+from pliant.train.tasks.base import VARIED, Output, Target, Task
 
 
 class Classification(Task):
@@ -40,15 +40,8 @@ class Classification(Task):
             return open_classification(config.data, split, categories=known, transforms=eval_transforms())
         if len(config.crop_area) != 2:
             fail("crop_area", "must be two shares", config.crop_area, "give e.g. 0.08 1")
-        transforms = classification_transforms(
-            config.crop_size,
-            scale=(config.crop_area[0], config.crop_area[1]),
-            flip=config.flip,
-            vertical_flip=config.vertical_flip,
-            rotate=config.rotate,
-            rotate90=config.rotate90,
-            photometric=config.photometric,
-        )
+        scale = (config.crop_area[0], config.crop_area[1])
+        transforms = classification_transforms(config.crop_size, scale=scale, **config.named("rotate", *VARIED))
         return open_classification(config.data, split, categories=known, transforms=transforms)
 
     def contents(self, dataset: Any) -> str:

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from pliant._check import counted
-from pliant.analysis import draw_detections
+from pliant._check import counted, fail
+from pliant.analysis import draw_bins, draw_detections, region_bins, view_of
 from pliant.data import Category, DetectionDataset, detection_transforms, eval_transforms, open_detection
 from pliant.evaluation import CocoMetrics, coco_results, evaluate_detections
 from pliant.inference import Inference, detection_predictor
+from pliant.nn import DeformPSRoIPool, DeformRoIPool
 from pliant.train.config import TrainConfig
-from pliant.train.tasks.base import Output, Predictor, Target, Task
-from pliant.train.tasks.region_bins import draw_detected_bins
+from pliant.train.tasks.base import VARIED, Output, Predictor, Target, Task
 
 COCO_DETECTIONS = 100
 
@@ -42,13 +42,7 @@ class Detection(Task):
             return open_detection(
                 config.data, split, categories=known, transforms=eval_transforms(), masks=self.masks, verify="pixels"
             )
-        transforms = detection_transforms(
-            crop=config.crop,
-            flip=config.flip,
-            vertical_flip=config.vertical_flip,
-            rotate90=config.rotate90,
-            photometric=config.photometric,
-        )
+        transforms = detection_transforms(**config.named("crop", *VARIED))
         return open_detection(config.data, split, categories=known, transforms=transforms, masks=self.masks)
 
     def contents(self, dataset: Any) -> str:
@@ -80,8 +74,15 @@ class Detection(Task):
         draw_detections(image, output["boxes"][drawn], path=path, **captions(output, drawn, categories, min_score))
 
     def draw_bins(self, model: nn.Module, image: Tensor, output: Output, path: Path, *, min_score: float) -> None:
-        """Draw the bins of deformable RoI pooling on the boxes of at least `min_score`; see `Task.draw_bins`."""
-        draw_detected_bins(model, image, output, path, min_score=min_score)
+        """Pool the boxes of at least `min_score` once more, and draw where the bins go; see `Task.draw_bins`."""
+        kept = output["scores"] >= min_score
+        boxes, view = output["boxes"][kept], view_of(model, image)
+        found = region_bins(view, view.boxes_to_input(boxes), output["labels"][kept].tolist())
+        if found is None or not any(isinstance(module, DeformPSRoIPool | DeformRoIPool) for module in model.modules()):
+            fix = "train one with --roi-pool deform or modulated"
+            fail("draw", "bins needs a detector with deformable RoI pooling", type(model).__name__, fix)
+        bins, weights = found
+        draw_bins(image, boxes, view.boxes_to_image(bins), weights, path)
 
 
 def captions(output: Output, drawn: Tensor, categories: Sequence[Category], min_score: float) -> dict[str, Any]:

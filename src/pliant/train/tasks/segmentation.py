@@ -22,7 +22,7 @@ from pliant.data import (
 )
 from pliant.evaluation import SegmentationMetrics, confusion, segmentation_metrics
 from pliant.train.config import TrainConfig
-from pliant.train.tasks.base import Output, Target, Task
+from pliant.train.tasks.base import VARIED, Output, Target, Task
 
 
 class Segmentation(Task):
@@ -40,15 +40,8 @@ class Segmentation(Task):
         if not training:
             transforms = eval_transforms()
             return open_segmentation(config.data, split, categories=known, transforms=transforms, verify="pixels")
-        transforms = segmentation_transforms(
-            scale=_two("scale_range", config.scale_range),
-            rotate=config.rotate,
-            crop=_two("window", config.window),
-            flip=config.flip,
-            vertical_flip=config.vertical_flip,
-            rotate90=config.rotate90,
-            photometric=config.photometric,
-        )
+        scale, crop = _two("scale_range", config.scale_range), _two("window", config.window)
+        transforms = segmentation_transforms(scale=scale, crop=crop, **config.named("rotate", *VARIED))
         return open_segmentation(config.data, split, categories=known, transforms=transforms)
 
     def contents(self, dataset: Any) -> str:
