@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from pliant._check import fail
 from pliant._geometry import ConvGeometry
+from pliant.ops._deform_conv2d.contract import with_geometry
 from pliant.ops._deform_conv2d.plain import decomposed
 from pliant.ops._deform_conv2d.recorded import as_onnx, as_torchvision
 from pliant.ops._deform_roi_pool.recorded import Align, as_roi_align, by_onnx, by_torchvision
@@ -54,33 +55,10 @@ def lower_program(program: torch.export.ExportedProgram, target: Target) -> torc
         fail("target", "'onnx' needs PyTorch 2.8 or newer", torch.__version__, "use 'plain'")
     convolution, align = CHOICES[target]
 
-    def convolve(
-        input: Tensor,
-        offset: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        mask: Tensor | None,
-    ) -> Tensor:
-        geometry = ConvGeometry((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]))
-        return convolution(input, offset, weight, bias, geometry, mask)
-
-    def pool(
-        input: Tensor,
-        rois: Tensor,
-        offset: Tensor | None,
-        mask: Tensor | None,
-        output_size: Sequence[int],
-        spatial_scale: float,
-        sampling_ratio: int,
-        gamma: float,
-    ) -> Tensor:
-        pooling = Pooling.of(output_size, spatial_scale, sampling_ratio, gamma)
-        return as_roi_align(input, rois, offset, mask, pooling, align)
+    def pool(input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, *attributes: Any) -> Tensor:
+        return as_roi_align(input, rois, offset, mask, Pooling.of(*attributes), align)
 
     operators = torch.ops.pliant
-    table = {operators.deform_conv2d.default: convolve, operators.deform_roi_pool.default: pool}
+    table = {operators.deform_conv2d.default: with_geometry(convolution), operators.deform_roi_pool.default: pool}
     lowered: torch.export.ExportedProgram = program.run_decompositions(table)
     return lowered

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 
 from pliant._check import counted, fail, shown
-from pliant.ops._checks import check_tensor, compute_dtype, shape_text
+from pliant.ops._checks import check_tensor, compute_dtype, is_wrapped, shape_text
 
 Boxes = Tensor | Sequence[Tensor]
 
@@ -47,7 +47,7 @@ def joined(boxes: Sequence[Tensor]) -> Tensor:
 
 def check_image_index(rois: Tensor, images: int) -> None:
     """Raise unless column 0 of `rois` names images, where this can be seen without waiting for another device."""
-    if torch.compiler.is_compiling() or rois.device.type != "cpu" or _is_batched(rois):
+    if torch.compiler.is_compiling() or rois.device.type != "cpu" or is_wrapped(rois, functorch.is_batchedtensor):
         return
     exists = image_index(rois, images)[1]
     if not bool(exists.all()):
@@ -55,15 +55,6 @@ def check_image_index(rois: Tensor, images: int) -> None:
         rule = f"column 0 must be the number of an image of input, from 0 to {images - 1}"
         got = f"{rois[row, 0].item():g} in row {row}"
         fail("boxes", rule, got, "write rows as (image, x1, y1, x2, y2)")
-
-
-def _is_batched(tensor: Tensor) -> bool:
-    """Say whether `vmap` maps over `tensor`, so that it has no single value to look at."""
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_batchedtensor(tensor):
-            return True
-        tensor = functorch.get_unwrapped(tensor)
-    return False
 
 
 def image_index(rois: Tensor, images: int) -> tuple[Tensor, Tensor]:

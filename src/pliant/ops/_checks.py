@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
 from pliant._check import counted, fail, shown
 from pliant._geometry import whole
@@ -81,6 +82,15 @@ def number(name: str, value: Any, *, positive: bool = False) -> float:
         rule = "must be finite and above 0" if positive else "must be finite"
         fail(name, rule, shown(value), f"write {name}=1.0, for example")
     return found
+
+
+def is_wrapped(tensor: Tensor, kind: Callable[[Tensor], bool]) -> bool:
+    """Say whether a transform of `torch.func` is of a `kind` among those that wrap `tensor`."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if kind(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
 
 
 def compute_dtype(input: Tensor) -> torch.dtype:

@@ -16,6 +16,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from pliant._check import fail, fail_because, suggest
 from pliant.ops import _backends
+from pliant.ops._checks import is_wrapped
 
 Impl = Literal["auto", "reference", "native", "triton"]
 IMPLS: tuple[str, ...] = get_args(Impl)  # here, since PyTorch 2.6 cannot compile the question
@@ -83,20 +84,11 @@ def _is_transformed(tensors: Sequence[Tensor]) -> bool:
     """Say whether forward-mode or `torch.func` derivatives are being taken, which only the reference has."""
     if torch.compiler.is_compiling():  # which can trace the first question, not the second
         return any(_has_tangent(t) for t in tensors)
-    return any(_has_tangent(t) or _is_tracked_by_func(t) for t in tensors)
+    return any(_has_tangent(t) or is_wrapped(t, functorch.is_gradtrackingtensor) for t in tensors)  # of grad or jvp
 
 
 def _has_tangent(tensor: Tensor) -> bool:
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
-
-
-def _is_tracked_by_func(tensor: Tensor) -> bool:
-    """Look for `torch.func.grad` or `jvp` among the transforms that wrap `tensor`; `vmap` alone does not count."""
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_gradtrackingtensor(tensor):
-            return True
-        tensor = functorch.get_unwrapped(tensor)
-    return False
 
 
 # --- autocast ------------------------------------------------------------------------------------------------------
@@ -120,11 +112,6 @@ def without_autocast(device_type: str) -> AbstractContextManager[object]:
 def only_needed(gradients: Iterable[Tensor], needed: Sequence[bool]) -> tuple[Tensor, ...]:
     """Return `gradients` with an empty tensor in place of each that nobody needs."""
     return tuple(g if need else g.new_empty(0) for g, need in zip(gradients, needed, strict=True))
-
-
-def as_their_arguments(gradients: Iterable[Tensor], arguments: Iterable[Tensor | None]) -> list[Tensor]:
-    """Return each gradient in the type of the argument that it is for."""
-    return [g if a is None else g.to(a.dtype) for g, a in zip(gradients, arguments, strict=True)]
 
 
 def second_derivatives(

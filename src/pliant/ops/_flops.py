@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -62,35 +63,16 @@ def _products(offset: Shape, weight: Shape) -> int:
     return 2 * offset[0] * math.prod(weight) * math.prod(offset[2:])
 
 
-def _forward_flops(
-    input: Shape,
-    offset: Shape,
-    weight: Shape,
-    bias: Shape | None,
-    stride: Shape,
-    padding: Shape,
-    dilation: Shape,
-    mask: Shape | None,
-    *,
-    out_shape: Shape,
-) -> int:
+def _forward_flops(input: Shape, offset: Shape, weight: Shape, *others: Shape | None, out_shape: Shape) -> int:
+    mask = others[-1]
     each = INTERPOLATION + (mask is not None)
     return _products(offset, weight) + each * _samples(offset, weight, input[1])
 
 
 def _backward_flops(
-    grad: Shape,
-    input: Shape,
-    offset: Shape,
-    weight: Shape,
-    stride: Shape,
-    padding: Shape,
-    dilation: Shape,
-    mask: Shape | None,
-    needed: Sequence[bool],
-    *,
-    out_shape: object,
+    grad: Shape, input: Shape, offset: Shape, weight: Shape, *others: Sequence[Any], out_shape: object
 ) -> int:
+    needed: Sequence[bool] = others[-1]
     of_input, of_offset, of_weight, _, of_mask = needed
     products = (of_input or of_offset or of_mask) + of_weight
     # The samples once more for weights and masks, their scattering for the image, both slopes for the offsets.

@@ -34,7 +34,7 @@ torch.library.define(
 )
 
 Ints = Sequence[int]
-Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Gradients = tuple[Tensor, ...]
 Result = TypeVar("Result")
 
 
@@ -56,35 +56,21 @@ def with_geometry(function: Callable[..., Result]) -> Callable[..., Result]:
 
 
 @with_geometry
-def forward_reference(
-    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, mask: Tensor | None
-) -> Tensor:
+def forward_reference(*arguments: Any) -> Tensor:
     """Compute the forward pass on any device by the reference."""
-    _backends.warn_reference("deform_conv2d", input.device)
-    return deform_conv2d_reference(input, offset, weight, bias, geometry, mask)
+    _backends.warn_reference("deform_conv2d", arguments[0].device)
+    return deform_conv2d_reference(*arguments)
 
 
 @with_geometry
-def backward_reference(
-    grad: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    geometry: ConvGeometry,
-    mask: Tensor | None,
-    needed: Sequence[bool],
-) -> Gradients:
+def backward_reference(*arguments: Any) -> Gradients:
     """Compute the gradients on any device in closed form."""
-    return _only_needed(deform_conv2d_reference_backward(grad, input, offset, weight, geometry, mask), needed)
+    *tensors, needed = arguments
+    return only_needed(deform_conv2d_reference_backward(*tensors), needed)
 
 
 torch.library.impl(FORWARD, "CompositeExplicitAutograd")(forward_reference)
 torch.library.impl(BACKWARD, "CompositeExplicitAutograd")(backward_reference)
-
-
-def _only_needed(gradients: Sequence[Tensor], needed: Sequence[bool]) -> Gradients:
-    a, b, c, d, e = only_needed(gradients, needed)
-    return a, b, c, d, e
 
 
 # --- CPU: the native library, where it was built -------------------------------------------------------------------
@@ -103,39 +89,30 @@ if HAS_NATIVE:
 
 
 @with_geometry
-def forward_cuda(
-    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry, mask: Tensor | None
-) -> Tensor:
+def forward_cuda(*arguments: Any) -> Tensor:
     """Compute the forward pass on a GPU."""
-    reason = _backends.why_no_triton(input.device)
+    reason = _backends.why_no_triton(arguments[0].device)
     if reason is None:
         from pliant.ops._deform_conv2d.gpu_forward import deform_conv2d_triton
 
-        return deform_conv2d_triton(input, offset, weight, bias, geometry, mask)
+        return deform_conv2d_triton(*arguments)
     from pliant.ops._deform_conv2d.gpu_columns import deform_conv2d_columns
 
     _backends.warn_columns("deform_conv2d", reason)
-    return deform_conv2d_columns(input, offset, weight, bias, geometry, mask)
+    return deform_conv2d_columns(*arguments)
 
 
 @with_geometry
-def backward_cuda(
-    grad: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    geometry: ConvGeometry,
-    mask: Tensor | None,
-    needed: Sequence[bool],
-) -> Gradients:
+def backward_cuda(*arguments: Any) -> Gradients:
     """Compute the gradients on a GPU."""
-    if _backends.why_no_triton(input.device) is None:
+    if _backends.why_no_triton(arguments[1].device) is None:
         from pliant.ops._deform_conv2d.gpu_backward import deform_conv2d_triton_backward
 
-        return deform_conv2d_triton_backward(grad, input, offset, weight, geometry, mask, needed)
+        return deform_conv2d_triton_backward(*arguments)
     from pliant.ops._deform_conv2d.gpu_columns import deform_conv2d_columns_backward
 
-    return _only_needed(deform_conv2d_columns_backward(grad, input, offset, weight, geometry, mask), needed)
+    *tensors, needed = arguments
+    return only_needed(deform_conv2d_columns_backward(*tensors), needed)
 
 
 torch.library.impl(FORWARD, "CUDA")(forward_cuda)
@@ -146,34 +123,16 @@ torch.library.impl(BACKWARD, "CUDA")(backward_cuda)
 
 
 @torch.library.register_fake(FORWARD)
-def forward_fake(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Ints,
-    padding: Ints,
-    dilation: Ints,
-    mask: Tensor | None,
-) -> Tensor:
+def forward_fake(input: Tensor, offset: Tensor, weight: Tensor, *others: Any) -> Tensor:
     """Return an empty tensor of the forward's shape, type and memory format."""
     shape = (input.shape[0], weight.shape[0], *offset.shape[2:])
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input))
 
 
 @torch.library.register_fake(BACKWARD)
-def backward_fake(
-    grad: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    stride: Ints,
-    padding: Ints,
-    dilation: Ints,
-    mask: Tensor | None,
-    needed: Sequence[bool],
-) -> Gradients:
+def backward_fake(grad: Tensor, input: Tensor, offset: Tensor, weight: Tensor, *others: Any) -> Gradients:
     """Return empty tensors of the gradients' shapes, types and memory formats."""
+    *_, mask, needed = others
     gradients = (
         torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=memory_format(input)),
         offset.new_empty(offset.shape),
@@ -181,7 +140,7 @@ def backward_fake(
         weight.new_empty(weight.shape[0]),
         grad.new_empty(0) if mask is None else mask.new_empty(mask.shape),
     )
-    return _only_needed(gradients, needed)
+    return only_needed(gradients, needed)
 
 
 # --- autograd ------------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def deform_conv2d_cpu_backward(
     geometry: ConvGeometry,
     mask: Tensor | None,
     needed: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Return the gradients of input, offset, weight, bias and mask of CPU tensors, empty where not needed."""
     problem = CpuConvolution(input, offset, weight, geometry, mask, backward=True)
     slices = problem.slices()
@@ -123,8 +123,7 @@ def deform_conv2d_cpu_backward(
         for result, like in ((gradients.offset, offset), (gradients.mask, mask))
     )
     results = (gradients.input, offset_sum, gradients.weight, bias, mask_sum)
-    a, b, c, d, e = (torch.empty(0, dtype=input.dtype) if r is None else r for r in results)
-    return a, b, c, d, e
+    return tuple(torch.empty(0, dtype=input.dtype) if r is None else r for r in results)
 
 
 def _sum_of_positions(grad: Tensor, dtype: torch.dtype) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
 from pliant.ops._native.library import TYPES, Tile, load
-from pliant.ops._native.memory import Scratch, pointer, transpose
+from pliant.ops._native.memory import Channels, Scratch, pointer, transpose
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of a slice of some images, and of their gradient
 TILE_BYTES = 16 << 20  # of what one tile needs beside images
@@ -28,17 +28,10 @@ SHARE_BYTES = 8 << 20  # of the shares of the gradients of offset and mask, for 
 
 
 @dataclass(frozen=True)
-class ChannelSlice:
-    """Channels [begin, end) of the image: whole weight groups, or a part of one."""
+class ChannelSlice(Channels):
+    """Channels of the image: whole weight groups, or a part of one."""
 
-    begin: int
-    end: int
     run: int  # channels of one weight group inside the slice
-
-    @property
-    def width(self) -> int:
-        """Return the number of channels."""
-        return self.end - self.begin
 
 
 class Run(NamedTuple):

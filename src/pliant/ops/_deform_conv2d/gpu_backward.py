@@ -234,10 +234,9 @@ def deform_conv2d_triton_backward(
     geometry: ConvGeometry,
     mask: Tensor | None,
     needed: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Return the gradients of input, offset, weight, bias and mask of GPU tensors, empty where not needed."""
     problem = GpuConvolution(input, offset, weight, geometry, mask)
-    needs_bias = needed[3]
     found: tuple[Tensor | None, ...] = (None,) * 4
     if any((needed[0], needed[1], needed[2], needed[4])):
         plan = plan_backward(problem, deterministic=torch.are_deterministic_algorithms_enabled())
@@ -245,8 +244,7 @@ def deform_conv2d_triton_backward(
         for s in plan.slices:
             backward.run_slice(s)
         found = backward.results()
-    g_bias = grad.sum((0, 2, 3), dtype=problem.sum_dtype).to(weight.dtype) if needs_bias else None
+    g_bias = grad.sum((0, 2, 3), dtype=problem.sum_dtype).to(weight.dtype) if needed[3] else None
     g_input, g_offset, g_weight, g_mask = found
     results = zip((g_input, g_offset, g_weight, g_bias, g_mask), needed, strict=True)
-    a, b, c, d, e = (g if g is not None and need else grad.new_empty(0) for g, need in results)
-    return a, b, c, d, e
+    return tuple(g if g is not None and need else grad.new_empty(0) for g, need in results)

@@ -36,22 +36,23 @@ class SampleTile(NamedTuple):
     warps: int
 
 
+WIDE_TYPES = {
+    32: (Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
+    64: (Tile(32, 64, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
+}  # of all NVIDIA's architectures below
 # Architecture -> bits of a storage type -> tiles from wide to narrow. 16 is float16 and bfloat16.
 FUSED: dict[str, dict[int, tuple[Tile, ...]]] = {
     "sm_80": {
         16: (Tile(128, 256, 32, 8, 2), Tile(128, 128, 32, 8, 2), Tile(128, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
-        32: (Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
-        64: (Tile(32, 64, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
+        **WIDE_TYPES,
     },
     "sm_90": {
         16: (Tile(128, 256, 32, 8, 3), Tile(128, 128, 64, 8, 2), Tile(128, 64, 64, 8, 2), Tile(64, 32, 64, 4, 2)),
-        32: (Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
-        64: (Tile(32, 64, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
+        **WIDE_TYPES,
     },
     "sm_100": {
         16: (Tile(128, 256, 64, 8, 2), Tile(128, 128, 64, 8, 2), Tile(128, 64, 64, 8, 2), Tile(64, 32, 64, 4, 2)),
-        32: (Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),
-        64: (Tile(32, 64, 16, 4, 2), Tile(32, 32, 16, 4, 2)),
+        **WIDE_TYPES,
     },
     "gfx942": {
         16: (Tile(128, 256, 32, 8, 2), Tile(128, 128, 32, 8, 2), Tile(64, 64, 32, 4, 2), Tile(64, 32, 32, 4, 2)),

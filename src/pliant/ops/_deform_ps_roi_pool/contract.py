@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from pliant.ops._deform_ps_roi_pool.kernel_calls import pool_backward_by, pool_by
+from pliant.ops._deform_ps_roi_pool.kernel_calls import bins_of, gradient_of_mask, gradient_of_offset
 from pliant.ops._deform_ps_roi_pool.reference import PSPooling, deform_ps_roi_pool_reference
 from pliant.ops._deform_ps_roi_pool.reference_backward import deform_ps_roi_pool_reference_backward
 from pliant.ops._pooling.operator import PoolingOperator, register
@@ -23,24 +23,17 @@ def _pieces(input: Tensor, rois: Tensor, pooling: PSPooling) -> Iterator[tuple[s
 
 OPERATOR = PoolingOperator(
     name="deform_ps_roi_pool",
-    forward_schema=(
-        "(Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, int output_channels, "
-        "int group_size, int[2] part_size, int samples_per_bin, float spatial_scale, float gamma) -> Tensor"
+    attributes=(
+        "int[2] output_size, int output_channels, int group_size, int[2] part_size, int samples_per_bin, "
+        "float spatial_scale, float gamma"
     ),
-    # Always three results (input, offset, mask), so that no result is optional; unneeded ones are empty. The boxes are
-    # rounded and have no gradient.
-    backward_schema=(
-        "(Tensor grad, Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, "
-        "int output_channels, int group_size, int[2] part_size, int samples_per_bin, float spatial_scale, "
-        "float gamma, bool[3] needed) -> (Tensor, Tensor, Tensor)"
-    ),
-    gradients=(0, 2, 3),
+    gradients=(0, 2, 3),  # boxes are rounded and have none
     pooling=PSPooling.of,
     outputs=lambda input, pooling: pooling.output_channels,
     pieces=_pieces,
     reference=deform_ps_roi_pool_reference,
     reference_backward=deform_ps_roi_pool_reference_backward,
-    pool_by=pool_by,
-    pool_backward_by=pool_backward_by,
+    bins=bins_of,
+    of_sums=(gradient_of_offset, gradient_of_mask),
 )
 register(OPERATOR)

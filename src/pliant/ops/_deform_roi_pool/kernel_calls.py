@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -18,47 +16,12 @@ from pliant.ops._pooling.bins import (
     SLOPE_Y,
     VALUE,
     Bins,
-    Kernels,
+    gradient_of_shifts,
 )
 
 
-def pool_by(
-    kernels: Kernels, input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: Pooling
-) -> Tensor:
-    """Return the pooling; the equation stands in reference.py."""
-    return kernels.pool(input, _bins(input, rois, offset, mask, pooling))
-
-
-def pool_backward_by(
-    kernels: Kernels,
-    grad: Tensor,
-    input: Tensor,
-    rois: Tensor,
-    offset: Tensor | None,
-    mask: Tensor | None,
-    pooling: Pooling,
-    needed: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of input, rois, offset and mask, empty where not needed."""
-    bins = _bins(input, rois, offset, mask, pooling)
-    needs_products = needed[1] or (needed[2] and offset is not None) or (needed[3] and mask is not None)
-    g_input, sums = kernels.pool_backward(grad, input, bins, needs_input=needed[0], needs_products=needs_products)
-    g_rois, g_offset, g_mask = (grad.new_empty(0) for _ in range(3))
-    if sums is not None:
-        value, slope_y, slope_x = (sums[:, 0, ..., i] for i in (VALUE, SLOPE_Y, SLOPE_X))
-        if needed[1]:
-            g_rois = _gradient_of_boxes(sums, bins, offset, pooling).to(rois.dtype)
-        if needed[2] and offset is not None:
-            height, width = bins.sides[:, :, 1, None, None].unbind(1)
-            # In this order: the width times gamma may be infinite where sums are 0, times sums where gamma is.
-            shifts = [pooling.gamma * slope_x * width, pooling.gamma * slope_y * height]
-            g_offset = torch.stack(shifts, 1).to(offset.dtype)
-        if needed[3] and mask is not None:
-            g_mask = value.unsqueeze(1).to(mask.dtype).contiguous()
-    return grad.new_empty(0) if g_input is None else g_input, g_rois, g_offset, g_mask
-
-
-def _bins(input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: Pooling) -> Bins:
+def bins_of(input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: Pooling) -> Bins:
+    """Return the bins of all boxes; the equation stands in reference.py."""
     dtype = compute_dtype(input)
     begin, end = (rois.to(dtype)[:, 1:] * pooling.spatial_scale - 0.5).view(-1, 2, 2).flip(2).unbind(1)  # (R, (y, x))
     extent = end - begin
@@ -76,7 +39,7 @@ def _bins(input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | Non
     return Bins(rois, sides, shift, mask, pooling.output_size, POOL_ALIGNED, outputs=input.shape[1])
 
 
-def _gradient_of_boxes(sums: Tensor, bins: Bins, offset: Tensor | None, pooling: Pooling) -> Tensor:
+def gradient_of_boxes(sums: Tensor, bins: Bins, offset: Tensor | None, pooling: Pooling) -> Tensor:
     """Return (R, 5). A sample stands at begin + t * extent: t is its place in the box, shift included."""
     ends = []
     for axis, (slope, moment) in enumerate(((SLOPE_Y, MOMENT_Y), (SLOPE_X, MOMENT_X))):
@@ -89,3 +52,13 @@ def _gradient_of_boxes(sums: Tensor, bins: Bins, offset: Tensor | None, pooling:
         ends.append((of_start.sum((1, 2)) - of_end, of_end))
     (y1, y2), (x1, x2) = ends
     return pooling.spatial_scale * torch.stack([torch.zeros_like(x1), x1, y1, x2, y2], 1)
+
+
+def gradient_of_offset(sums: Tensor, bins: Bins, offset: Tensor | None, pooling: Pooling) -> Tensor:
+    """Return (R, 2, Ph, Pw)."""
+    return gradient_of_shifts(sums, bins, pooling.gamma)
+
+
+def gradient_of_mask(sums: Tensor, bins: Bins, offset: Tensor | None, pooling: Pooling) -> Tensor:
+    """Return (R, 1, Ph, Pw)."""
+    return sums[..., VALUE].contiguous()

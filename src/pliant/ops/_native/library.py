@@ -20,32 +20,24 @@ Pair = c_int64 * 2
 Triple = c_int64 * 3
 
 
+def _int64s(*names: str) -> list[tuple[str, type[c_int64]]]:
+    return [(name, c_int64) for name in names]
+
+
 class Tile(ctypes.Structure):
     """`pliant_tile` of abi.h: a run of output positions of some images and a slice of their channels."""
 
     _fields_ = (
-        ("images", c_int64),
-        ("height", c_int64),
-        ("width", c_int64),
-        ("image_stride", c_int64),
-        ("pixel_stride", c_int64),
-        ("channels", c_int64),
-        ("run", c_int64),
-        ("channel_begin", c_int64),
-        ("offset_groups", c_int64),
-        ("offset_group_channels", c_int64),
-        ("out_width", c_int64),
-        ("first", c_int64),
-        ("count", c_int64),
+        *_int64s("images", "height", "width", "image_stride", "pixel_stride"),
+        *_int64s("channels", "run", "channel_begin", "offset_groups", "offset_group_channels"),
+        *_int64s("out_width", "first", "count"),
         ("kernel", Pair),
         ("stride", Pair),
         ("padding", Pair),
         ("dilation", Pair),
         ("offset_stride", Triple),
         ("mask_stride", Triple),
-        ("offset_type", c_int64),
-        ("mask_type", c_int64),
-        ("threads", c_int64),
+        *_int64s("offset_type", "mask_type", "threads"),
     )
 
 
@@ -56,16 +48,12 @@ class ConvGradients(ctypes.Structure):
         ("grad", c_void_p),
         ("grad_stride", Pair),
         ("image", c_void_p),
-        ("image_stride", c_int64),
-        ("pixel_stride", c_int64),
+        *_int64s("image_stride", "pixel_stride"),
         ("image_memory", c_void_p),
         ("weight", c_void_p),
         ("offset", c_void_p),
         ("mask", c_void_p),
-        ("offset_type", c_int64),
-        ("mask_type", c_int64),
-        ("map_stride", c_int64),
-        ("accumulate", c_int64),
+        *_int64s("offset_type", "mask_type", "map_stride", "accumulate"),
         ("shares", c_void_p),
     )
 
@@ -74,20 +62,9 @@ class Pooling(ctypes.Structure):
     """`pliant_pooling` of abi.h: some boxes of one image and a slice of the output's channels."""
 
     _fields_ = (
-        ("height", c_int64),
-        ("width", c_int64),
-        ("pixel_stride", c_int64),
-        ("channel_stride", c_int64),
-        ("groups", c_int64),
-        ("group_stride", c_int64),
+        *_int64s("height", "width", "pixel_stride", "channel_stride", "groups", "group_stride"),
         ("bins", Pair),
-        ("rule", c_int64),
-        ("outputs", c_int64),
-        ("class_channels", c_int64),
-        ("channel_begin", c_int64),
-        ("channels", c_int64),
-        ("boxes", c_int64),
-        ("threads", c_int64),
+        *_int64s("rule", "outputs", "class_channels", "channel_begin", "channels", "boxes", "threads"),
     )
 
 

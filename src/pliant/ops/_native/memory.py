@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,6 +42,19 @@ class Scratch:
 
     def __del__(self) -> None:
         _kept.memory = {purpose: memory for purpose, memory in self._memory.items() if memory.numel() <= KEPT_BYTES}
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Channels [begin, end), which are worked on together."""
+
+    begin: int
+    end: int
+
+    @property
+    def width(self) -> int:
+        """Return the number of channels."""
+        return self.end - self.begin
 
 
 def transpose(native: Any, source: Tensor, target: Tensor, threads: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pliant._geometry import Pair
@@ -40,3 +41,11 @@ class Kernels(NamedTuple):
     # (grad, input, bins, *, needs_input, needs_products) to the gradient of input, and the sums (R, K, Ph, Pw, 5) that
     # the other gradients consist of, where needed
     pool_backward: Callable[..., tuple[Tensor | None, Tensor | None]]
+
+
+def gradient_of_shifts(sums: Tensor, bins: Bins, gamma: float) -> Tensor:
+    """Return the gradient of offsets in units of the boxes, horizontal before vertical: (R, 2*K, Ph, Pw)."""
+    height, width = bins.sides[:, :, 1, None, None, None].unbind(1)
+    # In this order: the width times gamma may be infinite where sums are 0, times sums where gamma is.
+    shifts = [gamma * sums[..., SLOPE_X] * width, gamma * sums[..., SLOPE_Y] * height]
+    return torch.stack(shifts, 2).flatten(1, 2)

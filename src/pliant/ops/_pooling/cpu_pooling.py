@@ -9,7 +9,6 @@ of a large image, the image is not copied, and the kernels run over its planes.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,26 +18,13 @@ from pliant._geometry import memory_format
 from pliant.ops._boxes import check_image_index, image_index
 from pliant.ops._checks import compute_dtype
 from pliant.ops._native.library import TYPES, Pooling, load
-from pliant.ops._native.memory import Scratch, pointer, transpose
+from pliant.ops._native.memory import Channels, Scratch, pointer, transpose
 from pliant.ops._pooling.bins import Bins, Kernels
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of one slice of an image, and of its gradient
 PRODUCT_BYTES = 16 << 20  # of the sums that one call of the backward kernel writes
 PIXELS_PER_BIN = 6  # above which transposing an image does not pay; measured at 256 channels
 UNIT = 64  # channels that the kernel sums over at once: kUnit of cpu_pool.h
-
-
-@dataclass(frozen=True)
-class OutputSlice:
-    """Output channels [begin, end)."""
-
-    begin: int
-    end: int
-
-    @property
-    def width(self) -> int:
-        """Return the number of channels."""
-        return self.end - self.begin
 
 
 class CpuPooling:
@@ -80,20 +66,20 @@ class CpuPooling:
         for n in range(self.N):
             yield n, (image == n).nonzero().flatten()
 
-    def slices(self, *, copies: bool) -> list[OutputSlice]:
+    def slices(self, *, copies: bool) -> list[Channels]:
         """Return the slices of channels: one, unless the image or its gradient must be copied and is large."""
         limit = max(1, self.bins.outputs)
         if copies:
             limit = max(1, IMAGE_BYTES // max(1, self.H * self.W * self.cells * self.dtype.itemsize))
             limit -= limit % UNIT if limit > UNIT else 0
-        return [OutputSlice(c, min(self.bins.outputs, c + limit)) for c in range(0, self.bins.outputs, limit)]
+        return [Channels(c, min(self.bins.outputs, c + limit)) for c in range(0, self.bins.outputs, limit)]
 
-    def cell(self, maps: Tensor, n: int, s: OutputSlice, cell: int) -> Tensor:
+    def cell(self, maps: Tensor, n: int, s: Channels, cell: int) -> Tensor:
         """View channels `s` of one group of image n of (N, C, H, W) `maps`: (channels, H, W)."""
         maps_of_cells: Tensor = maps[n].unflatten(0, (self.bins.outputs, self.cells))
         return maps_of_cells[s.begin : s.end, cell]
 
-    def image(self, n: int, s: OutputSlice) -> Tensor:
+    def image(self, n: int, s: Channels) -> Tensor:
         """Return channels `s` of image n as (H*W, groups, channels), or the view of them that lies so."""
         if self.reads_in_place:
             return self.input[n, s.begin * self.cells :]
@@ -102,13 +88,13 @@ class CpuPooling:
             transpose(self.native, self.cell(self.input, n, s, i).flatten(1)[None], image[None, :, i], self.threads)
         return image
 
-    def pixel_stride(self, s: OutputSlice, in_place: bool) -> int:
+    def pixel_stride(self, s: Channels, in_place: bool) -> int:
         """Return the elements between neighbouring pixels of an image, or of its copy."""
         if self.reads_planes:
             return 1
         return self.C if in_place else self.cells * s.width
 
-    def describe(self, s: OutputSlice, boxes: Tensor) -> Pooling:
+    def describe(self, s: Channels, boxes: Tensor) -> Pooling:
         """Return the C struct of a call."""
         bins = self.bins
         return Pooling(
@@ -128,7 +114,7 @@ class CpuPooling:
             threads=self.threads,
         )
 
-    def arguments(self, s: OutputSlice, image: Tensor, boxes: Tensor) -> tuple[Any, ...]:
+    def arguments(self, s: Channels, image: Tensor, boxes: Tensor) -> tuple[Any, ...]:
         """Return the arguments that both kernels begin with."""
         tensors = (self.sides, self.shift, self.mask)
         head = (self.describe(s, boxes), TYPES[image.dtype], image.data_ptr(), boxes.data_ptr())
@@ -164,7 +150,7 @@ class _Backward:
             self.products = torch.zeros(bins.rois.shape[0], bins.classes, *bins.size, 5, dtype=problem.dtype)
         self.writes_in_place = problem.reads_in_place and problem.input.dtype == problem.dtype
 
-    def image(self, n: int, s: OutputSlice) -> Tensor | None:
+    def image(self, n: int, s: Channels) -> Tensor | None:
         """Return memory that is zero to add an image's gradient to."""
         if self.input is None:
             return None
@@ -178,7 +164,7 @@ class _Backward:
         )
         return self.problem.scratch.take("grad_image", shape, self.problem.dtype).zero_()
 
-    def store_image(self, n: int, s: OutputSlice, grad_image: Tensor | None) -> None:
+    def store_image(self, n: int, s: Channels, grad_image: Tensor | None) -> None:
         """Write an image's gradient that was added up in memory of its own."""
         problem = self.problem
         if self.input is None or grad_image is None or self.writes_in_place:
@@ -200,7 +186,7 @@ class _Backward:
                 total += part
             self.products[boxes] += total.view(-1, *self.products.shape[1:])
 
-    def products_of(self, s: OutputSlice, boxes: int) -> Tensor | None:
+    def products_of(self, s: Channels, boxes: int) -> Tensor | None:
         """Return memory that is zero for the sums over the channels of a slice."""
         if self.products is None:
             return None
@@ -209,7 +195,7 @@ class _Backward:
         shape = (units, boxes, bins.classes, bins.size[0] * bins.size[1], 5)
         return self.problem.scratch.take("products", shape, self.problem.dtype).zero_()
 
-    def boxes_at_once(self, s: OutputSlice) -> int:
+    def boxes_at_once(self, s: Channels) -> int:
         """Return for how many boxes the sums over the channels of a slice fit `PRODUCT_BYTES`."""
         one = self.products_of(s, 1)
         return self.problem.bins.rois.shape[0] if one is None else max(1, PRODUCT_BYTES // one.nbytes)

@@ -21,7 +21,6 @@ from pliant.ops import _backends
 from pliant.ops._boxes import check_image_index
 from pliant.ops._dispatch import (
     Impl,
-    as_their_arguments,
     check_impl,
     needs_reference,
     only_needed,
@@ -29,7 +28,7 @@ from pliant.ops._dispatch import (
     vmap_by_element,
     without_autocast,
 )
-from pliant.ops._pooling.bins import Kernels
+from pliant.ops._pooling.bins import Bins, Kernels
 from pliant.ops._roi_samples import part
 
 Gradients = tuple[Tensor, ...]
@@ -41,16 +40,16 @@ class PoolingOperator:
     """One pooling operator. Its arguments are (input, rois, offset, mask) and then `attributes`, as in its schemas."""
 
     name: str
-    forward_schema: str  # from "(" on
-    backward_schema: str
+    attributes: str  # as the schemas declare them
     gradients: tuple[int, ...]  # which of the four tensors have one, in the order of the backward's results
     pooling: Callable[..., Any]  # (*attributes) to the one value that the functions below take for them
     outputs: Callable[[Tensor, Any], int]  # (input, pooling) to the channels of the result
     pieces: Callable[[Tensor, Tensor, Any], Iterator[tuple[slice, slice]]]  # (input, rois, pooling) to boxes, channels
     reference: Callable[..., Tensor]  # (input, rois, offset, mask, pooling)
     reference_backward: Callable[..., Gradients]  # (grad, input, rois, offset, mask, pooling)
-    pool_by: Callable[..., Tensor]  # (kernels, input, rois, offset, mask, pooling)
-    pool_backward_by: Callable[..., Gradients]  # (kernels, grad, input, rois, offset, mask, pooling, needed)
+    bins: Callable[..., Bins]  # (input, rois, offset, mask, pooling) to what the kernels average over
+    # (sums, bins, offset, pooling) to each gradient but the image's, of the sums that the kernels return
+    of_sums: tuple[Callable[[Tensor, Bins, Tensor | None, Any], Tensor], ...]
 
     def call(
         self, input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None, pooling: Any, impl: Impl
@@ -101,7 +100,8 @@ class PoolingOperator:
                 if total.numel():
                     total[boxes] += gradient
         totals[0] = totals[0].contiguous(memory_format=memory_format(input))
-        return only_needed(as_their_arguments(totals, arguments), needed)
+        typed = [g if t is None else g.to(t.dtype) for g, t in zip(totals, arguments, strict=True)]
+        return only_needed(typed, needed)
 
     def with_gradients(self, *tensors: Tensor | None) -> list[Tensor | None]:
         """Return those of (input, rois, offset, mask) that have gradients."""
@@ -109,15 +109,25 @@ class PoolingOperator:
 
     # --- devices with kernels ---------------------------------------------------------------------------------------
 
-    def forward_by(self, kernels: Kernels, *arguments: Any) -> Tensor:
+    def forward_by(self, kernels: Kernels, input: Tensor, *others: Any) -> Tensor:
         """Compute the forward pass by the kernels of a device."""
-        tensors, attributes = arguments[:4], arguments[4:]
-        return self.pool_by(kernels, *tensors, self.pooling(*attributes))
+        return kernels.pool(input, self.bins(input, *others[:3], self.pooling(*others[3:])))
 
-    def backward_by(self, kernels: Kernels, *arguments: Any) -> Gradients:
+    def backward_by(self, kernels: Kernels, grad: Tensor, input: Tensor, *others: Any) -> Gradients:
         """Compute the gradients by the kernels of a device."""
-        tensors, attributes, needed = arguments[:5], arguments[5:-1], arguments[-1]
-        return self.pool_backward_by(kernels, *tensors, self.pooling(*attributes), needed)
+        rois, offset, mask, *attributes, needed = others
+        pooling = self.pooling(*attributes)
+        bins = self.bins(input, rois, offset, mask, pooling)
+        _, *rest = self.with_gradients(input, rois, offset, mask)
+        wanted = [need and t is not None for t, need in zip(rest, needed[1:], strict=True)]
+        g_input, sums = kernels.pool_backward(grad, input, bins, needs_input=needed[0], needs_products=any(wanted))
+        found = [grad.new_empty(0) if g_input is None else g_input]
+        for tensor, of_sums, want in zip(rest, self.of_sums, wanted, strict=True):
+            if want and tensor is not None and sums is not None:
+                found.append(of_sums(sums, bins, offset, pooling).to(tensor.dtype))
+            else:
+                found.append(grad.new_empty(0))
+        return tuple(found)
 
     def forward_cuda(self, *arguments: Any) -> Tensor:
         """Compute the forward pass on a GPU: by Triton's kernels, imported at the first call, or by the reference."""
@@ -192,8 +202,11 @@ class PoolingOperator:
 def register(operator: PoolingOperator) -> None:
     """Define the operator and its backward for PyTorch's dispatcher, with their functions for each device."""
     forward, backward = f"pliant::{operator.name}", f"pliant::{operator.name}_backward"
-    torch.library.define(forward, operator.forward_schema)
-    torch.library.define(backward, operator.backward_schema)
+    arguments = f"Tensor input, Tensor rois, Tensor? offset, Tensor? mask, {operator.attributes}"
+    # As many results as there are gradients, so that no result is optional; unneeded ones are empty.
+    results = ", ".join(["Tensor"] * len(operator.gradients))
+    torch.library.define(forward, f"({arguments}) -> Tensor")
+    torch.library.define(backward, f"(Tensor grad, {arguments}, bool[{len(operator.gradients)}] needed) -> ({results})")
     torch.library.impl(forward, "CompositeExplicitAutograd")(operator.forward_reference)
     torch.library.impl(backward, "CompositeExplicitAutograd")(operator.backward_reference)
     if HAS_NATIVE:
