@@ -10,7 +10,7 @@ from torch import nn
 
 from pliant._check import PliantError
 from pliant.backbones import Trunk, build_trunk, classification_network, staged_network
-from pliant.backbones.aligned_inception_resnet import AlignedInceptionResNet
+from pliant.backbones.own_networks import AlignedInceptionResNet
 from pliant.detection import pyramid_backbone
 from pliant.nn import DeformConv2d
 

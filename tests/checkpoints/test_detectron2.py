@@ -11,7 +11,7 @@ from torch import Tensor
 
 from helpers.states import model_of, randomised
 from pliant.backbones import Trunk
-from pliant.backbones.original_resnet import original_resnet
+from pliant.backbones.own_networks import original_resnet
 from pliant.checkpoints import fit
 from pliant.checkpoints.detectron2 import convert_detectron2
 from pliant.detection import faster_rcnn

@@ -13,8 +13,7 @@ from helpers.blobs import PICTURE, TRUTH
 from helpers.detectors import build
 from pliant._check import PliantError
 from pliant.detection import Thresholds, faster_rcnn
-from pliant.detection.box_heads import BoxHeads
-from pliant.detection.ohem import hardest, region_losses
+from pliant.detection.box_heads import BoxHeads, hardest, region_losses
 
 # Four regions, three classes with the background. Softmax of (0, ln 2, ln 5) is (1, 2, 5) / 8.
 LOGITS = torch.tensor([[0.0, math.log(2), math.log(5)]]).repeat(4, 1)

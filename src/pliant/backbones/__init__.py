@@ -8,13 +8,14 @@ from pliant.backbones.dilation import dilate
 from pliant.backbones.networks import classification_network
 from pliant.backbones.prepare import Norm, Trunk, as_trunk, build_trunk
 from pliant.backbones.stages import (
+    Colour,
     StagedNetwork,
     backbone_names,
     freeze_batch_norm,
     is_stage_selector,
+    pixel_statistics,
     staged_network,
 )
-from pliant.backbones.statistics import Colour, pixel_statistics
 from pliant.backbones.weights import load_trunk_weights, read_tensors
 
 __all__ = [

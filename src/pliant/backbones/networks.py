@@ -10,14 +10,7 @@ from torch import nn
 
 from pliant._check import fail, suggest
 from pliant.backbones.prepare import Trunk, as_trunk, build_trunk
-from pliant.backbones.stages import (
-    OWN_NETWORKS,
-    TORCHVISION_NAMES,
-    backbone_names,
-    freeze_batch_norm,
-    staged_network,
-    timm_network,
-)
+from pliant.backbones.stages import backbone_names, freeze_batch_norm, named_network, timm_network
 from pliant.backbones.weights import load_trunk_weights
 
 
@@ -53,12 +46,8 @@ def classification_network(trunk: str | Trunk) -> nn.Module:
 def _network(name: str, *, pretrained: bool) -> nn.Module:
     if name.startswith("timm:"):
         return timm_network(name.removeprefix("timm:"), pretrained=pretrained)
-    if name in OWN_NETWORKS:
-        return staged_network(name, pretrained=pretrained).network
     known = {*backbone_names(), *torchvision.models.list_models(module=torchvision.models)}
     if name not in known:
         fix = f"use resnet50 for instance, or timm:NAME.{suggest(name, known)}"
         fail("backbone", "must name a classification network of torchvision or timm", repr(name), fix)
-    full = TORCHVISION_NAMES.get(name, name)
-    network: nn.Module = torchvision.models.get_model(full, weights="DEFAULT" if pretrained else None)
-    return network
+    return named_network(name, pretrained=pretrained)

@@ -18,14 +18,12 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
 from pliant._check import fail, require_package, suggest
-from pliant.backbones.aligned_inception_resnet import AlignedInceptionResNet
-from pliant.backbones.original_resnet import original_resnet
+from pliant._imagenet import IMAGENET_MEAN, IMAGENET_STD
+from pliant.backbones.own_networks import AlignedInceptionResNet, original_resnet
 
+Colour = tuple[float, ...]
 TORCHVISION_NAMES = {
-    "resnet18": "resnet18",
-    "resnet34": "resnet34",
-    "resnet50": "resnet50",
-    "resnet101": "resnet101",
+    **{name: name for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
     "resnext50": "resnext50_32x4d",
     "resnext101": "resnext101_32x8d",
     "mobilenet_v2": "mobilenet_v2",
@@ -149,19 +147,25 @@ def staged_network(name: str, *, pretrained: bool = False) -> StagedNetwork:
     if name not in known:
         fix = f"choose one of {', '.join(known)}, or timm:NAME.{suggest(name, known)}"
         fail("backbone", "must name a backbone", repr(name), fix)
-    if name in OWN_NETWORKS:
-        if pretrained:
-            fix = "give a file, or leave it out"
-            fail("weights", f"must be a checkpoint of {name}", "'default'", fix)
-        network = OWN_NETWORKS[name]()
-    else:
-        network = torchvision.models.get_model(TORCHVISION_NAMES[name], weights="DEFAULT" if pretrained else None)
+    network = named_network(name, pretrained=pretrained)
     if name.startswith("mobilenet"):
         ends = _ends_by_stride(network)
     else:
         ends = ("relu", "layer1", "layer2", "layer3", "layer4")
     outputs = outputs_of(network, ends)
     return StagedNetwork(network, ends, tuple(c for c, _ in outputs), tuple(s for _, s in outputs))
+
+
+def named_network(name: str, *, pretrained: bool) -> nn.Module:
+    """Build the network `name`, which is known to be one of pliant's own or of torchvision's."""
+    if name in OWN_NETWORKS:
+        if pretrained:
+            fix = "give a file, or leave it out"
+            fail("weights", f"must be a checkpoint of {name}", "'default'", fix)
+        return OWN_NETWORKS[name]()
+    full = TORCHVISION_NAMES.get(name, name)
+    network: nn.Module = torchvision.models.get_model(full, weights="DEFAULT" if pretrained else None)
+    return network
 
 
 def timm_network(name: str, *, pretrained: bool = False) -> nn.Module:
@@ -249,3 +253,17 @@ def is_stage_selector(deform: str) -> bool:
         (True, False)
     """
     return re.fullmatch(r"c\d(-c\d)?|last\d+", deform) is not None
+
+
+def pixel_statistics(network: nn.Module) -> tuple[Colour, Colour]:
+    """Return (mean, standard deviation) of R, G, B in 0..1: what timm says of its network, else ImageNet's.
+
+    Args:
+        network: any module.
+
+    Example:
+        >>> pixel_statistics(nn.Identity())[0]
+        (0.485, 0.456, 0.406)
+    """
+    said = getattr(network, "default_cfg", None) or {}
+    return tuple(said.get("mean", IMAGENET_MEAN)), tuple(said.get("std", IMAGENET_STD))

@@ -92,14 +92,7 @@ def read_tensors(path: Path, argument: str = "weights") -> dict[str, Tensor]:
     """
     if not path.is_file():
         fail(argument, "must be a file", str(path), "check the path")
-    try:
-        content = _content(path, argument)
-    except PliantError:
-        raise
-    except BROKEN_FILE as error:
-        raise PliantError(
-            f"{argument}: must be a whole PyTorch or safetensors file; got {path} ({_reason(error)}); copy it again"
-        ) from error
+    content = _load_safetensors(path, argument) if path.suffix == ".safetensors" else load_plain(path, argument)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -110,10 +103,13 @@ def read_tensors(path: Path, argument: str = "weights") -> dict[str, Tensor]:
     return tensors
 
 
-def _content(path: Path, argument: str) -> Any:
-    if path.suffix == ".safetensors":
+def _load_safetensors(path: Path, argument: str) -> dict[str, Tensor]:
+    try:
         return load_file(path)
-    return load_plain(path, argument)
+    except BROKEN_FILE as error:
+        raise PliantError(
+            f"{argument}: must be a whole PyTorch or safetensors file; got {path} ({_reason(error)}); copy it again"
+        ) from error
 
 
 def load_plain(path: Path, argument: str) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pliant.checkpoints.draft import Conversion, Draft
 from pliant.checkpoints.heads import move_box_predictor, move_mask_predictor, pyramid_widths
-from pliant.checkpoints.resnet import deform_settings, resnet_name, take_input, trunk_prefix
+from pliant.checkpoints.resnet import resnet_name, take_input, trunk_prefix, trunk_settings
 
 PIXEL_MEAN = (103.53, 116.28, 123.675)  # blue first, as are
 PIXEL_STD = {"resnet": (1.0, 1.0, 1.0), "resnext": (57.375, 57.12, 58.395)}
@@ -68,14 +68,9 @@ def _move_trunk(draft: Draft) -> dict[str, Any]:
     resnext = "resnext" in backbone
     mean, std = _pixels(draft, "resnext" if resnext else "resnet")
     take_input(draft, own, mean[::-1], std[::-1], bgr=True)
-    return {
-        "model": "faster-rcnn",
-        # detectron2's ResNets are the original ones (STRIDE_IN_1X1), its ResNeXts are not.
-        "backbone": backbone if resnext else f"{backbone}-caffe",
-        "norm": "frozen",
-        "frozen_stages": 2,
-        **deform_settings(draft.tensors, own),
-    }
+    # detectron2's ResNets are the original ones (STRIDE_IN_1X1), its ResNeXts are not.
+    network = backbone if resnext else f"{backbone}-caffe"
+    return {"model": "faster-rcnn", **trunk_settings(network, draft.tensors, own)}
 
 
 def _pixels(draft: Draft, kind: str) -> tuple[list[float], list[float]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pliant._check import fail
 from pliant.checkpoints.draft import Conversion, Draft
 from pliant.checkpoints.heads import move_box_predictor, move_mask_predictor, pyramid_widths
-from pliant.checkpoints.resnet import deform_settings, resnet_name, take_input, trunk_prefix
+from pliant.checkpoints.resnet import resnet_name, take_input, trunk_prefix, trunk_settings
 
 CAFFE_MEAN = (123.675, 116.28, 103.53)  # red first
 POOL = r"bbox_roi_extractor\.roi_layers"
@@ -66,13 +66,8 @@ def _move_trunk(draft: Draft, caffe: bool) -> dict[str, Any]:
             "the stride of a stage is taken to be in its 3x3 convolution (style='pytorch') and images to be in RGB, as "
             "in all configs of dcn and dcnv2; the file does not say; --from mmdetection-caffe takes the other style"
         )
-    return {
-        "model": "faster-rcnn",
-        "backbone": f"{backbone}-caffe" if caffe else backbone,
-        "norm": "frozen",
-        "frozen_stages": 2,
-        **deform_settings(draft.tensors, own),
-    }
+    network = f"{backbone}-caffe" if caffe else backbone
+    return {"model": "faster-rcnn", **trunk_settings(network, draft.tensors, own)}
 
 
 def _move_pools(draft: Draft, first: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pliant._check import fail
 from pliant.checkpoints.draft import Change, Conversion, Draft
-from pliant.checkpoints.resnet import deform_settings, resnet_name, take_input
+from pliant.checkpoints.resnet import resnet_name, take_input, trunk_settings
 from pliant.detection import AnchorOptions
 from pliant.detection.proposals import map_anchors
 
@@ -117,8 +117,7 @@ def _move_trunk(draft: Draft, own: str) -> dict[str, Any]:
         "the operator of the first MXNet code reads zeros right above the first row and left of the first column, and "
         "repeats the last ones for one more cell; pliant fades to zero on all sides, as the papers' equation does"
     )
-    network = {"backbone": f"{backbone}-mxnet", "norm": "frozen", "frozen_stages": 2}
-    return {**network, **deform_settings(draft.tensors, own)}
+    return trunk_settings(f"{backbone}-mxnet", draft.tensors, own)
 
 
 def _torchvision_name(match: re.Match[str]) -> str:

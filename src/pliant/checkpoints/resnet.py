@@ -52,6 +52,11 @@ def trunk_prefix(backbone: str) -> str:
     return "backbone.body.network." if backbone.startswith("timm:") else "backbone.body."
 
 
+def trunk_settings(backbone: str, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Return the options of the frozen `backbone`, whose `tensors` have pliant's names after `prefix`."""
+    return {"backbone": backbone, "norm": "frozen", "frozen_stages": 2, **deform_settings(tensors, prefix)}
+
+
 def deform_settings(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
     """Return the options of the deformable convolutions among `tensors`, pliant's names after `prefix`.
 

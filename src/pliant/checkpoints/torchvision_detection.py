@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pliant.checkpoints.draft import Conversion, Draft
 from pliant.checkpoints.heads import pyramid_widths
-from pliant.checkpoints.resnet import deform_settings, resnet_name, trunk_prefix
+from pliant.checkpoints.resnet import resnet_name, trunk_prefix, trunk_settings
 
 OLD = "renamed as torchvision itself did"
 
@@ -30,14 +30,6 @@ def convert_torchvision(state: Mapping[str, Tensor]) -> Conversion:
     masks = "roi_heads.mask_predictor.mask_fcn_logits.weight" in draft.state
     backbone = resnet_name(draft.state, "backbone.body.")
     draft.rename(r"((?:backbone|rpn|roi_heads)\..+)", r"\1")
-    return draft.finish(
-        {
-            "model": "mask-rcnn" if masks else "faster-rcnn",
-            "backbone": backbone,
-            "norm": "frozen",
-            "frozen_stages": 2,
-            **deform_settings(draft.tensors, trunk_prefix(backbone)),
-            **pyramid_widths(draft.tensors),
-        },
-        labels,
-    )
+    trunk = trunk_settings(backbone, draft.tensors, trunk_prefix(backbone))
+    model = "mask-rcnn" if masks else "faster-rcnn"
+    return draft.finish({"model": model, **trunk, **pyramid_widths(draft.tensors)}, labels)

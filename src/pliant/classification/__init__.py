@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from pliant.classification.head import replace_head
-from pliant.classification.model import Classifier, classifier
+from pliant.classification.model import Classifier, classifier, replace_head
 
 __all__ = [
     "Classifier",

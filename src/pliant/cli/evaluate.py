@@ -36,7 +36,8 @@ def _run(arguments: argparse.Namespace) -> int:
     task, split = task_of(config), arguments.split or config.val_split or "val"
     dataset = task.open_data(config, split, training=False, known=categories)
     device = pick_device(arguments.device)
-    with rich.Progress(console=_stderr(), transient=True) as progress:
+    console = require_package("rich.console", "train", "pliant eval").Console(stderr=True)
+    with rich.Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"evaluate {split}", total=len(dataset))
         metrics = evaluate(
             model.to(device),
@@ -54,9 +55,3 @@ def _run(arguments: argparse.Namespace) -> int:
     print(metrics.table())
     print(f"wrote {path}")
     return 0
-
-
-def _stderr() -> object:
-    from rich.console import Console
-
-    return Console(stderr=True)

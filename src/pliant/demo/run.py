@@ -176,13 +176,10 @@ def _write(outcome: Outcome, out: Path, site: DetectionDataset, photo: Tensor) -
     draw_boxes(photo, shown, out / "trees.png", true=target["boxes"], title=title)
     _draw_sampling(outcome, image, photo, out / "sampling.png")
     names = [category.name for category in site.categories]
-    _explain(outcome, image, names, out / "report.html")
-
-
-def _explain(outcome: Outcome, image: Tensor, names: list[str], path: Path) -> None:
-    """Write the page in which one looks around in the photograph; few receptive fields, so that it takes seconds."""
     options: dict[str, Any] = {"detections": outcome.detections, "min_score": DRAWN_SCORE, "title": "The held-out site"}
-    explain(outcome.model, image, names=names, units=6, saliency=1, budget=10, **options).save(path)
+    # Few receptive fields, so that the page takes seconds.
+    page = explain(outcome.model, image, names=names, units=6, saliency=1, budget=10, **options)
+    page.save(out / "report.html")
 
 
 def report(outcome: Outcome) -> str:

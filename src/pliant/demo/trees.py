@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import box_area
 
 from pliant._writing import write_text, write_whole
 from pliant.data import open_detection
@@ -76,9 +77,4 @@ def boxes_within(boxes: Tensor, window: Window) -> Tensor:
     shifted = boxes - boxes.new_tensor([x1, y1, x1, y1])
     limits = boxes.new_tensor([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
     cut = torch.minimum(shifted.clamp(min=0), limits)
-    return cut[_area(cut) / _area(boxes) >= MIN_VISIBLE]
-
-
-def _area(boxes: Tensor) -> Tensor:
-    size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
-    return size[:, 0] * size[:, 1]
+    return cut[box_area(cut) / box_area(boxes) >= MIN_VISIBLE]

@@ -24,14 +24,6 @@ from pliant.backbones import (
 STRIDE = 16
 
 
-class ScaledConv2d(nn.Conv2d):
-    """A convolution that learns at `lr_scale` times the rate (see `pliant.param_groups`)."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, lr_scale: float) -> None:
-        super().__init__(in_channels, out_channels, kernel_size)
-        self.lr_scale = float(lr_scale)
-
-
 class DilatedBackbone(nn.Module):
     """A trunk with conv5 at stride 16 and a 1x1 convolution on it: images (N, 3, H, W) to two maps of stride 16.
 
@@ -52,7 +44,8 @@ class DilatedBackbone(nn.Module):
     def __init__(self, body: nn.Module, channels: tuple[int, int], out_channels: int, lr_scale: float = 1.0) -> None:
         super().__init__()
         self.body = body
-        self.reduction = ScaledConv2d(channels[1], out_channels, 1, lr_scale=lr_scale)
+        self.reduction = nn.Conv2d(channels[1], out_channels, 1)
+        self.reduction.lr_scale = float(lr_scale)  # type: ignore[assignment]
         initialise(self.reduction)
         self.proposal_channels, self.out_channels = channels[0], out_channels
 

@@ -79,8 +79,8 @@ def rfcn(
     boxes = 2 if class_agnostic else num_classes
     heads = BoxHeads(
         PositionSensitivePool(backbone.out_channels, num_classes, boxes, second_stage),
-        Vote(),
-        _Split(num_classes),
+        nn.Identity(),
+        Vote(num_classes),
         roi_samples=second_stage.roi_samples,
         ohem=second_stage.ohem,
         class_agnostic=class_agnostic,
@@ -136,21 +136,15 @@ class PSRoIPool(nn.Module):
 
 
 class Vote(nn.Module):
-    """The mean of a region's bins: (R, K, 7, 7) to (R, K)."""
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Return the mean."""
-        return pooled.mean(dim=(2, 3))
-
-
-class _Split(nn.Module):
-    """A region's votes to its class logits and its box deltas."""
+    """The means of regions' bins (R, K, 7, 7) as their class logits and box deltas."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
 
-    def forward(self, votes: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and deltas."""
+        votes = pooled.mean(dim=(2, 3))
         return votes[:, : self.num_classes], votes[:, self.num_classes :]
 
 

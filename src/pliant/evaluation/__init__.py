@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from pliant.evaluation.accuracy import ClassificationMetrics, classification_metrics, rank_of_truth
-from pliant.evaluation.coco_metric import CocoMetrics, evaluate_detections
-from pliant.evaluation.instances import InstanceMetrics, evaluate_instances
+from pliant.evaluation.coco_metric import CocoMetrics, InstanceMetrics, evaluate_detections, evaluate_instances
 from pliant.evaluation.results import coco_results, load_results, save_results
 from pliant.evaluation.semantic import SegmentationMetrics, confusion, segmentation_metrics
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The COCO metric, computed by faster-coco-eval."""
+"""The COCO metric of boxes, of masks, and of both side by side, computed by faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -23,11 +23,7 @@ _RESULT_KEYS: dict[str, tuple[str, ...]] = {
     "bbox": ("image_id", "category_id", "bbox", "score"),
     "segm": ("image_id", "category_id", "score"),
 }
-_STATS = (
-    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
-    *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
-)
-# The rows of the table: what, field, IoU, area, and the number of detections (None is max_detections).
+# The rows of the table, in the evaluator's order: what, field, IoU, area, detections that count (None: max_detections).
 _ROWS: tuple[tuple[str, str, str, str, int | None], ...] = (
     ("Average Precision  (AP)", "ap", "0.50:0.95", "all", None),
     ("Average Precision  (AP)", "ap50", "0.50", "all", None),
@@ -119,7 +115,7 @@ def evaluate_detections(
         fail("max_detections", "must be at least 10, since AR of 10 is reported", max_detections, "use 100")
     _check_known(ground_truth, results)
     evaluator = _evaluated(ground_truth, results, iou_type, max_detections)
-    numbers = dict(zip(_STATS, map(float, evaluator.stats), strict=True))
+    numbers = {name: float(value) for (_, name, *_), value in zip(_ROWS, evaluator.stats, strict=True)}
     per_category = _per_category(ground_truth["categories"], evaluator)
     return CocoMetrics(**numbers, per_category=per_category, max_detections=max_detections, iou_type=iou_type)
 
@@ -199,3 +195,52 @@ def _per_category(categories: Sequence[Mapping[str, Any]], evaluator: Any) -> di
         key = name if repeated[name] == 1 else f"{name} ({category['id']})"
         values[key] = float(defined.mean()) if defined.size else UNDEFINED
     return values
+
+
+@dataclass(frozen=True)
+class InstanceMetrics:
+    """COCO's numbers for the boxes and for the masks of the same detections."""
+
+    box: CocoMetrics
+    mask: CocoMetrics
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain values for JSON: those of boxes by their names, those of masks with `mask_`."""
+        return {**self.box.as_dict(), **{f"mask_{name}": value for name, value in self.mask.as_dict().items()}}
+
+    def table(self) -> str:
+        """Return both COCO tables."""
+        return f"boxes\n{self.box.table()}\n\nmasks\n{self.mask.table()}"
+
+
+def evaluate_instances(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], *, max_detections: int = 100
+) -> InstanceMetrics:
+    """Evaluate COCO `results` with boxes and masks against a COCO `ground_truth` with both.
+
+    Args:
+        ground_truth: as `DetectionDataset.coco_ground_truth` gives it where masks were asked for.
+        results: as `coco_results` gives them for outputs with masks.
+        max_detections: how many detections of an image and category count, best first; 100 in COCO's metric.
+
+    Raises:
+        PliantError: as for `evaluate_detections`.
+
+    Example:
+        >>> square = [[5, 5, 25, 5, 25, 15, 5, 15]]
+        >>> truth = {"images": [{"id": 1, "width": 50, "height": 40}], "categories": [{"id": 3, "name": "tree"}],
+        ...          "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 10], "area": 200,
+        ...                           "iscrowd": 0, "segmentation": square}]}
+        >>> lower_half = [[5, 10, 25, 10, 25, 15, 5, 15]]
+        >>> found = [{"image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 10], "score": 0.8,
+        ...           "segmentation": lower_half}]
+        >>> metrics = evaluate_instances(truth, found)
+        >>> round(metrics.box.ap, 3), round(metrics.mask.ap, 3)  # a mask IoU of 0.5: 1 of the 10 thresholds is met
+        (1.0, 0.1)
+    """
+    return InstanceMetrics(
+        *(
+            evaluate_detections(ground_truth, results, iou_type=kind, max_detections=max_detections)
+            for kind in ("bbox", "segm")
+        )
+    )

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import batched_nms, box_iou
 
 from pliant._check import fail
@@ -113,14 +114,8 @@ def _soft(
 
 def _grid(labels: Tensor) -> Tensor:
     """The indices of the boxes of each class in a row of its own, filled up with -1."""
-    row: Tensor
-    _, row, counts = labels.unique(return_inverse=True, return_counts=True)
-    order = row.argsort(stable=True)
-    starts = counts.cumsum(0) - counts
-    place = torch.arange(len(labels), device=labels.device) - starts[row[order]]
-    grid = order.new_full((len(counts), int(counts.max())), -1)
-    grid[row[order], place] = order
-    return grid
+    rows = [torch.where(labels == label)[0] for label in labels.unique()]
+    return pad_sequence(rows, batch_first=True, padding_value=-1)
 
 
 def _row_iou(one: Tensor, many: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pliant._check import fail
-from pliant.nn._script import refuse_script
+from pliant.nn.deform_roi_pool import refuse_script
 from pliant.nn.offset_branch import OffsetConv2d
 from pliant.ops import deform_ps_roi_pool
 from pliant.ops._boxes import Boxes
@@ -103,24 +103,19 @@ class DeformPSRoIPool(nn.Module):
 
         `gamma` times the region's width and height is that unit.
         """
-        return deform_ps_roi_pool(
-            self.conv_offset(features),
-            boxes,
-            self.part_size,
-            2 * self.classes,
-            spatial_scale=self.spatial_scale,
-            group_size=self.group_size,
-            samples_per_bin=self.samples_per_bin,
-        )
+        return self._pool(self.conv_offset(features), boxes, self.part_size, 2 * self.classes)
 
     def forward(self, scores: Tensor, features: Tensor, boxes: Boxes) -> Tensor:
         """Return the pooled scores of each region, at the bins that the features decide."""
+        return self._pool(scores, boxes, self.output_size, self.output_channels, self.offset(features, boxes))
+
+    def _pool(self, maps: Tensor, boxes: Boxes, size: int, channels: int, offset: Tensor | None = None) -> Tensor:
         return deform_ps_roi_pool(
-            scores,
+            maps,
             boxes,
-            self.output_size,
-            self.output_channels,
-            self.offset(features, boxes),
+            size,
+            channels,
+            offset,
             spatial_scale=self.spatial_scale,
             group_size=self.group_size,
             part_size=self.part_size,

@@ -10,9 +10,8 @@ from typing import Literal, NoReturn, get_args
 import torch
 from torch import Tensor, nn
 
-from pliant._check import counted, fail, shown
+from pliant._check import counted, fail, fail_because, shown
 from pliant._geometry import pair
-from pliant.nn._script import refuse_script
 from pliant.nn.offset_branch import HiddenLinear, OffsetLinear
 from pliant.ops import deform_roi_pool
 from pliant.ops._boxes import Boxes
@@ -169,3 +168,9 @@ def _perceptron(widths: Sequence[int], device: torch.device | str | None, dtype:
     for inputs, outputs in itertools.pairwise(widths[:-1]):
         layers += [HiddenLinear(inputs, outputs, device=device, dtype=dtype), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, OffsetLinear(widths[-2], widths[-1], device=device, dtype=dtype))
+
+
+def refuse_script(layer: str) -> NoReturn:
+    """Raise an error that says what works instead of TorchScript's compiler, which cannot compile layers of regions."""
+    fix = "use torch.jit.trace or torch.export"
+    fail_because(layer, "must be traced, not scripted", "TorchScript cannot say that boxes are a tensor or a list", fix)

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from pliant.segmentation.model import DeepLab, deeplab
-from pliant.segmentation.offset_dilation import undilate_offset_branches
-from pliant.segmentation.upsample import upsample_scores
+from pliant.segmentation.model import DeepLab, deeplab, undilate_offset_branches, upsample_scores
 
 __all__ = [
     "DeepLab",

@@ -15,8 +15,6 @@ from pliant._check import counted, fail
 from pliant._labels import IGNORE
 from pliant.backbones import Trunk, as_trunk, build_trunk, pixel_statistics
 from pliant.nn import DeformConv2d
-from pliant.segmentation.offset_dilation import undilate_offset_branches
-from pliant.segmentation.upsample import upsample_scores
 
 OffsetDilation = Literal["official", "paper"]
 HEAD_CHANNELS = 1024
@@ -231,3 +229,80 @@ def _scale_biases(model: DeepLab, scale: float) -> None:
     branches = (module.conv_offset for module in model.modules() if isinstance(module, DeformConv2d))
     for layer in (model.fc6, model.score, *branches):
         layer.bias_lr_scale = float(scale)  # type: ignore[assignment]
+
+
+def undilate_offset_branches(network: nn.Module) -> int:
+    """Give the offset branch of each dilated deformable convolution dilation 1, centred on the same positions.
+
+    The paper's offset branch has "the same spatial resolution and dilation" as its layer. The official DeepLab's
+    does not: beside a 3x3 convolution of padding 2 and dilation 2 stands one of padding 1 and dilation 1.
+    Shapes, names and the output of an untrained branch, zero, are the same; trained weights fit one of the two.
+
+    Args:
+        network: any module; changed in place.
+
+    Returns:
+        How many layers were changed.
+
+    Raises:
+        PliantError: a layer whose padding cannot be centred, e.g. of an even kernel.
+
+    Example:
+        >>> layer = DeformConv2d(8, 8, 3, padding=2, dilation=2)
+        >>> undilate_offset_branches(layer), layer.conv_offset.padding, layer.conv_offset.dilation
+        (1, (1, 1), (1, 1))
+    """
+    layers = [m for m in network.modules() if isinstance(m, DeformConv2d) and m.conv_offset.dilation != (1, 1)]
+    for layer in layers:
+        padding = _centred_padding(layer)
+        layer.conv_offset.padding, layer.conv_offset.dilation = padding, (1, 1)
+    return len(layers)
+
+
+def _centred_padding(layer: DeformConv2d) -> tuple[int, int]:
+    """The padding that keeps size and centre of the output when the dilation goes to 1."""
+    geometry = zip(layer.kernel_size, layer.dilation, layer.padding, strict=True)
+    reach = [(p, (d - 1) * (k - 1)) for k, d, p in geometry]
+    if any(shrink % 2 or 2 * p < shrink for p, shrink in reach):
+        rule = "must be 'paper' for layers whose offsets cannot be centred without dilation"
+        got = f"kernel {layer.kernel_size}, dilation {layer.dilation}, padding {layer.padding}"
+        fix = "use offset_dilation='paper'"
+        fail("offset_dilation", rule, got, fix)
+    (top, high), (left, wide) = reach
+    return (top - high // 2, left - wide // 2)
+
+
+def upsample_scores(scores: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    r"""Upsample scores by `stride` exactly as the official DeepLab's fixed deconvolution and crop do.
+
+    That is a deconvolution of each class by itself with the bilinear kernel of 2s x 2s taps and stride s, of whose
+    output the window from (s/2, s/2) on is kept. The centre of cell i so lies at pixel :math:`s i + (s - 1) / 2`, and
+
+    .. math:: y(p) = \sum_i x(i) \cdot g\!\left(\frac{p - s i - (s - 1) / 2}{s}\right), \quad g(t) = \max(0, 1 - |t|)
+
+    on each axis. Between the centres of cells this is bilinear interpolation with `align_corners=False`. In the s/2
+    pixels along the border, where there is no cell beyond, all scores fade towards zero alike: labels are the same as
+    with a repeated border, and the softmax is softer. It is computed as the interpolation of the map with a border of
+    zeros, which needs neither a 2s x 2s kernel nor parameters.
+
+    Args:
+        scores: (N, C, h, w), a cell for each `stride` x `stride` pixels.
+        stride: s, pixels per cell.
+        size: (H, W) of the image; at most (s h, s w).
+
+    Returns:
+        (N, C, H, W).
+
+    Raises:
+        ValueError: `size` is larger than the cells cover.
+
+    Example:
+        >>> upsample_scores(torch.tensor([[[[1.0, 3.0]]]]), stride=2, size=(1, 4)).tolist()
+        [[[[0.5625, 1.125, 1.875, 1.6875]]]]
+    """
+    height, width = (stride * cells for cells in scores.shape[-2:])
+    if size[0] > height or size[1] > width:
+        fail("size", f"must be at most ({height}, {width}), what the cells cover", size, "pad the image to whole cells")
+    bordered = pad(scores, (1, 1, 1, 1))
+    upsampled: Tensor = interpolate(bordered, scale_factor=float(stride), mode="bilinear", align_corners=False)
+    return upsampled[..., stride : stride + size[0], stride : stride + size[1]]

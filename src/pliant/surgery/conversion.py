@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar, cast
 
 from torch import nn
@@ -142,14 +142,10 @@ def _check_plan(model: nn.Module, planned: Plan, options: Options) -> None:
             rule = f"must be those that {name or 'the model'} was converted with, {Options.of(layer)}"
             fail("options", rule, options, "write model = pliant.revert(model) first")
     if not planned.rows and not done:
-        reasons = "; ".join(_unique(f"{skipped.name}: {skipped.reason}" for skipped in planned.skipped)[:3])
+        reasons = "; ".join(list(dict.fromkeys(f"{each.name}: {each.reason}" for each in planned.skipped))[:3])
         fix = "print pliant.plan(model, where) for all reasons, or choose others"
         rule = "must mean a convolution that can be converted"
         fail_because("where", rule, f"none of {len(planned.skipped)} can ({reasons})", fix)
-
-
-def _unique(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
 
 
 def _replace(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module:
