@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 from pliant._check import fail, suggest
 from pliant._files import finite, is_id
 
-# Sides of an image, and of a layer: twice and more what any published system has.
+# Sides of an image, of a layer, and regions of an image: twice and more what any published system has.
 MOST_PIXELS = 8192
 MOST_CHANNELS = 8192
+MOST_REGIONS = 100_000
 # Numbers in a list: of anchors, for instance, each has one for each other.
 MOST_NUMBERS = 32
 
@@ -50,6 +51,21 @@ def option(
         only: the parts that a model must have for it, besides its group's `ONLY`.
     """
     return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum, "only": only})
+
+
+def pixels(default: Any, help: str, *, minimum: int = 32, only: tuple[str, ...] = ()) -> Any:
+    """Return the field of an option that is a side of an image, or several, in pixels."""
+    return option(default, help, minimum=minimum, maximum=MOST_PIXELS, only=only)
+
+
+def channels(default: int, help: str, *, only: tuple[str, ...] = ()) -> Any:
+    """Return the field of an option that is the width of a layer."""
+    return option(default, help, minimum=1, maximum=MOST_CHANNELS, only=only)
+
+
+def regions(default: int | None, help: str, *, only: tuple[str, ...] = ()) -> Any:
+    """Return the field of an option that is a number of regions of an image."""
+    return option(default, help, minimum=1, maximum=MOST_REGIONS, only=only)
 
 
 def typed(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pliant.train.options.fields import MOST_CHANNELS, MOST_PIXELS, Options, option
+from pliant.train.options.fields import Options, channels, option, pixels, regions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +51,8 @@ class DetectorOptions(Options):
     strides: tuple[int, ...] = option(
         (4, 8, 16, 32), "strides of the pyramid's maps, in pixels", minimum=1, only=("pyramid",)
     )
-    fpn_channels: int = option(
-        256, "channels of the pyramid's maps", minimum=1, maximum=MOST_CHANNELS, only=("pyramid",)
-    )
-    head_channels: int = option(
-        1024, "width of the box head's two layers", minimum=1, maximum=MOST_CHANNELS, only=("fc head",)
-    )
+    fpn_channels: int = channels(256, "channels of the pyramid's maps", only=("pyramid",))
+    head_channels: int = channels(1024, "width of the box head's two layers", only=("fc head",))
     roi_pool: Literal["align", "deform", "modulated", "max"] = option(
         "align",
         "how regions are pooled: align (RoIAlign), deform (v1), modulated (v2); max for faster-rcnn-dc5 and "
@@ -74,7 +70,7 @@ class DetectorOptions(Options):
         "one such branch for all maps of the pyramid; without it one for each, as in mmdetection",
         only=("pyramid",),
     )
-    mask_channels: int = option(256, "width of the mask head", minimum=1, maximum=MOST_CHANNELS, only=("masks",))
+    mask_channels: int = channels(256, "width of the mask head", only=("masks",))
     roi_samples_per_bin: int = option(
         2,
         "samples along each axis of a region's bin (v2 paper: 2, official v1 code: 4)",
@@ -82,14 +78,10 @@ class DetectorOptions(Options):
         maximum=64,
         only=("regions",),
     )
-    roi_samples: int = option(
-        512, "regions per image that the box head is trained on", minimum=1, maximum=100000, only=("regions",)
-    )
-    ohem: int | None = option(
+    roi_samples: int = regions(512, "regions per image that the box head is trained on", only=("regions",))
+    ohem: int | None = regions(
         None,
         "train the box head on so many regions of an image with the highest loss, of all proposals",
-        minimum=1,
-        maximum=100000,
         only=("mined",),
     )
     anchor_sizes: tuple[float, ...] | None = option(
@@ -100,9 +92,7 @@ class DetectorOptions(Options):
     )
     anchor_scales: tuple[float, ...] = option((1.0,), "factors; each map has an anchor of each", minimum=0.01)
     anchor_ratios: tuple[float, ...] = option((0.5, 1.0, 2.0), "heights over widths of the anchors", minimum=0.01)
-    proposals: int = option(
-        1000, "regions per image that the box head looks at in evaluation", minimum=1, maximum=100000, only=("regions",)
-    )
+    proposals: int = regions(1000, "regions per image that the box head looks at in evaluation", only=("regions",))
     max_detections: int = option(100, "most detections per image", minimum=1, maximum=10000)
 
 
@@ -113,21 +103,14 @@ class SingleMapOptions(Options):
     TITLE: ClassVar[str] = "detectors of the papers' form (conv5 at stride 16, no pyramid)"
     ONLY: ClassVar[tuple[str, ...]] = ("single map",)
 
-    reduction_channels: int = option(
-        256,
-        "channels of the 1x1 convolution on conv5; default 1024 but for faster-rcnn-dc5",
-        minimum=1,
-        maximum=MOST_CHANNELS,
+    reduction_channels: int = channels(
+        256, "channels of the 1x1 convolution on conv5; default 1024 but for faster-rcnn-dc5"
     )
     reduction_lr_scale: float = option(
         1.0, "factor on the learning rate of that convolution; default 3 for rfcn, as the official code has", minimum=0
     )
-    rpn_channels: int = option(
-        512, "channels of the proposal network's 3x3 convolution", minimum=1, maximum=MOST_CHANNELS
-    )
-    train_proposals: int = option(
-        2000, "regions per image handed to the second stage in training", minimum=1, maximum=100000, only=("regions",)
-    )
+    rpn_channels: int = channels(512, "channels of the proposal network's 3x3 convolution")
+    train_proposals: int = regions(2000, "regions per image handed to the second stage in training", only=("regions",))
     class_agnostic: bool = option(False, "one box for all classes (official R-FCN)", only=("regions",))
     background_iou: float = option(
         0.0,
@@ -151,7 +134,7 @@ class MimickingOptions(Options):
         "foreground", "which sampled proposals are cropped"
     )
     mimic_boxes_per_image: int = option(32, "most crops of an image", minimum=1, maximum=4096)
-    mimic_crop_size: int = option(224, "side of a crop in pixels; a multiple of 32", minimum=64, maximum=MOST_PIXELS)
+    mimic_crop_size: int = pixels(224, "side of a crop in pixels; a multiple of 32", minimum=64)
     mimic_iou: float = option(0.5, "overlap with a box from which a proposal is foreground", minimum=0.01)
     mimic_ground_truth: bool = option(True, "draw from the ground-truth boxes too, which are among the proposals")
     mimic_too_few: Literal["fewer", "repeat"] = option(
@@ -189,12 +172,11 @@ class SegmenterOptions(Options):
         "factor on the learning rate of the biases of fc6, score and the offset branches; 2 in the official code",
         minimum=0,
     )
-    window: tuple[int, ...] | None = option(
+    window: tuple[int, ...] | None = pixels(
         None,
         "train on random windows of this height and width in pixels, e.g. 768 1024; images then keep their own size, "
         "in evaluation too, and --min-size and --max-size are not read",
         minimum=16,
-        maximum=MOST_PIXELS,
     )
     scale_range: tuple[float, ...] | None = option(
         None, "resize training images by a random factor from ... to ..., e.g. 0.5 2", minimum=0.01
@@ -208,14 +190,9 @@ class ClassifierOptions(Options):
     TITLE: ClassVar[str] = "classification"
     ONLY: ClassVar[tuple[str, ...]] = ("classification",)
 
-    resize_size: int = option(
-        256, "short side in pixels that images are resized to in evaluation", minimum=1, maximum=MOST_PIXELS
-    )
-    crop_size: int = option(
-        224,
-        "side in pixels of the square that training images become and that is cut out in evaluation",
-        minimum=1,
-        maximum=MOST_PIXELS,
+    resize_size: int = pixels(256, "short side in pixels that images are resized to in evaluation", minimum=1)
+    crop_size: int = pixels(
+        224, "side in pixels of the square that training images become and that is cut out in evaluation", minimum=1
     )
     crop_area: tuple[float, ...] = option(
         (0.08, 1.0), "share of the image's area that a training crop has, from ... to ...", minimum=0

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pliant.train.options.fields import MOST_PIXELS, Options, option
+from pliant.train.options.fields import Options, option, pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,26 +29,14 @@ class AugmentationOptions(Options):
 
     TITLE: ClassVar[str] = "image size and augmentation"
 
-    min_size: tuple[int, ...] = option(
+    min_size: tuple[int, ...] = pixels(
         (800,),
         "short side of the resized image in pixels; several: one at random in training, the last in evaluation",
-        minimum=32,
-        maximum=MOST_PIXELS,
         only=("resized",),
     )
-    max_size: int = option(
-        1333,
-        "limit of the long side of the resized image, in pixels",
-        minimum=32,
-        maximum=MOST_PIXELS,
-        only=("resized",),
-    )
-    crop: int | None = option(
-        None,
-        "train on random square crops of so many pixels of the original image",
-        minimum=32,
-        maximum=MOST_PIXELS,
-        only=("detection",),
+    max_size: int = pixels(1333, "limit of the long side of the resized image, in pixels", only=("resized",))
+    crop: int | None = pixels(
+        None, "train on random square crops of so many pixels of the original image", only=("detection",)
     )
     flip: float = option(0.5, "chance of a horizontal flip, 0..1", minimum=0)
     vertical_flip: float = option(0.0, "chance of a vertical flip, 0..1", minimum=0)
@@ -143,17 +131,11 @@ class InferenceOptions(Options):
         "hard", "overlapping boxes are dropped, or lose score: Soft-NMS, linear or gaussian"
     )
     soft_nms_sigma: float = option(0.5, "width of gaussian Soft-NMS", minimum=0.001)
-    test_scales: tuple[int, ...] | None = option(
-        None,
-        "predict at several sizes and put the boxes together: short sides in pixels",
-        minimum=32,
-        maximum=MOST_PIXELS,
+    test_scales: tuple[int, ...] | None = pixels(
+        None, "predict at several sizes and put the boxes together: short sides in pixels"
     )
-    test_max_size: int | None = option(
-        None,
-        "limit of the long side at all of --test-scales; default in proportion to --max-size",
-        minimum=32,
-        maximum=MOST_PIXELS,
+    test_max_size: int | None = pixels(
+        None, "limit of the long side at all of --test-scales; default in proportion to --max-size"
     )
     test_flip: bool = option(False, "predict on the mirror image too")
     tile: int | None = option(
