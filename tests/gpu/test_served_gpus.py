@@ -91,7 +91,7 @@ def test_without_triton_the_reason_says_what_to_install(monkeypatch: pytest.Monk
 
 
 def test_other_gpus_take_the_columns_path_and_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    _backends.warn_columns.cache_clear()
+    _backends._warn_once.cache_clear()
     monkeypatch.setattr(_backends, "why_no_triton", lambda device: "no such luck")
     case = BY_NAME["asymmetric"]
     x, offset, weight, bias, *geometry, mask = case.arguments(torch.float32)

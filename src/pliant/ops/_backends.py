@@ -35,17 +35,13 @@ def native_library() -> NativeLibrary | None:
 
 def describe() -> list[Backend]:
     """Return a row for each operator and implementation, in the order in which `impl="auto"` prefers them."""
-    return [row for operator in OPERATORS for row in _rows(operator)]
-
-
-def _rows(operator: str) -> list[Backend]:
     native = native_library()
-    reason = why_no_native() if native is None else native.describe()
-    return [
-        Backend(operator, "native (CPU)", native is not None, reason),
-        Backend(operator, "triton (GPU)", *_triton.describe()),
-        Backend(operator, "reference (any device)", True, "plain PyTorch, differentiable to any order"),
-    ]
+    rows = (
+        ("native (CPU)", native is not None, why_no_native() if native is None else native.describe()),
+        ("triton (GPU)", *_triton.describe()),
+        ("reference (any device)", True, "plain PyTorch, differentiable to any order"),
+    )
+    return [Backend(operator, *row) for operator in OPERATORS for row in rows]
 
 
 def why_no_triton(device: torch.device) -> str | None:
@@ -54,31 +50,22 @@ def why_no_triton(device: torch.device) -> str | None:
 
 
 @functools.cache
+def _warn_once(text: str, stacklevel: int) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=stacklevel)
+
+
 def warn_columns(operator: str, reason: str) -> None:
     """Say once that PyTorch's own operations are used on a GPU, and why Triton's kernels are not."""
-    warnings.warn(
-        f"pliant.ops.{operator} runs on PyTorch's own operations, a band of rows at a time: {reason}",
-        RuntimeWarning,
-        stacklevel=4,
-    )
+    _warn_once(f"pliant.ops.{operator} runs on PyTorch's own operations, a band of rows at a time: {reason}", 5)
 
 
 def warn_reference(operator: str, device: torch.device) -> None:
     """Say once for each kind of device that the slow reference runs on it, and what would be faster."""
-    _warn_once(operator, device.type, None if device.type == "cpu" else why_no_triton(device))
-
-
-@functools.cache
-def _warn_once(operator: str, device_type: str, no_triton: str | None) -> None:
-    if device_type == "cpu":
+    if device.type == "cpu":
         advice = f"{why_no_native()}; reinstall pliant with a C++17 compiler and PLIANT_NO_NATIVE unset"
     else:
-        advice = f"{no_triton}; pass impl='reference' to accept it without this warning"
-    warnings.warn(
-        f"pliant.ops.{operator} runs its slow reference implementation on {device_type}: {advice}",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+        advice = f"{why_no_triton(device)}; pass impl='reference' to accept it without this warning"
+    _warn_once(f"pliant.ops.{operator} runs its slow reference implementation on {device.type}: {advice}", 3)
 
 
 def why_no_native() -> str:
@@ -88,12 +75,7 @@ def why_no_native() -> str:
     return library.why_not()
 
 
-@functools.cache
 def warn_transform(operator: str) -> None:
     """Say once that forward-mode and `torch.func` derivatives run through the reference."""
-    warnings.warn(
-        f"pliant.ops.{operator}: forward-mode and torch.func derivatives run through the slow reference; "
-        "pass impl='reference' to accept it without this warning",
-        RuntimeWarning,
-        stacklevel=5,
-    )
+    text = "forward-mode and torch.func derivatives run through the slow reference; "
+    _warn_once(f"pliant.ops.{operator}: {text}pass impl='reference' to accept it without this warning", 6)

@@ -181,7 +181,7 @@ def test_forward_mode_through_the_kernel_is_an_error_that_names_the_way_out(nati
 
 def test_auto_says_once_that_transforms_take_the_reference() -> None:
     arguments = between_pixels(SMALL[0])
-    _backends.warn_transform.cache_clear()
+    _backends._warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match=r"forward-mode and torch\.func .* pass impl='reference'"):
         torch.func.jvp(lambda x: deform_conv2d(x, *arguments[1:]), (arguments.input,), (arguments.input,))
     torch.func.jvp(lambda x: deform_conv2d(x, *arguments[1:]), (arguments.input,), (arguments.input,))

@@ -161,7 +161,7 @@ def test_forward_mode_through_the_kernel_is_an_error_that_names_the_way_out(roi_
 
 def test_auto_says_once_that_transforms_take_the_reference() -> None:
     arguments = SMALL[0].arguments()
-    _backends.warn_transform.cache_clear()
+    _backends._warn_once.cache_clear()
 
     def tangent() -> None:
         torch.func.jvp(
