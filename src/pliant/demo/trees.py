@@ -15,6 +15,7 @@ from torchvision.ops import box_area
 from pliant._writing import write_text, write_whole
 from pliant.data import open_detection
 from pliant.inference import tiles
+from pliant.inference.tiling import Window
 
 TILE = 640
 OVERLAP = 160
@@ -22,8 +23,6 @@ OVERLAP = 160
 MIN_VISIBLE = 0.4
 # Every photograph's channels are brought to this mean and spread (of 0..1), which are about ImageNet's.
 MEAN, SPREAD = 0.45, 0.22
-
-Window = tuple[int, int, int, int]
 
 
 def write_trees(photos: Path, out: Path) -> Path:

@@ -16,7 +16,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_sm
 from pliant.backbones import Trunk
 from pliant.detection.dilated import DilatedBackbone, as_dilated, image_transform
 from pliant.detection.parts import AnchorOptions, Thresholds
-from pliant.detection.proposals import MapProposals, ProposalHead, map_anchors
+from pliant.detection.proposals import MapProposals
 
 REDUCTION_CHANNELS = 1024
 
@@ -64,12 +64,12 @@ def class_aware_rpn(
         Deformable Convolutional Networks (arXiv 1703.06211), section 2.3.
     """
     backbone = as_dilated(backbone, num_classes, REDUCTION_CHANNELS)
-    generator = map_anchors(anchors)
-    count = generator.num_anchors_per_location()[0]
     rpn = ClassAwareProposals(
         "c5",
-        ProposalHead(backbone.out_channels, count, rpn_channels, scores=num_classes),
-        generator,
+        backbone.out_channels,
+        anchors,
+        rpn_channels,
+        scores=num_classes,
         train_proposals=thresholds.detections,
         proposals=thresholds.detections,
         nms_threshold=thresholds.nms,

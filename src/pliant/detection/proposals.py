@@ -53,21 +53,24 @@ class ProposalHead(PreciseHead):
 
 
 class MapProposals(RegionProposalNetwork):  # type: ignore[misc]
-    """torchvision's region proposal network on the one map called `name` of the backbone's."""
+    """torchvision's region proposal network on the one map called `name` of the backbone's, with a `ProposalHead`."""
 
     def __init__(
         self,
         name: str,
-        head: ProposalHead,
-        anchors: AnchorGenerator,
+        in_channels: int,
+        anchors: AnchorOptions,
+        hidden_channels: int,
         *,
+        scores: int = 1,
         train_proposals: int,
         proposals: int,
         nms_threshold: float = 0.7,
     ) -> None:
+        generator = map_anchors(anchors)
         super().__init__(
-            anchors,
-            head,
+            generator,
+            ProposalHead(in_channels, generator.num_anchors_per_location()[0], hidden_channels, scores),
             fg_iou_thresh=0.7,
             bg_iou_thresh=0.3,
             batch_size_per_image=ANCHORS_PER_IMAGE,
@@ -92,15 +95,8 @@ def conv4_proposals(
     backbone: DilatedBackbone, anchors: AnchorOptions, rpn_channels: int, second_stage: SecondStage
 ) -> MapProposals:
     """Return the region proposal network on conv4, as both papers have it."""
-    generator = map_anchors(anchors)
-    count = generator.num_anchors_per_location()[0]
-    return MapProposals(
-        "c4",
-        ProposalHead(backbone.proposal_channels, count, rpn_channels),
-        generator,
-        train_proposals=second_stage.train_proposals,
-        proposals=second_stage.proposals,
-    )
+    sizes = {"train_proposals": second_stage.train_proposals, "proposals": second_stage.proposals}
+    return MapProposals("c4", backbone.proposal_channels, anchors, rpn_channels, **sizes)
 
 
 def map_anchors(anchors: AnchorOptions) -> Anchors:

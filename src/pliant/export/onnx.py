@@ -18,8 +18,9 @@ from pliant._writing import write_whole
 from pliant.export.parity import Difference, differences
 from pliant.export.plain import plain_operators
 from pliant.export.symbolics import SYMBOLICS
+from pliant.ops._deform_conv2d.recorded import OPSET
 
-MIN_OPSET = 19  # the first with DeformConv
+MIN_OPSET = OPSET  # the first with DeformConv
 MIN_PLAIN_OPSET = 16  # the first with GridSample
 
 

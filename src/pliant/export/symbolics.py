@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.onnx import symbolic_helper
 
+from pliant.ops._deform_conv2d.recorded import OPSET
+
 Graph = Any  # torch.onnx's graph builder, whose type is not public
 Value = Any
 
@@ -70,6 +72,6 @@ def _antialiased_resize(
 
 # The version of the standard from which each can be written, and what writes it.
 SYMBOLICS: Mapping[str, tuple[int, Callable[..., Any]]] = {
-    "torchvision::deform_conv2d": (19, _deform_conv2d),
+    "torchvision::deform_conv2d": (OPSET, _deform_conv2d),
     "aten::_upsample_bilinear2d_aa": (18, _antialiased_resize),
 }
