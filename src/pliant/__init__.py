@@ -29,14 +29,11 @@ __all__ = [
 
 
 def load(run: Path | str, *, device: str = "auto") -> TrainedModel:
-    """Return the trained model of a run folder, which predicts on images and draws what it finds.
+    """Return the trained model of a run folder, which predicts on images and draws what it finds: a `TrainedModel`.
 
     Args:
         run: the folder that a training made (its `--out`).
         device: as PyTorch names it; "auto" takes an accelerator where there is one.
-
-    Returns:
-        A model with `predict(path, image, or list of them)`; see `pliant.train.trained.TrainedModel`.
 
     Raises:
         PliantError: not a run folder, or no such device, or a package of the extra "train" is absent.

@@ -16,7 +16,7 @@ from pliant.detection import MimicOptions
 from pliant.detection.mimic_parts import CHOICES
 from pliant.train import TrainConfig
 from pliant.train.model import build_model, load_run
-from pliant.train.options import MimickingOptions
+from pliant.train.options.parts import MimickingOptions
 from pliant.train.progress import read_metrics
 from pliant.train.run import resume, train
 

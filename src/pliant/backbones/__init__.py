@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from pliant._imagenet import IMAGENET_MEAN, IMAGENET_STD
 from pliant.backbones.dilation import dilate
-from pliant.backbones.networks import classification_network
-from pliant.backbones.prepare import Norm, Trunk, as_trunk, build_trunk
+from pliant.backbones.prepare import Norm, Trunk, as_trunk, build_trunk, classification_network
 from pliant.backbones.stages import (
     Colour,
     StagedNetwork,

@@ -221,13 +221,10 @@ def outputs_of(network: nn.Module, names: Sequence[str]) -> list[tuple[int, int]
 
 
 def freeze_batch_norm(network: nn.Module) -> nn.Module:
-    """Replace each batch norm by a frozen one with the same statistics, as detectors with small batches do.
+    """Return `network` with each batch norm replaced by a frozen one of the same statistics, for small batches.
 
     Args:
         network: of torchvision or timm; changed in place where it is not itself a batch norm.
-
-    Returns:
-        The network with frozen statistics.
 
     Example:
         >>> freeze_batch_norm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))[1]

@@ -83,15 +83,12 @@ def recognise(state: Mapping[str, Tensor]) -> str:
 
 
 def fit(conversion: Conversion, model: nn.Module, *, new_branches: bool = False) -> Conversion:
-    """Return the conversion if its tensors are exactly those of `model`, in their shapes.
+    """Return the conversion, zeros for missing offset branches added, if its tensors are exactly those of `model`.
 
     Args:
         conversion: of the system that `model` is.
         model: built with the conversion's settings.
         new_branches: whether offset branches may be missing, which then start at zero.
-
-    Returns:
-        The conversion, with zeros for the offset branches that were missing.
 
     Raises:
         PliantError: a tensor of another shape, or one too many or too few; the first are named.

@@ -16,11 +16,6 @@ ADDED = "rows added for the background, which are not read"
 REPEATED = "one box for all classes repeated for each"
 
 
-def background_first(rows: Tensor) -> Tensor:
-    """Move the last row, the background's, to the front: (C + 1, ...)."""
-    return rows.roll(1, 0)
-
-
 def add_background(rows_of_a_class: int) -> Change:
     """Return the function that puts rows of zeros for the background before (C * rows_of_a_class, ...)."""
 
@@ -51,7 +46,7 @@ def move_box_predictor(draft: Draft, scores: str, boxes: str) -> int:
         classes = counted(total, "class")
         rule = f"must have 4 numbers of a box for each of {classes}, or for all but the background, or for all together"
         fail("checkpoint", rule, f"{boxes} with {rows}", "give another checkpoint")
-    draft.rename(rf"{scores}\.(weight|bias)", rf"{target}.cls_score.\1", LAST_FIRST, background_first)
+    draft.rename(rf"{scores}\.(weight|bias)", rf"{target}.cls_score.\1", LAST_FIRST, lambda w: w.roll(1, 0))
     how, change = (REPEATED, repeat_for(total)) if rows == 4 else (ADDED, add_background(4))
     draft.rename(rf"{boxes}\.(weight|bias)", rf"{target}.bbox_pred.\1", how, change)
     return total - 1

@@ -119,7 +119,7 @@ def classifier(
     crop_size: int = 224,
     label_smoothing: float = 0.0,
 ) -> Classifier:
-    """Return a classification network with deformable convolutions where asked.
+    """Return a classification network, in training form, with deformable convolutions where asked.
 
     Args:
         num_classes: C. The last layer of the weights is kept if it has as many.
@@ -129,9 +129,6 @@ def classifier(
         resize_size: short side in pixels that images are resized to in evaluation ...
         crop_size: ... and the side of the square cut from their middle.
         label_smoothing: share of each label's weight that is spread over all classes, 0 to 1.
-
-    Returns:
-        The model, in training form.
 
     Raises:
         PliantError: an argument out of its range, or a checkpoint which does not fit.

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 from pliant.detection.dilated import DilatedBackbone, dilated_backbone
-from pliant.detection.limits import set_thresholds, thresholds
 from pliant.detection.mimic import add_mimicking, drop_mimicking, without_mimicking
 from pliant.detection.mimic_parts import MimicOptions
 from pliant.detection.one_stage import class_aware_rpn
-from pliant.detection.parts import AnchorOptions, SecondStage, Thresholds
+from pliant.detection.parts import AnchorOptions, SecondStage, Thresholds, set_thresholds, thresholds
 from pliant.detection.position_sensitive import RFCN_SECOND_STAGE, rfcn
-from pliant.detection.pyramid import PyramidBackbone, pyramid_backbone
-from pliant.detection.pyramid_detectors import faster_rcnn, mask_rcnn
+from pliant.detection.pyramid_detectors import PyramidBackbone, faster_rcnn, mask_rcnn, pyramid_backbone
 from pliant.detection.roi_pools import ROI_POOLS, MultiScaleDeformRoIPool
 from pliant.detection.single_map import faster_rcnn_dc5, mask_rcnn_dc5
 

@@ -25,7 +25,7 @@ CHILD = "mimic"
 
 
 def add_mimicking(model: Detector, options: MimicOptions | None = None) -> Detector:
-    r"""Give a detector the R-CNN branch of DCNv2, which teaches its box features in training.
+    r"""Return the detector with the R-CNN branch of DCNv2, which teaches its box features in training.
 
     .. math:: L = L_{detector} + 0.1 \sum_{b \in \Omega} [1 - \cos(f_{RCNN}(b), f_{FRCNN}(b))] + 0.1 L_{cls}
 
@@ -39,9 +39,6 @@ def add_mimicking(model: Detector, options: MimicOptions | None = None) -> Detec
         model: a torchvision `FasterRCNN` or `MaskRCNN`, or a detector of its form, with fully connected layers in its
             `roi_heads.box_head`; changed in place.
         options: None for the defaults.
-
-    Returns:
-        `model`.
 
     Raises:
         PliantError: the detector has no fully connected box head, or has the branch already.

@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from pliant._check import counted, fail
-from pliant.evaluation.ratios import UNDEFINED, ratio, shown, table_rows
+from pliant.evaluation.ratios import UNDEFINED, Numbers, ratio, shown, table_rows
 
 TOP = 5
 
 
 @dataclass(frozen=True)
-class ClassificationMetrics:
+class ClassificationMetrics(Numbers):
     """Numbers of classification, in [0, 1]; -1 where a number is undefined.
 
     Attributes:
@@ -31,10 +30,6 @@ class ClassificationMetrics:
     top5: float
     per_category: dict[str, float] = field(default_factory=dict)
     images: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the numbers as plain values for JSON; `per_category` is a dictionary of name to top-1."""
-        return asdict(self)
 
     def table(self) -> str:
         """Return the two accuracies, and those of the ten classes that are found worst."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from pliant._check import fail, require_package
 from pliant.data.detection.masks import BadMaskError, encode_segmentation
-from pliant.evaluation.ratios import UNDEFINED, shown, table_rows
+from pliant.evaluation.ratios import UNDEFINED, Numbers, shown, table_rows
 from pliant.evaluation.results import check_results
 
 IouType = Literal["bbox", "segm"]
@@ -41,7 +41,7 @@ _ROWS: tuple[tuple[str, str, str, str, int | None], ...] = (
 
 
 @dataclass(frozen=True)
-class CocoMetrics:
+class CocoMetrics(Numbers):
     """COCO's twelve numbers and the AP of each category, in [0, 1]; -1 where a number is undefined, as COCO has it.
 
     All but `ar_1` and `ar_10` count the best `max_detections` detections of an image and category; that is 100 in
@@ -63,10 +63,6 @@ class CocoMetrics:
     per_category: dict[str, float] = field(default_factory=dict)
     max_detections: int = 100
     iou_type: str = "bbox"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the numbers as plain values for JSON; `per_category` is a dictionary of name to AP."""
-        return asdict(self)
 
     def table(self) -> str:
         """Return the COCO table as people know it, and the AP of each category; "n/a" where undefined."""
@@ -145,9 +141,9 @@ def _evaluated(
         _add_masks(given, results, ground_truth["images"], "results")
     images, categories = ([dict(entry) for entry in ground_truth[key]] for key in ("images", "categories"))
     content = {"images": images, "annotations": annotations, "categories": categories}
-    truth = core.COCO(content, print_function=_silent)
+    truth = core.COCO(content, print_function=lambda *_: None)
     found = truth.loadRes(given)
-    evaluator = core.COCOeval_faster(truth, found, iouType=iou_type, print_function=_silent)
+    evaluator = core.COCOeval_faster(truth, found, iouType=iou_type, print_function=lambda *_: None)
     evaluator.params.maxDets = [1, 10, max_detections]
     evaluator.run()
     return evaluator
@@ -178,10 +174,6 @@ def _add_masks(
 
 def _only(entry: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     return {key: entry[key] for key in keys if key in entry}
-
-
-def _silent(*_: object) -> None:
-    """Print nothing."""
 
 
 def _per_category(categories: Sequence[Mapping[str, Any]], evaluator: Any) -> dict[str, float]:

@@ -4,10 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
 from pliant._check import in_columns, plain
 
 UNDEFINED = -1.0  # as COCO's own evaluation has it
+
+
+class Numbers:
+    """The numbers of a metric, a dataclass."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return them as plain values for JSON; `per_category` is a dictionary of name to number."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
 
 
 def ratio(part: float, whole: float) -> float:

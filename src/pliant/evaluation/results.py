@@ -108,13 +108,10 @@ def save_results(results: Sequence[Mapping[str, Any]], path: Path | str) -> None
 
 
 def load_results(path: Path | str) -> list[dict[str, Any]]:
-    """Read and check a COCO results file.
+    """Read and check a COCO results file: one dictionary for each detection, in the order of the file.
 
     Args:
         path: the file, of `save_results` or another program.
-
-    Returns:
-        One dictionary for each detection, in the order of the file.
 
     Raises:
         PliantError: the file is not there or is no JSON array of detections with `image_id`, `category_id`, `bbox`

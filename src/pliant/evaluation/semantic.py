@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pliant._check import fail
 from pliant.data import IGNORE
-from pliant.evaluation.ratios import UNDEFINED, ratio, table_rows
+from pliant.evaluation.ratios import UNDEFINED, Numbers, ratio, table_rows
 
 
 @dataclass(frozen=True)
-class SegmentationMetrics:
+class SegmentationMetrics(Numbers):
     """Numbers of semantic segmentation, in [0, 1]; -1 where a number is undefined.
 
     Attributes:
@@ -33,10 +32,6 @@ class SegmentationMetrics:
     per_category: dict[str, float] = field(default_factory=dict)
     pixels: int = 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the numbers as plain values for JSON; `per_category` is a dictionary of name to IoU."""
-        return asdict(self)
-
     def table(self) -> str:
         """Return the IoU of each class, and the means."""
         means = {"mIoU": self.miou, "pixel accuracy": self.pixel_accuracy, "mean accuracy": self.mean_accuracy}
@@ -45,15 +40,12 @@ class SegmentationMetrics:
 
 
 def confusion(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
-    """Count the pixels of each pair of labels.
+    """Count the pixels of each pair of labels: (C, C) int64, row the true label, column the predicted one.
 
     Args:
         truth: integers of any shape, 0..C-1, or 255, which is left out.
         predicted: integers of the same shape, 0..C-1.
         num_classes: C.
-
-    Returns:
-        (C, C) int64: row the true label, column the predicted one.
 
     Raises:
         PliantError: another shape, or a label that is out of range.

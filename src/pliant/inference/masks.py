@@ -54,16 +54,13 @@ def unpasted(model: GeneralizedRCNN) -> Iterator[None]:
 
 
 def mask_cells(model: GeneralizedRCNN, image: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-    """Return the masks that a detector gives boxes of an image, at its own image size, in the frames of the boxes.
+    """Return the masks (L, 1, M, M), 0..1, that a detector gives boxes of an image, in the frames of the boxes.
 
     Args:
         model: with masks, in evaluation form.
-        image: (3, H, W) floats in 0..1.
+        image: (3, H, W) floats in 0..1, which the detector resizes.
         boxes: (L, 4) corners in pixels of the image.
         labels: (L,), 1..C.
-
-    Returns:
-        (L, 1, M, M), 0..1.
 
     Example:
         >>> from pliant.detection import mask_rcnn

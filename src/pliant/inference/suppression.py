@@ -138,7 +138,7 @@ def average_boxes(
     iou_threshold: float = 0.5,
     rounds: int = 1,
 ) -> Tensor:
-    r"""Return each kept box moved to the average of the boxes around it, weighted by their scores.
+    r"""Return each kept box (K, 4) moved to the average of the boxes around it, weighted by their scores.
 
     .. math:: b \leftarrow \frac{\sum_{j \in N(b)} s_j \, b_j}{\sum_{j \in N(b)} s_j}, \qquad
               N(b) = \{ j : \mathrm{iou}(b, b_j) \ge t, \text{ same class} \},
@@ -157,9 +157,6 @@ def average_boxes(
         labels: (L,).
         iou_threshold: t.
         rounds: how often.
-
-    Returns:
-        (K, 4) corners.
 
     Example:
         >>> boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 30, 30]])

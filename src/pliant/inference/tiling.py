@@ -16,16 +16,13 @@ _AT_BORDER = 2.0
 
 
 def tiles(height: int, width: int, size: int, overlap: int) -> list[Window]:
-    """Return windows that cover a photograph, all of one size; neighbours share at least `overlap` pixels.
+    """Return windows (x1, y1, x2, y2), row by row, that cover a photograph, all of one size and overlapping.
 
     Args:
         height: of the photograph, pixels.
         width: of the photograph, pixels.
         size: side of a window, pixels; a photograph smaller than that is taken whole on that axis.
         overlap: at least this many pixels are shared; more than the largest object, so that each is whole somewhere.
-
-    Returns:
-        Windows (x1, y1, x2, y2), row by row.
 
     Raises:
         PliantError: a side that is not positive, or an overlap outside [0, size).

@@ -20,16 +20,15 @@ _ALL = 1_000_000
 def candidates(
     model: GeneralizedRCNN, images: list[Tensor], *, size: tuple[int, int] | None = None, flip: bool = False
 ) -> list[dict[str, Tensor]]:
-    """Return all boxes above the score threshold, before any suppression, in pixels of the images as given.
+    """Return `boxes` (L, 4), `labels` (L,) and `scores` (L,) of each image from before any suppression, without masks.
+
+    They are all that are above the score threshold, in pixels of the images as given.
 
     Args:
         model: a detector in evaluation form.
         images: (3, H, W) floats in 0..1.
         size: short side and limit of the long side that the images are resized to; None: the detector's own.
         flip: look at the mirror images; the boxes are turned back.
-
-    Returns:
-        `boxes` (L, 4), `labels` (L,) and `scores` (L,) of each image, without masks.
 
     Example:
         >>> from pliant.detection import faster_rcnn

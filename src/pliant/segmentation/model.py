@@ -170,7 +170,7 @@ def deeplab(
     min_size: int | Sequence[int] | None = 360,
     max_size: int = 600,
 ) -> DeepLab:
-    """Return DeepLab as the v1 paper and its official code have it.
+    """Return DeepLab, in training form, as the v1 paper and its official code have it.
 
     The last stage of the trunk runs at stride 16 with dilation 2; the paper's deformable layers are its three 3x3
     convolutions (`deform="c5"`), without modulation and with one offset group.
@@ -189,9 +189,6 @@ def deeplab(
         min_size: images are resized so that the short side has so many pixels (of several values one at random in
             training and the last in evaluation); None leaves them at their own size, for training on crops.
         max_size: limit of the long side in pixels; not read where `min_size` is None.
-
-    Returns:
-        The model, in training form.
 
     Raises:
         PliantError: an argument out of its range, or a checkpoint which does not fit.
@@ -221,14 +218,10 @@ def deeplab(
     trunk.convert_by_name(model)
     if offset_dilation == "official":
         undilate_offset_branches(model)
-    _scale_biases(model, bias_lr_scale)
-    return model
-
-
-def _scale_biases(model: DeepLab, scale: float) -> None:
     branches = (module.conv_offset for module in model.modules() if isinstance(module, DeformConv2d))
     for layer in (model.fc6, model.score, *branches):
-        layer.bias_lr_scale = float(scale)  # type: ignore[assignment]
+        layer.bias_lr_scale = float(bias_lr_scale)  # type: ignore[assignment]
+    return model
 
 
 def undilate_offset_branches(network: nn.Module) -> int:

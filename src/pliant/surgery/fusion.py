@@ -22,7 +22,7 @@ _NORMS = ("BatchNorm2d", "FrozenBatchNorm2d", "BatchNormAct2d")
 
 
 def fuse(model: Model) -> Model:
-    r"""Fold each batch normalization that directly follows a deformable convolution into its weights and bias.
+    r"""Return the model with each batch normalization right after a deformable convolution folded into its weights.
 
     With mean :math:`\mu`, variance :math:`\sigma^2`, scale :math:`\gamma` and shift :math:`\beta` of the normalization,
 
@@ -39,9 +39,6 @@ def fuse(model: Model) -> Model:
 
     Args:
         model: any module in evaluation mode.
-
-    Returns:
-        `model`.
 
     Raises:
         PliantError: the model is in training mode, in which a normalization follows the batch.

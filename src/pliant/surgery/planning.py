@@ -97,7 +97,7 @@ class Plan:
 
 @hint_at_names("plan", HINTS)
 def plan(model: nn.Module, where: Where, *, modulated: bool = True, offset_groups: int = 1) -> Plan:
-    r"""Tell what `convert` with the same arguments would do, and change nothing.
+    r"""Tell what `convert` with the same arguments would do, as rows to iterate or a table to print; change nothing.
 
     Args:
         model: any module; torchvision's, timm's or one's own.
@@ -113,9 +113,6 @@ def plan(model: nn.Module, where: Where, *, modulated: bool = True, offset_group
             choose 1x1.
         modulated: v2 (offsets and modulation) if true, v1 (offsets alone) if false.
         offset_groups: groups of input channels with offsets of their own; must divide the channels of each layer.
-
-    Returns:
-        The plan: iterate it for the rows, print it for a table.
 
     Raises:
         PliantError: `where` means no convolution of `model`; near misses are named.

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from contextlib import nullcontext
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import torch
 from pliant._check import fail
 from pliant.train.checkpoint import load_checkpoint
 from pliant.train.config import TrainConfig, overridden
-from pliant.train.environment import environment
 from pliant.train.files import locked, write_json
 from pliant.train.loop import CHECKPOINT_FILE, Datasets, Run
 from pliant.train.model import CONFIG_FILE, build_model, load_categories, load_config, resolve, save_categories
@@ -23,6 +24,7 @@ from pliant.train.start import start_from
 from pliant.train.tasks import task_of
 
 ENVIRONMENT_FILE = "environment.json"
+RECORDED = ("pliant", "torch", "torchvision", "timm", "accelerate", "faster-coco-eval", "numpy")
 # The settings that `resume` may change.
 RESUMABLE = ("epochs", "steps", "data", "workers", "device")
 
@@ -129,3 +131,22 @@ def _open_datasets(config: TrainConfig, run: Path | None) -> Datasets:
     if config.val_split is None:
         return training, None
     return training, task.open_data(config, config.val_split, training=False, known=training.categories)
+
+
+def environment(processes: int) -> dict[str, Any]:
+    """Return the versions and the machine that a run of so many processes is made with."""
+    versions = {}
+    for name in RECORDED:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "packages": versions,
+    }

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 from pliant.train.options.fields import Options, required_type, typed
 from pliant.train.options.models import MODELS, ModelOptions, applies, models_with
-from pliant.train.options.parts import MimickingOptions
 from pliant.train.options.stages import InferenceOptions
 
 __all__ = [
     "MODELS",
     "InferenceOptions",
-    "MimickingOptions",
     "ModelOptions",
     "Options",
     "applies",

@@ -55,7 +55,7 @@ class Detection(Task):
 
     def part(self, output: Output, target: Target, dataset: Any) -> list[dict[str, Any]]:
         """Return the image's COCO results."""
-        return coco_results([(int(target["image_id"]), output)], dataset.categories)
+        return self.records(int(target["image_id"]), output, dataset.categories)
 
     def score(self, parts: Sequence[list[dict[str, Any]]], dataset: Any, config: TrainConfig) -> CocoMetrics:
         """Return COCO's metric of the results of all images."""

@@ -15,7 +15,7 @@ from pliant.evaluation import InstanceMetrics, coco_results, evaluate_instances
 from pliant.evaluation.results import MASK_THRESHOLD
 from pliant.inference import with_masks
 from pliant.train.config import TrainConfig
-from pliant.train.tasks.base import Output, Target
+from pliant.train.tasks.base import Output
 from pliant.train.tasks.detection import Detection, captions, counted_detections
 
 
@@ -26,10 +26,6 @@ class Instances(Detection):
     logged: ClassVar[tuple[str, ...]] = ("mask_ap", "mask_ap50", "mask_ap75", "ap", "ap50", "ap75")
     unit: ClassVar[str] = "mask AP"
     masks: ClassVar[bool] = True
-
-    def part(self, output: Output, target: Target, dataset: Any) -> list[dict[str, Any]]:
-        """Return the image's COCO results, masks included."""
-        return self.records(int(target["image_id"]), output, dataset.categories)
 
     def records(self, image_id: int, output: Output, categories: Sequence[Category]) -> list[dict[str, Any]]:
         """Return the image's COCO results, masks included."""
