@@ -20,10 +20,9 @@ NAMES = ("avx512", "avx2", "baseline")  # from the fastest to the one that every
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Return the instruction sets that the compiled library can use on this machine, the fastest first.
+    """Return which of "avx512", "avx2" and "baseline" the compiled library can use on this machine, the fastest first.
 
-    Returns:
-        Names out of "avx512", "avx2" and "baseline"; empty where this installation has no compiled library.
+    There are none where this installation has no compiled library.
 
     Example:
         >>> import pliant

@@ -35,7 +35,7 @@ def deform_conv2d_cpu(
             _depthwise(problem, s, bias, output)
     elif len(slices) == 1 and cpu_products.multiplies_faster(problem):
         cpu_products.convolve(problem, slices[0], bias, output)
-    elif problem.is_cut(slices) and output.dtype != problem.dtype:
+    elif output.dtype != problem.dtype and any(s.begin % problem.per_group > 0 for s in slices):  # parts of a group
         _convolve_in_arithmetic_type(problem, slices, bias, output)
     else:
         for s in slices:

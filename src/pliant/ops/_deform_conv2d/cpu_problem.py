@@ -97,10 +97,6 @@ class CpuConvolution:
                 parts.append(ChannelSlice(c, end, end - c))
         return parts
 
-    def is_cut(self, slices: list[ChannelSlice]) -> bool:
-        """Return whether a weight group is spread over several slices, whose products add up."""
-        return any(s.begin % self.per_group > 0 for s in slices)
-
     def runs(self, s: ChannelSlice, most: int) -> Iterator[Run]:
         """Yield images with at most `most` output positions together, or single ones, which `tiles` cuts."""
         images = max(1, most // (self.Ho * self.Wo))

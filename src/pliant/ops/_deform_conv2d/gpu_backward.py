@@ -20,9 +20,11 @@ from pliant.ops import _triton
 from pliant.ops._deform_conv2d.gpu_cells import Cells, cells_of
 from pliant.ops._deform_conv2d.gpu_plan import BackwardPlan, Chunk, GroupSlice, plan_backward
 from pliant.ops._deform_conv2d.gpu_problem import GpuConvolution
-from pliant.ops._deform_conv2d.gpu_products import add_products, products, rows_of
 from pliant.ops._deform_conv2d.gpu_tiles import GATHER_CHANNELS, GATHER_ROWS, power_of_two, sample_tile
 from pliant.ops._deform_conv2d.triton_backward import gather_gradient, sample_backward
+
+# Whether half-precision matrices can be multiplied into float32, which came after the oldest PyTorch supported.
+WIDE_RESULTS = torch.version.hip is None and "dtype" in torch.ops.aten.bmm.overloads()
 
 
 class _Backward:
@@ -39,7 +41,7 @@ class _Backward:
         has_mask = self.needs_maps and p.mask is not None
         self.mask = p.offset.new_empty((p.N, p.G * p.K, p.Ho, p.Wo), dtype=types[1]) if has_mask else None
         self.weight = p.weight.new_empty(p.weight.shape) if self.needs_weight else None
-        self.input = self._empty_image() if self.needs_input else None
+        self.input = torch.empty_like(p.input, memory_format=memory_format(p.input)) if self.needs_input else None
         self.scattered: Tensor | None = None
         if self.needs_input and plan.scatter:
             self.scattered = p.image.new_zeros((p.N, p.H, p.W, p.C), dtype=p.sum_dtype)
@@ -49,10 +51,6 @@ class _Backward:
         # Each chunk writes over the one before: with deterministic algorithms PyTorch fills all memory it hands out.
         self.columns = self._empty_columns() if self.needs_weight else None
         self.grad_columns = self._empty_columns() if self.needs_maps or self.needs_input else None
-
-    def _empty_image(self) -> Tensor:
-        p = self.problem
-        return torch.empty(p.input.shape, dtype=p.dtype, device=p.device, memory_format=memory_format(p.input))
 
     def _empty_columns(self) -> Tensor | None:
         """Return memory for the columns of any slice of any chunk, (positions, weight groups, taps * channels)."""
@@ -248,3 +246,33 @@ def deform_conv2d_triton_backward(
     g_input, g_offset, g_weight, g_mask = found
     results = zip((g_input, g_offset, g_weight, g_bias, g_mask), needed, strict=True)
     return tuple(g if g is not None and need else grad.new_empty(0) for g, need in results)
+
+
+def rows_of(grad: Tensor, outputs: slice, first: int, count: int) -> Tensor:
+    """Return `outputs` of the positions [first, first + count) of a (N, O, Ho, Wo) tensor as (count, outputs)."""
+    grad = grad[:, outputs]
+    P = grad.shape[2] * grad.shape[3]
+    if first % P + count <= P:  # inside one image: a view of a contiguous or channels_last gradient
+        return grad[first // P].flatten(1)[:, first % P : first % P + count].T
+    images = slice(first // P, (first + count) // P)
+    return grad[images].permute(0, 2, 3, 1).reshape(count, -1)
+
+
+def products(rows: Tensor, weight: Tensor, result: Tensor) -> None:
+    """Write rows (T, O) @ weight (groups, O/groups, R) group by group to `result` (T, groups, R)."""
+    groups, per_group, _ = weight.shape
+    left = rows.reshape(-1, groups, per_group).transpose(0, 1)
+    torch.bmm(left, weight, out=result.transpose(0, 1))
+
+
+def add_products(rows: Tensor, columns: Tensor, total: Tensor) -> None:
+    """Add rows (T, O)^T @ columns (T, groups, R) group by group to `total` (groups, O/groups, R) of a wider type."""
+    groups, per_group, _ = total.shape
+    left = rows.T.reshape(groups, per_group, -1)
+    right = columns.transpose(0, 1)
+    if rows.dtype == total.dtype:
+        total.baddbmm_(left, right)
+    elif WIDE_RESULTS and rows.is_cuda:
+        total += torch.bmm(left, right, out_dtype=total.dtype)
+    else:
+        total += torch.bmm(left, right)  # rounds once a chunk
