@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pliant import _start, nn, ops  # noqa: F401  # _start comes first: Ctrl-C while the others load
-from pliant._check import PliantError, require_package
+from pliant._check import PliantError
 from pliant._version import __version__
 from pliant.surgery import convert, fuse, param_groups, plan, revert
 
@@ -47,6 +47,8 @@ def load(run: Path | str, *, device: str = "auto") -> TrainedModel:
         >>> callable(pliant.load)
         True
     """
+    from pliant._check import require_package
+
     require_package("torchvision", "train", "pliant.load")
     from pliant.train.trained import TrainedModel
 
