@@ -17,6 +17,7 @@ from pliant.analysis.health import HealthMeter, OffsetHealth, offset_health
 from pliant.analysis.marks import (
     plot_bins,
     plot_dilation,
+    plot_effective_bins,
     plot_field,
     plot_health,
     plot_image,
@@ -60,6 +61,7 @@ __all__ = [
     "plot_locations",
     "plot_saliency",
     "plot_bins",
+    "plot_effective_bins",
     "plot_dilation",
     "plot_health",
     "region_bins",

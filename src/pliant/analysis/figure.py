@@ -20,6 +20,7 @@ from pliant.analysis.marks import (
     POINT,
     REGION,
     plot_bins,
+    plot_effective_bins,
     plot_field,
     plot_image,
     plot_locations,
@@ -76,7 +77,7 @@ def draw_inside(
         path: the picture file; its suffix chooses the format (png, jpg, svg, pdf).
         panels: of "points" (sampling points), "locations" (effective sampling locations), "field" (effective receptive
             field), "saliency" (error-bounded saliency region), "bins" (of RoI pooling) and "effective-bins" (the same,
-            the more opaque the more the detection depends on their places).
+            the brighter the more the detection depends on their places).
         margin: show only so many pixels around the place; None shows the whole photograph.
         progress: of the saliency region, see `saliency_region`.
 
@@ -158,6 +159,7 @@ def _locations(axes: Any, view: View, asked: Asked, parts: _Parts) -> str:
     positions = torch.cat([layer.positions.reshape(-1, 2) for layer in chosen])
     magnitude = torch.cat([(layer.magnitude / layer.magnitude.max().clamp(min=1e-30)).flatten() for layer in chosen])
     plot_locations(axes, view.to_image(positions), magnitude)
+    _mark(axes, asked)
     return f"effective sampling locations of {len(chosen)} layers" + (", by the box head" if bins else "")
 
 
@@ -186,7 +188,10 @@ def _bins(axes: Any, view: View, asked: Asked, parts: _Parts) -> str:
         _fail_without_bins(view)
     bins, weights = found
     plot_bins(axes, box[None], view.boxes_to_image(bins), weights)
-    return f"{weights[0].numel()} bins, weights {weights.min():.2f} to {weights.max():.2f}"
+    least, most = (f"{value:.2f}" for value in (weights.min().item(), weights.max().item()))
+    return f"{weights[0].numel()} bins, " + (
+        f"all of weight {least}" if least == most else f"weights {least} to {most}"
+    )
 
 
 def _effective_bins(axes: Any, view: View, asked: Asked, parts: _Parts) -> str:
@@ -195,7 +200,7 @@ def _effective_bins(axes: Any, view: View, asked: Asked, parts: _Parts) -> str:
     if found is None:
         _fail_without_bins(view)
     bins, magnitude = found
-    plot_bins(axes, box[None], view.boxes_to_image(bins)[None], magnitude[None])
+    plot_effective_bins(axes, box, view.boxes_to_image(bins), magnitude)
     row, column = divmod(int(magnitude.argmax()), magnitude.shape[1])
     return f"effective bin locations: {magnitude.numel()} bins, the strongest in row {row}, column {column}"
 

@@ -124,21 +124,46 @@ def plot_bins(axes: Any, regions: Tensor, bins: Tensor, weights: Tensor) -> None
         >>> axes = Figure().add_subplot()
         >>> plot_bins(axes, torch.tensor([[4.0, 5.0, 20.0, 15.0]]), torch.rand(1, 2, 3, 4), torch.ones(1, 2, 3))
     """
-    from matplotlib.collections import PatchCollection
     from matplotlib.colors import to_rgb
+
+    shares = weights / weights.max().clamp(min=1e-6) if len(weights) else weights
+    opacity = (0.15 + 0.85 * shares).clamp(0, 1).flatten().tolist()
+    _outline(axes, bins.reshape(-1, 4), [(*to_rgb(BIN), alpha) for alpha in opacity], 1.0)
+    _outline(axes, regions, [(*to_rgb(REGION), 1.0)] * len(regions), 1.8, style="--")
+
+
+def plot_effective_bins(axes: Any, region: Tensor, bins: Tensor, magnitude: Tensor) -> None:
+    """Draw a region (4,) and its bins (Ph, Pw, 4), the thicker and brighter the larger their gradient (Ph, Pw).
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> axes = Figure().add_subplot()
+        >>> plot_effective_bins(axes, torch.tensor([4.0, 5.0, 20.0, 15.0]), torch.rand(2, 3, 4), torch.rand(2, 3))
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    order = magnitude.flatten().argsort()  # the strongest on top
+    share = (magnitude.flatten()[order] / magnitude.max().clamp(min=1e-30)).sqrt()
+    colours = [tuple(colour) for colour in colormaps["viridis"](share.numpy())]
+    _outline(axes, bins.reshape(-1, 4)[order], colours, (0.5 + 2 * share).tolist())
+    _outline(axes, region[None], [(*to_rgb(REGION), 1.0)], 1.8, style="--")
+
+
+def _outline(
+    axes: Any, boxes: Tensor, colours: Sequence[Any], widths: float | Sequence[float], *, style: str = "-"
+) -> None:
+    """Draw boxes (L, 4) by their borders, on a dark line, so that they are seen on any photograph."""
+    from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    opacity = (
-        (0.15 + 0.85 * weights / weights.max().clamp(min=1e-6)).clamp(0, 1).flatten().tolist() if len(weights) else []
-    )
-    for boxes, colours, width, style in (
-        (bins.reshape(-1, 4), [(*to_rgb(BIN), alpha) for alpha in opacity], 0.8, "-"),
-        (regions, [to_rgb(REGION)] * len(regions), 1.8, "--"),
-    ):
-        # A box's corner is a border between pixels, whose centres are at integers on the axis.
-        patches = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in (boxes - 0.5).tolist()]
+    # A box's corner is a border between pixels, whose centres are at integers on the axis.
+    patches = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in (boxes - 0.5).tolist()]
+    lines = torch.as_tensor(widths).expand(len(patches))
+    ground = [(0.0, 0.0, 0.0, 0.6 * colour[3]) for colour in colours]
+    for edges, line in ((ground, lines + 1.0), (colours, lines)):
         axes.add_collection(
-            PatchCollection(patches, facecolor="none", edgecolor=colours, linewidth=width, linestyle=style)
+            PatchCollection(patches, facecolor="none", edgecolor=edges, linewidth=line.tolist(), linestyle=style)
         )
 
 

@@ -162,11 +162,14 @@ function drawRegion(context, w, h) {
   });
   const found = DATA.detections[shownDetection()];
   if (!found || !found.bins) return;
-  const opacity = $("effects").checked && found.effects ? found.effects : found.weights, most = Math.max(...opacity, 1e-6);
-  found.bins.forEach((bin, i) => {
-    context.globalAlpha = 0.15 + 0.85 * Math.max(0, opacity[i] / most);
-    haloed(context, 1, colour("bin"), () => rectangle(context, bin, w, h));
-  });
+  const byEffect = $("effects").checked && found.effects, values = byEffect ? found.effects : found.weights;
+  const most = Math.max(...values, 1e-6), order = [...values.keys()].sort((i, j) => values[i] - values[j]);
+  for (const i of order) { // the strongest on top
+    const share = Math.max(0, values[i] / most), root = Math.sqrt(share);
+    context.globalAlpha = byEffect ? 1 : 0.15 + 0.85 * share;
+    const style = byEffect ? `rgb(${heat(255 * root).slice(0, 3).map(Math.round)})` : colour("bin");
+    haloed(context, byEffect ? 0.5 + 2.5 * root : 1.5, style, () => rectangle(context, found.bins[i], w, h));
+  }
   context.globalAlpha = 1;
 }
 
@@ -248,7 +251,10 @@ function regionText() {
   const found = DATA.detections[shownDetection()];
   if (!found) return "";
   const parts = [`${found.label}, score ${found.score}.`];
-  if (found.bins) parts.push(`${found.bins.length} bins, weights ${Math.min(...found.weights).toFixed(2)} to ${Math.max(...found.weights).toFixed(2)}.`);
+  if (found.bins) {
+    const [least, most] = [Math.min(...found.weights), Math.max(...found.weights)].map((weight) => weight.toFixed(2));
+    parts.push(`${found.bins.length} bins, ${least === most ? `all of weight ${least}` : `weights ${least} to ${most}`}.`);
+  }
   if (found.effects) parts.push(`It depends most on the bin in row ${found.strongest[0]}, column ${found.strongest[1]}.`);
   if (found.saliency) parts.push(`Saliency region: ${(100 * found.share).toFixed(1)} % of the image, error ${found.error}.`);
   return parts.join(" ");
