@@ -219,6 +219,31 @@ void test_transpose(int64_t rows, int64_t columns, int64_t threads) {
   result.check_guards("transpose");
 }
 
+// Weights in the order of `axes`, the innermost first, where 0 is the output, 1 the channel and 2 the tap.
+template <class T>
+void test_pack_weight(int64_t outputs, int64_t channels, const std::vector<int>& axes, int64_t threads) {
+  const int64_t groups = 2, taps = 6, panel = 8, panels = (outputs + panel - 1) / panel;
+  const int64_t size[5] = {groups, outputs, channels, taps, panel}, lengths[3] = {groups * outputs, channels, taps};
+  int64_t stride[3], items = 1;
+  for (int axis : axes) {
+    stride[axis] = items;
+    items *= lengths[axis];
+  }
+  Buffer<T> source(items), packed(groups * panels * taps * channels * panel, -1);
+  for (int64_t i = 0; i < items; ++i) source[i] = T(i + 1);
+  kernels->pack_weight(size, source.data(), stride, packed.data(), sizeof(T), threads);
+  int64_t i = 0;
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t first = 0; first < panels * panel; first += panel)
+      for (int64_t k = 0; k < taps; ++k)
+        for (int64_t c = 0; c < channels; ++c)
+          for (int64_t o = first; o < first + panel; ++o) {
+            const int64_t at = (g * outputs + o) * stride[0] + c * stride[1] + k * stride[2];
+            check(packed[i++] == (o < outputs ? T(at + 1) : T(0)), "pack_weight");
+          }
+  packed.check_guards("pack_weight");
+}
+
 template <int Type>
 void test_type(const Shape& shape, int64_t threads, const std::string& what) {
   Problem<Type> p(shape, threads);
@@ -255,6 +280,12 @@ int main(int count, char** arguments) {
       pliant_set_parallel_region(threads == 1 ? nullptr : team);
       for (int64_t rows : {1, 7, 16, 65})
         for (int64_t columns : {1, 8, 33, 130}) test_transpose(rows, columns, threads);
+      for (int64_t outputs : {1, 8, 12, 21})
+        for (int64_t channels : {1, 5, 16, 35})
+          for (const std::vector<int>& axes : {std::vector<int>{1, 2, 0}, {2, 1, 0}, {0, 2, 1}}) {
+            test_pack_weight<float>(outputs, channels, axes, threads);
+            test_pack_weight<double>(outputs, channels, axes, threads);
+          }
       test_pooling(std::string(set) + ", " + std::to_string(threads) + " threads, ", threads);
       for (const Shape& shape : kShapes) {
         const std::string what = std::string(set) + ", " + std::to_string(threads) + " threads, " + shape.name;

@@ -87,7 +87,7 @@ def _convolve_in_arithmetic_type(
 ) -> None:
     """Add up slices of one weight group in float32: a sum in half precision would be rounded once for each slice."""
     panel = problem.native.deform_conv_panel(TYPES[problem.dtype])
-    weights = [problem.packed_weight(s, panel) for s in slices]
+    weights = [problem.packed_weight(s, panel, f"weight {s.begin}") for s in slices]
     most = max(64, TILE_BYTES // (problem.O * problem.dtype.itemsize))
     for images in (slice(n, n + 1) for n in range(problem.N)):
         for first, last in problem.tiles(most):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
-from pliant.ops._native.library import TYPES, Tile, load
+from pliant.ops._native.library import TYPES, Packing, Tile, Triple, load
 from pliant.ops._native.memory import Channels, Scratch, pointer, transpose
 
 IMAGE_BYTES = 32 << 20  # of the channels-last copy of a slice of some images, and of their gradient
@@ -135,18 +135,25 @@ class CpuConvolution:
 
     def weight_rows(self, s: ChannelSlice, dtype: torch.dtype) -> Tensor:
         """Return the weights of slice `s` as (groups, O/groups, K*run), in the order of the columns."""
-        O_per_group = self.O // self.groups
-        first, last = s.begin // self.per_group, (s.end - 1) // self.per_group + 1
-        inside = slice(s.begin % self.per_group, s.begin % self.per_group + s.run)
-        w = self.weight[first * O_per_group : last * O_per_group, inside].permute(0, 2, 3, 1)
-        return w.reshape(last - first, O_per_group, self.K * s.run).to(dtype).contiguous()
+        w = self._weight(s).permute(0, 2, 3, 1)
+        return w.reshape(-1, self.O // self.groups, self.K * s.run).to(dtype).contiguous()
 
-    def packed_weight(self, s: ChannelSlice, panel: int) -> Tensor:
-        """Return the weights of slice `s` as (groups, panels, K*run, panel), with zeros for outputs past the last."""
-        rows = self.weight_rows(s, self.dtype)
-        rows = torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[1] % panel)).view(-1, panel, rows.shape[2])
-        packed = rows.new_empty(rows.shape[0], rows.shape[2], panel)
-        self.transpose(rows, packed)
+    def _weight(self, s: ChannelSlice) -> Tensor:
+        inside = slice(s.begin % self.per_group, s.begin % self.per_group + s.run)
+        return self.weight[self.outputs(s), inside]
+
+    def packed_weight(self, s: ChannelSlice, panel: int, purpose: str = "weight") -> Tensor:
+        """Return the weights of slice `s` as (groups, panels, K*run, panel), with zeros for outputs past the last.
+
+        They are there until others are packed for the same purpose.
+        """
+        weight = self._weight(s).to(self.dtype).flatten(2)
+        O_per_group = self.O // self.groups
+        groups, panels = weight.shape[0] // O_per_group, -(-O_per_group // panel)
+        shape = (groups, panels, self.K * s.run, panel)
+        packed = self.scratch.take(purpose, shape, self.dtype)
+        size, stride = Packing(groups, O_per_group, s.run, self.K, panel), Triple(*weight.stride())
+        self.native.pack_weight(size, weight.data_ptr(), stride, packed.data_ptr(), packed.itemsize, self.threads)
         return packed
 
     def depthwise_weight(self, s: ChannelSlice) -> Tensor:

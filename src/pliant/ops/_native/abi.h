@@ -11,7 +11,7 @@
 #define PLIANT_API __attribute__((visibility("default")))
 #endif
 
-#define PLIANT_ABI_VERSION 6
+#define PLIANT_ABI_VERSION 7
 
 #ifdef __cplusplus
 extern "C" {
@@ -55,6 +55,12 @@ PLIANT_API void pliant_set_parallel_region(pliant_parallel_region region);
 // of the source; strides are in items, between matrices and between lines.
 typedef void pliant_transpose(const int64_t* size, const void* source, const int64_t* source_stride, void* destination,
                               const int64_t* destination_stride, int64_t item_size, int64_t threads);
+
+// The weights of `deform_conv`, below, from those of a plain convolution: destination(g, p, k, c, o) = source(g *
+// outputs + p * panel + o, c, k), and 0 where o is past the last of a group's outputs. `size` is (groups, outputs of a
+// group, channels, taps, panel), `source_stride` in items of 4 or 8 bytes, between outputs, channels and taps.
+typedef void pliant_pack_weight(const int64_t* size, const void* source, const int64_t* source_stride,
+                                void* destination, int64_t item_size, int64_t threads);
 
 // In what follows `offset` and `mask` point at the first image's first position, channel 0 of all groups; `mask` may be
 // null. "Position" counts the positions of the tile through all its images, [0, images * count).
@@ -165,6 +171,7 @@ typedef int pliant_pool_backward(const pliant_pooling* pooling, int image_type, 
 typedef struct pliant_kernels {
   const char* instruction_set;  // "avx512", "avx2", "baseline"
   pliant_transpose* transpose;
+  pliant_pack_weight* pack_weight;
   pliant_deform_conv* deform_conv;
   pliant_deform_conv_panel* deform_conv_panel;
   pliant_deform_shares* deform_shares;

@@ -54,7 +54,48 @@ void transpose_items(const int64_t* size, const Item* sources, const int64_t* st
   });
 }
 
+// What is packed at a time, kBlock channels of a panel, stays in the first-level cache.
+template <class Item>
+void pack_items(const int64_t* size, const Item* source, const int64_t* stride, Item* packed, int64_t threads) {
+  const int64_t outputs = size[1], channels = size[2], taps = size[3], panel = size[4];
+  const int64_t panels = (outputs + panel - 1) / panel, blocks = (channels + kBlock - 1) / kBlock;
+  parallel_for(size[0] * panels * blocks, threads, [=](int64_t task, int64_t) {
+    const int64_t begin = task % blocks * kBlock, end = smaller(channels, begin + kBlock);
+    const int64_t at = task / blocks, first = at % panels * panel, count = smaller(outputs - first, panel);
+    const Item* from = source + (at / panels * outputs + first) * stride[0];
+    Item* to = packed + at * taps * channels * panel;
+    const bool squares = sizeof(Item) == sizeof(uint32_t) && stride[1] == 1 && end - begin == kBlock && count % 4 == 0;
+    for (int64_t o = 0; o < count; o += squares ? 4 : 1) {
+      if constexpr (sizeof(Item) == sizeof(uint32_t)) {
+        if (squares) {
+          for (int64_t k = 0; k < taps; ++k)
+            for (int64_t c = begin; c < end; c += 4)
+              transpose_square(from + o * stride[0] + c + k * stride[2], stride[0], to + (k * channels + c) * panel + o,
+                               panel);
+          continue;
+        }
+      }
+      for (int64_t c = begin; c < end; ++c)
+        for (int64_t k = 0; k < taps; ++k)
+          to[(k * channels + c) * panel + o] = from[o * stride[0] + c * stride[1] + k * stride[2]];
+    }
+    for (int64_t k = 0; k < taps && count < panel; ++k)
+      for (int64_t c = begin; c < end; ++c)
+        for (int64_t o = count; o < panel; ++o) to[(k * channels + c) * panel + o] = 0;
+  });
+}
+
 }  // namespace
+
+void pack_weight(const int64_t* size, const void* source, const int64_t* source_stride, void* destination,
+                 int64_t item_size, int64_t threads) {
+  const auto run = [&](auto item) {
+    using Item = decltype(item);
+    pack_items(size, static_cast<const Item*>(source), source_stride, static_cast<Item*>(destination), threads);
+  };
+  if (item_size == 4) return run(uint32_t{});
+  run(uint64_t{});
+}
 
 void transpose(const int64_t* size, const void* source, const int64_t* source_stride, void* destination,
                const int64_t* destination_stride, int64_t item_size, int64_t threads) {
@@ -73,6 +114,7 @@ void transpose(const int64_t* size, const void* source, const int64_t* source_st
 extern const pliant_kernels kernels;
 const pliant_kernels kernels = {PLIANT_NAME(PLIANT_ISA),
                                 transpose,
+                                pack_weight,
                                 deform_conv,
                                 deform_conv_panel,
                                 deform_shares,

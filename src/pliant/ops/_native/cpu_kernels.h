@@ -8,6 +8,7 @@ namespace pliant {
 namespace PLIANT_ISA {
 
 pliant_transpose transpose;
+pliant_pack_weight pack_weight;
 pliant_deform_conv deform_conv;
 pliant_deform_conv_panel deform_conv_panel;
 pliant_deform_shares deform_shares;

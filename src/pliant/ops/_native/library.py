@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 PATH = Path(__file__).with_name(f"libpliant_cpu.{_SUFFIX}")
 
 Pair = c_int64 * 2
 Triple = c_int64 * 3
+Packing = c_int64 * 5  # groups, outputs of a group, channels, taps, outputs of a panel
 
 
 def _int64s(*names: str) -> list[tuple[str, type[c_int64]]]:
@@ -83,6 +84,7 @@ class Kernels(ctypes.Structure):
     _fields_ = (
         ("instruction_set", c_char_p),
         ("transpose", _function(None, _SIZE, c_void_p, _STRIDE, c_void_p, _STRIDE, c_int64, c_int64)),
+        ("pack_weight", _function(None, POINTER(Packing), c_void_p, POINTER(Triple), c_void_p, c_int64, c_int64)),
         (
             "deform_conv",
             _function(c_int, _TILE, c_int, *[c_void_p] * 4, c_int64, c_void_p, c_void_p, POINTER(Triple), c_int),
