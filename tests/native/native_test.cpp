@@ -4,6 +4,7 @@
 #include "problem.h"
 
 #include <cstdlib>
+#include <fstream>
 #include <thread>
 
 namespace {
@@ -262,10 +263,26 @@ void team(void (*function)(void*), void* data, unsigned threads, unsigned) {
   for (auto& other : others) other.join();
 }
 
+// For ctest: the processor lacks the instruction set that was named.
+constexpr int kSkipped = 77;
+
+// What Linux says of the processor; elsewhere nothing is said. The library asks the processor itself.
+[[maybe_unused]] bool listed(const std::string& flag) {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string word; file >> word;)
+    if (word == flag) return true;
+  return false;
+}
+
 }  // namespace
 
 // Run the tests with the kernels of one instruction set, `native_test avx2`, where the processor has it, or of all.
 int main(int count, char** arguments) {
+#if defined(__x86_64__)
+  check(!listed("avx2") || pliant_kernels_for("avx2"), "AVX2 is there and is used");
+  check(!listed("avx512bw") || pliant_kernels_for("avx512"), "AVX-512 is there and is used");
+#endif
+  if (count > 1 && pliant_kernels_for(arguments[1]) == nullptr) return failures ? EXIT_FAILURE : kSkipped;
   check(pliant_abi_version() == PLIANT_ABI_VERSION, "the interface's version");
   check(pliant_kernels_for("no such set") == nullptr, "an unknown instruction set is refused");
   const std::string best = pliant_kernels_for(nullptr)->instruction_set;
