@@ -72,26 +72,32 @@ build/versions/%/.installed: constraints.txt | $(CREATED)
 	rm -rf $(@D)
 	$(BIN)/python -m venv $(@D)
 	grep -E '^(hypothesis|pillow|pytest|timm)==' constraints.txt >$(@D)/constraints.txt
-	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install --constraint $(@D)/constraints.txt \
+	$(@D)/bin/python -m pip --disable-pip-version-check --no-input install --no-compile --constraint $(@D)/constraints.txt \
 	  'torch==$*.*' torchvision timm pytest hypothesis 'numpy<2.3'
 	touch $@
 
 wheels: $(RELEASE_INSTALLED) ## an sdist, a pure wheel, and one for each platform, cross-compiled and checked, into dist/
 	$(BIN)/python release/wheels.py $(WHEELS)
 
-# Its wheel first, then the pure one, each from the folder alone beside PyTorch.
-test-wheels: $(CREATED) ## install the wheels of dist/ that run here into a fresh environment with PyTorch alone, and use them
+# Its wheel first, then the pure one, each from the folder alone beside PyTorch; last the sdist, which is compiled here.
+test-wheels: $(CREATED) ## install what of dist/ runs here into a fresh environment with PyTorch alone, and use it
 	rm -rf build/wheels/venv
 	$(BIN)/python -m venv build/wheels/venv
-	build/wheels/venv/bin/python -m pip --disable-pip-version-check --no-input install --constraint constraints.txt torch
+	build/wheels/venv/bin/python -m pip --disable-pip-version-check --no-input install --no-compile --constraint constraints.txt torch
 	build/wheels/venv/bin/python -m pip --disable-pip-version-check install --no-index --find-links dist pliant
 	build/wheels/venv/bin/python -I release/smoke.py native
 	build/wheels/venv/bin/python -m pip --disable-pip-version-check install --no-deps --force-reinstall dist/pliant-*-py3-none-any.whl
 	build/wheels/venv/bin/python -I release/smoke.py reference
+	build/wheels/venv/bin/python -m pip --disable-pip-version-check install --no-deps --force-reinstall dist/pliant-*.tar.gz
+	build/wheels/venv/bin/python -I release/smoke.py native
 
-# With the Debian packages qemu-user, libc6-arm64-cross, wine and wine64.
-test-emulated: $(RELEASE_INSTALLED) ## the C++ tests of the libraries for Linux on ARM and for Windows, in emulators; after `make wheels`
-	$(BIN)/python release/wheels.py --tests manylinux_2_17_aarch64 win_amd64
+# macOS has no emulator here. On Debian all that the others need are packages.
+test-emulated: $(RELEASE_INSTALLED) ## the C++ tests with the library of each wheel but macOS's, in emulators; after `make wheels`
+	@type -P qemu-aarch64 >/dev/null && type -P wine >/dev/null && \
+	  ls /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1 /lib/ld-musl-x86_64.so.1 /lib/ld-musl-aarch64.so.1 >/dev/null || \
+	  { echo 'make: emulators are missing; on Debian: dpkg --add-architecture arm64 && apt-get update &&' \
+	    'apt-get install qemu-user libc6-arm64-cross musl musl:arm64 wine wine64' >&2; exit 1; }
+	$(BIN)/python release/wheels.py --tests $(filter-out macosx%,$(basename $(notdir $(wildcard release/toolchains/*_*.cmake))))
 
 fuzz: fuzz-operators ## random calls of the operators under the sanitizers, until something is found
 

@@ -21,7 +21,7 @@ PROCESSORS = {
 # By the start of a platform: the library's file type, and which others it may ask for. All are part of the system.
 SYSTEM = {
     "manylinux": ("so", re.compile(r"libc\.so\.6|libm\.so\.6|ld-linux-[\w-]+\.so\.\d")),
-    "musllinux": ("so", re.compile(r"libc\.so|libc\.musl-\w+\.so\.1")),
+    "musllinux": ("so", re.compile(r"libc\.musl-\w+\.so\.1")),
     "macosx": ("dylib", re.compile(r"/usr/lib/libSystem\.B\.dylib")),
     "win": ("dll", re.compile(r"KERNEL32\.dll|ntdll\.dll|ucrtbase\.dll|api-ms-win-crt-[\w-]+\.dll", re.IGNORECASE)),
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import sysconfig
 import warnings
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 import pliant
-from pliant.ops import deform_conv2d, deform_roi_pool
+from pliant.ops import deform_conv2d, deform_roi_pool, instruction_sets
 
 
 def shifted(implementation: str) -> torch.Tensor:
@@ -29,6 +30,16 @@ def gradients(implementation: str) -> list[torch.Tensor]:
     x, offset, weight, mask = (torch.randn(shape, generator=random, requires_grad=True) for shape in shapes)
     out = deform_conv2d(x, offset, weight, mask=mask, stride=2, padding=1, impl=implementation)
     return list(torch.autograd.grad((out * out).sum(), (x, offset, weight, mask)))
+
+
+def check_instruction_set() -> None:
+    """Compare the instruction set in use with what Linux says of the processor; elsewhere nothing is said."""
+    known = Path("/proc/cpuinfo")
+    flags = set(known.read_text().split()) if known.exists() and platform.machine() == "x86_64" else set()
+    for flag, name in (("avx2", "avx2"), ("avx512bw", "avx512")):
+        assert flag not in flags or name in instruction_sets(), (
+            f"the processor has {flag}, used are {instruction_sets()}"
+        )
 
 
 def check_absence() -> None:
@@ -49,6 +60,7 @@ def main() -> None:
     known = [[2.0, 4.0, 6.0, 0.0], [10.0, 12.0, 14.0, 0.0], [18.0, 20.0, 22.0, 0.0]]
     assert shifted("reference").tolist() == known
     if expected == "native":
+        check_instruction_set()
         assert shifted("native").tolist() == known
         for fast, slow in zip(gradients("native"), gradients("reference"), strict=True):
             torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
