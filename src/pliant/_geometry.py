@@ -37,9 +37,10 @@ class ConvGeometry(NamedTuple):
 
 def whole(value: Any) -> int | None:
     """Return `value` as an integer, or None where it is none: Python's, NumPy's, or a tensor without dimensions."""
-    if isinstance(value, int | torch.SymInt):
+    if isinstance(value, (int, torch.SymInt)):  # a tuple: PyTorch 2.6 traces no union of types
         return None if isinstance(value, bool) else value  # type: ignore[return-value]  # what graphs have for integers
-    if getattr(value, "ndim", None) != 0 or getattr(value, "dtype", None) == torch.bool:
+    # Of NumPy's truth values NumPy before 2.3 makes an index.
+    if getattr(value, "ndim", None) != 0 or str(getattr(value, "dtype", "")) in {"bool", "torch.bool"}:
         return None
     try:
         return operator.index(value)

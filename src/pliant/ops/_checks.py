@@ -74,7 +74,7 @@ def integer(name: str, value: object, minimum: int | None = None) -> int:
 
 def number(name: str, value: Any, *, positive: bool = False) -> float:
     """Return `value`, also of NumPy or a tensor without dimensions, as a finite number, above zero where `positive`."""
-    plain = isinstance(value, int | float) or getattr(value, "ndim", None) == 0
+    plain = isinstance(value, (int, float)) or getattr(value, "ndim", None) == 0
     if not plain or isinstance(value, bool) or not hasattr(value, "__float__"):
         fail(name, "must be a number", shown(value), f"write {name}=1.0, for example", kind=TypeError)
     found = float(value)

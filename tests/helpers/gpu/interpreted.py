@@ -31,6 +31,7 @@ from helpers.convolution.checks import run as run_all
 from helpers.gpu.interpreter_cases import DEPTHWISE, MUTANTS, ODD, RUNS, SLICED, V2, Mutant, Run
 from helpers.gpu.mutated import mutated_kernels
 from helpers.gpu.quick_interpreter import make_quick
+from helpers.versions import replace_kernel
 from pliant._geometry import ConvGeometry
 from pliant.ops import _triton, deform_conv2d
 from pliant.ops._deform_conv2d import gpu_backward, gpu_forward, gpu_plan, gpu_tiles, gpu_tune
@@ -51,8 +52,8 @@ def take_cpu_tensors() -> torch.library.Library:
         return gpu_backward.deform_conv2d_triton_backward(u, x, o, w, geometry, m, needed)
 
     library = torch.library.Library("pliant", "IMPL")
-    library.impl("deform_conv2d", forward, "CPU", allow_override=True)
-    library.impl("deform_conv2d_backward", backward, "CPU", allow_override=True)
+    replace_kernel(library, "deform_conv2d", forward)
+    replace_kernel(library, "deform_conv2d_backward", backward)
     return library
 
 

@@ -25,6 +25,7 @@ import torch
 from helpers.gpu.pooling_cases import MUTANTS, RUNS, SUBSETS, Mutant, PoolRun
 from helpers.gpu.quick_interpreter import make_quick
 from helpers.pooling.checks import attributes_of, check_forward_backward, run
+from helpers.versions import replace_kernel
 from pliant.ops._deform_ps_roi_pool.contract import OPERATOR as PS
 from pliant.ops._deform_roi_pool.contract import OPERATOR as PLAIN
 from pliant.ops._pooling import gpu_pooling, triton_pooling
@@ -38,8 +39,8 @@ def take_cpu_tensors() -> torch.library.Library:
     for operator in (PLAIN, PS):
         forward = functools.partial(operator.forward_by, gpu_pooling.GPU)
         backward = functools.partial(operator.backward_by, gpu_pooling.GPU)
-        library.impl(operator.name, forward, "CPU", allow_override=True)
-        library.impl(f"{operator.name}_backward", backward, "CPU", allow_override=True)
+        replace_kernel(library, operator.name, forward)
+        replace_kernel(library, f"{operator.name}_backward", backward)
     return library
 
 

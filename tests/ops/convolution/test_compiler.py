@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import pliant
 from helpers.convolution.cases import BY_NAME, Case
 from helpers.convolution.checks import DIFFERENTIABLE, Implementation, check_forward_backward, run
+from helpers.versions import PYTORCH_2_6, ignores_cache, skip_reference_of_2_6
 from pliant.ops import deform_conv2d
 
 OPERATOR, BACKWARD = torch.ops.pliant.deform_conv2d, torch.ops.pliant.deform_conv2d_backward
@@ -68,6 +72,7 @@ def test_fake_tensors_have_the_shapes_strides_and_types_of_real_ones(name: str, 
 
 @pytest.mark.parametrize("name", ["asymmetric", "depthwise", "channels_last"])
 def test_compiles_to_one_graph(implementation: Implementation, name: str) -> None:
+    skip_reference_of_2_6(implementation.keywords["impl"])
     compiled = torch.compile(implementation, fullgraph=True, backend="aot_eager")
     check_forward_backward(compiled, BY_NAME[name])
 
@@ -92,8 +97,10 @@ def test_dynamic_shapes_compile_once() -> None:
 
 
 @pytest.mark.slow
+@ignores_cache
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
 def test_inductor_trains_a_step(implementation: Implementation) -> None:
+    skip_reference_of_2_6(implementation.keywords["impl"])
     compiled = torch.compile(implementation, fullgraph=True)
     check_forward_backward(compiled, BY_NAME["asymmetric"], torch.float32)
 
@@ -120,9 +127,31 @@ class _Model(nn.Module):
 
 def test_export_keeps_the_operator_and_its_numbers() -> None:
     model, images = _Model().eval(), torch.randn(2, 4, 7, 6)
-    batch, height = torch.export.Dim("batch", min=2, max=9), torch.export.Dim("height", min=4, max=50)
+    least = 7 if PYTORCH_2_6 else 4  # 2.6 allows nothing smaller than the example where the image is padded
+    batch, height = torch.export.Dim("batch", min=2, max=9), torch.export.Dim("height", min=least, max=50)
     exported = torch.export.export(model, (images,), dynamic_shapes=({0: batch, 2: height},))
     targets = [node.target for node in exported.graph.nodes if node.op == "call_function"]
     assert OPERATOR.default in targets
     other = torch.randn(3, 4, 11, 6)
     torch.testing.assert_close(exported.module()(other), model(other))
+
+
+def unions_asked_for(source: str) -> list[int]:
+    """Return the lines that ask `isinstance` for a union of types."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and len(node.args) == 2]
+    asked = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "isinstance"]
+    return [call.lineno for call in asked if isinstance(call.args[1], ast.BinOp)]
+
+
+def test_what_is_traced_asks_for_no_union_of_types() -> None:
+    """PyTorch 2.6 cannot trace it. Newer ones can, so that their tests of the compiler would not notice."""
+    assert unions_asked_for("isinstance(a, int)\nisinstance(a, (int, str))\nisinstance(a, int | str)") == [3]
+    package = Path(pliant.__file__).parent
+    traced = [
+        package / "_geometry.py",
+        package / "_check.py",
+        *(package / "ops").rglob("*.py"),
+        *(package / "nn").rglob("*.py"),
+    ]
+    found = {str(path): unions_asked_for(path.read_text(encoding="utf-8")) for path in traced}
+    assert len(found) > 40 and not any(found.values()), found

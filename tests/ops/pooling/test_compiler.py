@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from helpers.pooling.cases import BY_NAME, RoIArguments, RoICase
 from helpers.pooling.checks import attributes_of, check_forward_backward, run
+from helpers.versions import ignores_cache
 from pliant.ops import deform_ps_roi_pool, deform_roi_pool
 
 # opcheck itself asks tensors inside the graph for their gradient.
@@ -137,6 +138,7 @@ def test_another_number_of_boxes_compiles_nothing_new() -> None:
 
 
 @pytest.mark.slow
+@ignores_cache
 @pytest.mark.skipif(shutil.which("c++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("name", ["asymmetric", "ps_asymmetric"])
 def test_inductor_trains_a_step(name: str) -> None:
