@@ -122,7 +122,7 @@ def pool(pooling: Pooling, dtype: torch.dtype) -> None:
     torch.use_deterministic_algorithms(pooling.deterministic)
     try:
         output = operator.forward_by(GPU, x, rois, *maps, *attributes)
-        operator.backward_by(GPU, output, x, rois, *maps, *attributes, [True] * 4)
+        operator.backward_by(GPU, output, x, rois, *maps, *attributes, [True] * len(operator.gradients))
     finally:
         torch.use_deterministic_algorithms(False)
 
