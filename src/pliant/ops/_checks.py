@@ -74,8 +74,9 @@ def integer(name: str, value: object, minimum: int | None = None) -> int:
 
 def number(name: str, value: Any, *, positive: bool = False) -> float:
     """Return `value`, also of NumPy or a tensor without dimensions, as a finite number, above zero where `positive`."""
-    plain = isinstance(value, (int, float)) or getattr(value, "ndim", None) == 0
-    if not plain or isinstance(value, bool) or not hasattr(value, "__float__"):
+    # A number that is compiled as unknown is asked for its class alone, which PyTorch 2.11 can trace.
+    plain = isinstance(value, (int, float)) or (getattr(value, "ndim", None) == 0 and hasattr(value, "__float__"))
+    if not plain or isinstance(value, bool):
         fail(name, "must be a number", shown(value), f"write {name}=1.0, for example", kind=TypeError)
     found = float(value)
     if not -LARGEST <= found <= LARGEST or (positive and found <= 0):
