@@ -23,11 +23,18 @@ def _pieces(input: Tensor, rois: Tensor, pooling: PSPooling) -> Iterator[tuple[s
 
 OPERATOR = PoolingOperator(
     name="deform_ps_roi_pool",
-    attributes=(
-        "int[2] output_size, int output_channels, int group_size, int[2] part_size, int samples_per_bin, "
-        "float spatial_scale, float gamma"
+    forward_schema=(
+        "(Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, int output_channels, "
+        "int group_size, int[2] part_size, int samples_per_bin, float spatial_scale, float gamma) -> Tensor"
     ),
-    gradients=(0, 2, 3),  # boxes are rounded and have none
+    # Always three results (input, offset, mask), so that no result is optional; unneeded ones are empty. The boxes are
+    # rounded and have no gradient.
+    backward_schema=(
+        "(Tensor grad, Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, "
+        "int output_channels, int group_size, int[2] part_size, int samples_per_bin, float spatial_scale, "
+        "float gamma, bool[3] needed) -> (Tensor, Tensor, Tensor)"
+    ),
+    gradients=(0, 2, 3),
     pooling=PSPooling.of,
     outputs=lambda input, pooling: pooling.output_channels,
     pieces=_pieces,

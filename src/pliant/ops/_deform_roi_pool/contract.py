@@ -26,7 +26,15 @@ def _pieces(input: Tensor, rois: Tensor, pooling: Pooling) -> Iterator[tuple[sli
 
 OPERATOR = PoolingOperator(
     name="deform_roi_pool",
-    attributes="int[2] output_size, float spatial_scale, int sampling_ratio, float gamma",
+    forward_schema=(
+        "(Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, float spatial_scale, "
+        "int sampling_ratio, float gamma) -> Tensor"
+    ),
+    # Always four results (input, rois, offset, mask), so that no result is optional; unneeded ones are empty.
+    backward_schema=(
+        "(Tensor grad, Tensor input, Tensor rois, Tensor? offset, Tensor? mask, int[2] output_size, "
+        "float spatial_scale, int sampling_ratio, float gamma, bool[4] needed) -> (Tensor, Tensor, Tensor, Tensor)"
+    ),
     gradients=(0, 1, 2, 3),
     pooling=Pooling.of,
     outputs=lambda input, pooling: input.shape[1],

@@ -40,7 +40,8 @@ class PoolingOperator:
     """One pooling operator. Its arguments are (input, rois, offset, mask) and then `attributes`, as in its schemas."""
 
     name: str
-    attributes: str  # as the schemas declare them
+    forward_schema: str  # from "(" on
+    backward_schema: str
     gradients: tuple[int, ...]  # which of the four tensors have one, in the order of the backward's results
     pooling: Callable[..., Any]  # (*attributes) to the one value that the functions below take for them
     outputs: Callable[[Tensor, Any], int]  # (input, pooling) to the channels of the result
@@ -202,11 +203,8 @@ class PoolingOperator:
 def register(operator: PoolingOperator) -> None:
     """Define the operator and its backward for PyTorch's dispatcher, with their functions for each device."""
     forward, backward = f"pliant::{operator.name}", f"pliant::{operator.name}_backward"
-    arguments = f"Tensor input, Tensor rois, Tensor? offset, Tensor? mask, {operator.attributes}"
-    # As many results as there are gradients, so that no result is optional; unneeded ones are empty.
-    results = ", ".join(["Tensor"] * len(operator.gradients))
-    torch.library.define(forward, f"({arguments}) -> Tensor")
-    torch.library.define(backward, f"(Tensor grad, {arguments}, bool[{len(operator.gradients)}] needed) -> ({results})")
+    torch.library.define(forward, operator.forward_schema)
+    torch.library.define(backward, operator.backward_schema)
     torch.library.impl(forward, "CompositeExplicitAutograd")(operator.forward_reference)
     torch.library.impl(backward, "CompositeExplicitAutograd")(operator.backward_reference)
     if HAS_NATIVE:
