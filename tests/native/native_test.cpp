@@ -206,6 +206,37 @@ void test_conv(Problem<Type>& p, const std::string& what) {
   }
 }
 
+// The same of few positions: the same bits, with weights in the order of either memory format.
+template <int Type>
+void test_conv_few(Problem<Type>& p, const std::string& what) {
+  using S = typename Storage<Type>::S;
+  using T = typename Storage<Type>::T;
+  const int64_t per_group = 37, groups = p.s.groups, run = p.tile.run, panel = kernels->deform_conv_panel(Type);
+  const int64_t panels = (per_group + panel - 1) / panel, O = per_group * groups;
+  const int64_t size[5] = {groups, per_group, run, p.K, panel},
+                strides[2][3] = {{run * p.K, p.K, 1}, {run * p.K, 1, run}};
+  const int64_t stride[3] = {p.count * (O + 2), O + 2, 1};
+  Random random{5};
+  Buffer<T> weight(O * run * p.K), packed(groups * panels * p.K * run * panel), bias(O);
+  for (int64_t i = 0; i < weight.size; ++i) weight[i] = T(random(1));
+  for (int64_t o = 0; o < O; ++o) bias[o] = T(random(2));
+  for (const auto& order : strides) {
+    Buffer<S> expected((p.positions - 1) * stride[1] + O), output(expected.size);
+    Buffer<T> columns((p.positions + 16) * p.K * p.s.channels, kNan);
+    kernels->pack_weight(size, weight.data(), order, packed.data(), sizeof(T), 1);
+    kernels->deform_conv(&p.tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), packed.data(), per_group,
+                         bias.data(), expected.data(), stride, 0);
+    const int status =
+        kernels->deform_conv_few(&p.tile, Type, p.image.data(), p.offset.data(), p.mask_pointer(), weight.data(), order,
+                                 per_group, bias.data(), columns.data(), output.data(), stride);
+    check(status == 0, what + " status");
+    for (int64_t i = 0; i < output.size; ++i)
+      check(Storage<Type>::decode(output[i]) == Storage<Type>::decode(expected[i]), what + " output");
+    output.check_guards(what + " output");
+    columns.check_guards(what + " columns");
+  }
+}
+
 void test_transpose(int64_t rows, int64_t columns, int64_t threads) {
   const int64_t matrices = 2, size[3] = {matrices, rows, columns};
   const int64_t from[2] = {rows * (columns + 3) + 1, columns + 3}, to[2] = {columns * (rows + 2) + 3, rows + 2};
@@ -251,6 +282,7 @@ void test_type(const Shape& shape, int64_t threads, const std::string& what) {
   test_sample(p, what + " sample");
   test_sample_backward(p, what + " sample_backward");
   test_conv(p, what + " conv");
+  test_conv_few(p, what + " conv_few");
   test_conv_backward(p, what + " conv_backward");
   test_depthwise(p, what + " depthwise");
 }

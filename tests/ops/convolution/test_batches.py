@@ -23,6 +23,9 @@ BATCHES = [
     Case("batch_of_one_channel", 9, 1, (4, 5), 2, (3, 2), padding=(1, 0)),
     Case("batch_channels_last", 23, 12, (2, 3), 5, (3, 3), padding=(1, 1), layout="channels_last"),
     Case("batch_depthwise_channels_last", 7, 20, (5, 3), 20, (3, 3), (2, 1), (1, 1), groups=20, layout="channels_last"),
+    # An image alone has fewer positions than outputs, all together have more.
+    Case("batch_many_outputs", 11, 20, (2, 3), 37, (3, 2), padding=(1, 0), offset_groups=2),
+    Case("batch_many_outputs_channels_last", 9, 17, (3, 2), 40, (2, 3), padding=(0, 1), layout="channels_last"),
     Case("batch_strided", 11, 4, (3, 4), 3, (2, 2), layout="strided"),
 ]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

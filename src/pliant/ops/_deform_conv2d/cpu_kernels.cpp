@@ -4,6 +4,7 @@
 
 #include "cpu_backward.h"
 #include "cpu_depthwise.h"
+#include "cpu_few.h"
 
 namespace pliant {
 namespace PLIANT_ISA {
@@ -17,6 +18,20 @@ int deform_conv(const pliant_tile* tile, int image_type, const void* image, cons
     using S = typename decltype(types)::S;
     const Result<T, S> to = {*tile, as<T>(bias), as<S>(output), output_stride, accumulate != 0};
     result = Convolution<T, S>{*tile, as<S>(image), offset, mask, as<T>(weight), outputs, to}.run();
+  });
+  return result;
+}
+
+int deform_conv_few(const pliant_tile* tile, int image_type, const void* image, const void* offset, const void* mask,
+                    const void* weight, const int64_t* weight_stride, int64_t outputs, const void* bias, void* columns,
+                    void* output, const int64_t* output_stride) {
+  int result = 0;
+  with_types(image_type, [&](auto types) {
+    using T = typename decltype(types)::T;
+    using S = typename decltype(types)::S;
+    const Result<T, S> to = {*tile, as<T>(bias), as<S>(output), output_stride, false};
+    const FewPositions<T, S> few = {*tile, as<T>(weight), weight_stride, outputs, to, as<T>(columns)};
+    result = few.run(as<S>(image), offset, mask);
   });
   return result;
 }

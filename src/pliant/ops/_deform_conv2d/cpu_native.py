@@ -15,6 +15,7 @@ from pliant.ops._native.library import TYPES, Triple
 from pliant.ops._native.memory import pointer
 
 MAX_POSITIONS = 1 << 16  # of one call
+COLUMN_BYTES = 4 << 20  # of few positions, which are all in cache at a time
 
 
 def deform_conv2d_cpu(
@@ -37,10 +38,19 @@ def deform_conv2d_cpu(
         cpu_products.convolve(problem, slices[0], bias, output)
     elif output.dtype != problem.dtype and any(s.begin % problem.per_group > 0 for s in slices):  # parts of a group
         _convolve_in_arithmetic_type(problem, slices, bias, output)
+    elif len(slices) == 1 and _few_positions(problem):
+        _convolve_few(problem, slices[0], bias, output)
     else:
         for s in slices:
             _convolve(problem, s, bias, output)
     return output
+
+
+def _few_positions(problem: CpuConvolution) -> bool:
+    """Return whether weights are more than columns, so that it pays not to pack them all."""
+    count = problem.N * problem.Ho * problem.Wo
+    columns = (count + 16) * problem.K * problem.C * problem.dtype.itemsize
+    return count < problem.O // problem.groups and columns <= COLUMN_BYTES
 
 
 def _stride(problem: CpuConvolution) -> Any:
@@ -55,6 +65,25 @@ def _convolve(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, out
         for first, last in problem.tiles(MAX_POSITIONS):
             target = positions(output, run.n, problem.outputs(s))[:, first:last]
             _convolve_tile(problem, s, run, weight, bias, first, last, target, _stride(problem))
+
+
+def _convolve_few(problem: CpuConvolution, s: ChannelSlice, bias: Tensor | None, output: Tensor) -> None:
+    weight = problem.weight.to(problem.dtype).flatten(2)
+    b = None if bias is None else bias.to(problem.dtype).contiguous()
+    count = problem.Ho * problem.Wo
+    for run in problem.runs(s, MAX_POSITIONS):
+        rows = run.image.shape[0] * count + 16
+        status = problem.native.deform_conv_few(
+            *problem.tile(s, run, 0, count),
+            weight.data_ptr(),
+            Triple(*weight.stride()),
+            problem.O // problem.groups,
+            pointer(b),
+            problem.scratch.take("columns", (rows, problem.K * problem.C), problem.dtype).data_ptr(),
+            positions(output, run.n, slice(None)).data_ptr(),
+            _stride(problem),
+        )
+        check_memory(status)
 
 
 def _convolve_tile(

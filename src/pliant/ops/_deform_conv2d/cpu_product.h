@@ -19,9 +19,6 @@ constexpr int kRows = 6;
 template <class T>
 constexpr int kPanel = 2 * kLanes<T>;
 
-PLIANT_INLINE int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
-PLIANT_INLINE int64_t round_up(int64_t n, int64_t unit) { return parts(n, unit) * unit; }
-
 // sums (kRows, kPanel) = left (kRows, length) * right (length, kPanel), added to what is there if `Adds`. Element (r,
 // k) of the left factor stands at left[r * left_row + k], or, where it is Turned, at left[r + k * left_row]. A function
 // of its own: inlined, the loop is given too few registers.

@@ -9,7 +9,7 @@ namespace pliant {
 namespace PLIANT_ISA {
 namespace {
 
-constexpr int64_t kPositionsPerTask = 64;
+constexpr int64_t kPositionsPerTask = 64;  // at most
 
 // The four pixels of a sample, (top, left), (top, right), (bottom, left), (bottom, right), and what they weigh.
 template <class T, class S>
@@ -62,12 +62,13 @@ void sample_block(const pliant_tile& tile, const S* image, const void* offset, c
                });
 }
 
-template <class T, class S>
-void sample_columns(const pliant_tile& tile, const S* image, const void* offset, const void* mask, S* columns) {
+template <class T, class S, class D>
+void sample_columns(const pliant_tile& tile, const S* image, const void* offset, const void* mask, D* columns) {
   const int64_t taps = tile.kernel[0] * tile.kernel[1], row = taps * tile.channels, run = tile.run;
-  const int64_t count = tile.images * tile.count, tasks = (count + kPositionsPerTask - 1) / kPositionsPerTask;
-  parallel_for(tasks, tile.threads, [&](int64_t task, int64_t) {
-    const int64_t begin = task * kPositionsPerTask, end = smaller(count, begin + kPositionsPerTask);
+  const int64_t count = tile.images * tile.count;
+  const int64_t each = smaller(kPositionsPerTask, round_up(parts(count, tile.threads), kPlanStep));
+  parallel_for(parts(count, each), tile.threads, [&](int64_t task, int64_t) {
+    const int64_t begin = task * each, end = smaller(count, begin + each);
     for (int64_t c = 0; c < tile.channels; c += run)
       sample_block<T>(tile, image, offset, mask, {begin, end, 0, taps, c, c + run}, columns + begin * row + c * taps,
                       row, run);

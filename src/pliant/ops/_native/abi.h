@@ -11,7 +11,7 @@
 #define PLIANT_API __attribute__((visibility("default")))
 #endif
 
-#define PLIANT_ABI_VERSION 7
+#define PLIANT_ABI_VERSION 8
 
 #ifdef __cplusplus
 extern "C" {
@@ -75,6 +75,13 @@ typedef int pliant_deform_conv(const pliant_tile* tile, int image_type, const vo
                                const void* mask, const void* weight, int64_t outputs, const void* bias, void* output,
                                const int64_t* output_stride, int accumulate);
 typedef int64_t pliant_deform_conv_panel(int image_type);
+
+// The same, bit for bit, and faster for fewer positions than outputs. The weights are those of a plain convolution, in
+// arithmetic type, with `weight_stride` items between outputs, channels and taps; `columns` is memory for
+// (images * count + 16, K, channels) of arithmetic type.
+typedef int pliant_deform_conv_few(const pliant_tile* tile, int image_type, const void* image, const void* offset,
+                                   const void* mask, const void* weight, const int64_t* weight_stride, int64_t outputs,
+                                   const void* bias, void* columns, void* output, const int64_t* output_stride);
 
 // What a backward pass reads and writes beside the forward's arguments. What is null is not needed.
 typedef struct pliant_gradients {
@@ -173,6 +180,7 @@ typedef struct pliant_kernels {
   pliant_transpose* transpose;
   pliant_pack_weight* pack_weight;
   pliant_deform_conv* deform_conv;
+  pliant_deform_conv_few* deform_conv_few;
   pliant_deform_conv_panel* deform_conv_panel;
   pliant_deform_shares* deform_shares;
   pliant_deform_conv_backward* deform_conv_backward;

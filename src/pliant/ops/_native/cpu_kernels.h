@@ -10,6 +10,7 @@ namespace PLIANT_ISA {
 pliant_transpose transpose;
 pliant_pack_weight pack_weight;
 pliant_deform_conv deform_conv;
+pliant_deform_conv_few deform_conv_few;
 pliant_deform_conv_panel deform_conv_panel;
 pliant_deform_shares deform_shares;
 pliant_deform_conv_backward deform_conv_backward;

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 PATH = Path(__file__).with_name(f"libpliant_cpu.{_SUFFIX}")
 
@@ -88,6 +88,10 @@ class Kernels(ctypes.Structure):
         (
             "deform_conv",
             _function(c_int, _TILE, c_int, *[c_void_p] * 4, c_int64, c_void_p, c_void_p, POINTER(Triple), c_int),
+        ),
+        (
+            "deform_conv_few",
+            _function(c_int, _TILE, c_int, *[c_void_p] * 4, POINTER(Triple), c_int64, *[c_void_p] * 3, POINTER(Triple)),
         ),
         ("deform_conv_panel", _function(c_int64, c_int)),
         ("deform_shares", _function(c_int64, _TILE)),

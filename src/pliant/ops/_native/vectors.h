@@ -23,6 +23,8 @@ namespace PLIANT_ISA {
 
 PLIANT_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 PLIANT_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+PLIANT_INLINE int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+PLIANT_INLINE int64_t round_up(int64_t n, int64_t unit) { return parts(n, unit) * unit; }
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
