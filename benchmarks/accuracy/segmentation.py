@@ -2,15 +2,19 @@
 """Semantic segmentation of animals, plain against deformable: `python -m benchmarks.accuracy.segmentation --data DIR`.
 
 `DIR` is a folder that `python -m benchmarks.animal_scenes` wrote; its name is the data set's in the rows. DeepLab on
-MobileNetV2, as in docs/deeplab.md, with five seeds. The deformable arms have more parameters than plain: a control with
-as many is not written yet, so that a gain here shows no more than a gain.
+MobileNetV2, as in docs/deeplab.md, with five seeds. The deformable arms have more parameters than plain; the control
+`still-c5` has as many as `mdconv-c5`, layer by layer, and modulates as it does, but its offsets are held within a
+thousandth of a cell. With `--tests` each network is also tested on the validation scenes of other folders, which hold
+animals turned further, smaller or larger than those of the training.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +31,9 @@ from pliant.train.tasks import task_of
 ROWS = RESULTS / "segmentation.jsonl"
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "dconv-c5": {"deform": "c5", "modulated": False},
+    "still-c5": {"deform": "c5", "offset_limit": 0.001},
     "mdconv-c5": {"deform": "c5"},
+    "dconv-c5": {"deform": "c5", "modulated": False},
     "mdconv-c4-c5": {"deform": "c4-c5"},
 }
 SEEDS, EPOCHS = 5, (8, 32)
@@ -65,8 +70,8 @@ def config_of(key: Key, data: Path, weights: Path | None) -> TrainConfig:
     )
 
 
-def run(key: Key, data: Path, weights: Path | None, work: Path) -> Row:
-    """Train, or go on training, one network, and test it on the validation scenes."""
+def run(key: Key, data: Path, weights: Path | None, work: Path, tests: Sequence[Path]) -> Row:
+    """Train, or go on training, one network, and test it on the validation scenes, and on those of `tests`."""
     folder = work / "-".join(str(key[name]) for name in ("dataset", "arm", "epochs", "seed"))
     started = time.process_time()
     resumed = (folder / "config.json").is_file()
@@ -74,11 +79,15 @@ def run(key: Key, data: Path, weights: Path | None, work: Path) -> Row:
         raise KeyboardInterrupt
     seconds = time.process_time() - started
     model, categories, config = load_run(folder)
-    examples = task_of(config).open_data(config, "val", training=False, known=categories)
-    metrics = evaluate(model, examples, torch.device("cpu"), config)
+
+    def tested(scenes: Path) -> dict[str, Any]:
+        examples = task_of(config).open_data(dataclasses.replace(config, data=str(scenes)), "val", training=False, known=categories)
+        return evaluate(model, examples, torch.device("cpu"), config).as_dict()
+
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "metrics": metrics.as_dict(),
+        "metrics": tested(data),
+        "tests": {scenes.name: tested(scenes) for scenes in tests},
         "cpu_seconds": None if resumed else round(seconds, 1),  # of a resumed run only a part is known
     }
 
@@ -88,10 +97,13 @@ def main() -> None:
     parser = study_parser(__doc__, ROWS, tuple(ARMS), SEEDS)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of scenes")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="MobileNetV2 of ImageNet (default: random)")
+    parser.add_argument("--epochs", nargs="+", type=int, choices=EPOCHS, default=EPOCHS, help="(default: all)")
+    parser.add_argument("--tests", type=Path, nargs="*", default=(), metavar="DIR", help="further folders of scenes")
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"), metavar="DIR", help="folder of the runs")
     arguments = parser.parse_args()
-    one = functools.partial(run, data=arguments.data, weights=arguments.weights, work=arguments.work)
-    drive(arguments, plan(arguments.data.name), one)
+    given = {name: getattr(arguments, name) for name in ("data", "weights", "work", "tests")}
+    keys = [key for key in plan(arguments.data.name) if key["epochs"] in arguments.epochs]
+    drive(arguments, keys, functools.partial(run, **given))
 
 
 if __name__ == "__main__":
