@@ -81,8 +81,9 @@ def run(key: Key, data: Path, weights: Path | None, work: Path, tests: Sequence[
     model, categories, config = load_run(folder)
 
     def tested(scenes: Path) -> dict[str, Any]:
-        examples = task_of(config).open_data(dataclasses.replace(config, data=str(scenes)), "val", training=False, known=categories)
-        return evaluate(model, examples, torch.device("cpu"), config).as_dict()
+        there = dataclasses.replace(config, data=str(scenes))
+        examples = task_of(there).open_data(there, "val", training=False, known=categories)
+        return evaluate(model, examples, torch.device("cpu"), there).as_dict()
 
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
