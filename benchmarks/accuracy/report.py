@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import ablations, detection, detection_table
+from benchmarks.accuracy import ablations, detection, detection_table, segmentation, segmentation_table
 from benchmarks.accuracy.intervals import mean, paired, signed
 from benchmarks.accuracy.rows import Row, read_rows
 from benchmarks.accuracy.warped import ARMS, ROWS
@@ -118,6 +118,7 @@ def written(page: str) -> str:
     """Return the page with the tables of all committed rows."""
     page = with_tables(page, "warped", tables(read_rows(ROWS), "epochs", warped_table))
     page = with_tables(page, "ablations", tables(read_rows(ablations.ROWS), "epochs", ablation_table))
+    page = with_tables(page, "segmentation", tables(read_rows(segmentation.ROWS), "epochs", segmentation_table.table))
     return with_tables(page, "detection", tables(read_rows(detection.ROWS), "steps", detection_table.table))
 
 

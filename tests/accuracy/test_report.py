@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.accuracy import ablations, detection, detection_table, report  # noqa: E402
+from benchmarks.accuracy import ablations, detection, detection_table, report, segmentation, segmentation_table  # noqa: E402
 from benchmarks.accuracy.intervals import mean, paired  # noqa: E402
 from benchmarks.accuracy.rows import read_rows  # noqa: E402
 from benchmarks.accuracy.warped import ROWS, plan  # noqa: E402
@@ -93,6 +93,32 @@ def test_detectors_over_seeds_by_hand() -> None:
     assert detection_table.table(rows).splitlines()[-1] == f"pyramid-mdconv over seeds: {wanted}"
 
 
+def test_the_table_of_segmenters_by_hand() -> None:
+    def row(arm: str, seed: int, own: float, turned: float) -> dict[str, Any]:
+        return {
+            "key": {"arm": arm, "seed": seed},
+            "parameters": 4100685,
+            "metrics": {"mIoU": own},
+            "tests": {"turn-90": {"mIoU": turned}},
+            "cpu_seconds": None if seed else 200.4,
+        }
+
+    rows = [row("plain", 0, 0.5, 0.2), row("plain", 1, 0.6, 0.3), row("still-c5", 1, 0.55, 0.4)]
+    rows += [row("mdconv-c5", 1, 0.7, 0.35)]
+    assert segmentation_table.table(rows).splitlines() == [
+        "| arm | parameters | mIoU | to plain | to still-c5 | CPU seconds |",
+        "|---|---|---|---|---|---|",
+        "| plain | 4,100,685 | 0.550 ± 0.635 (2 seeds) |  | +0.050 (one seed) | 200 |",
+        "| still-c5 | 4,100,685 | 0.550 (one seed) | -0.050 (one seed) |  | not known |",
+        "| mdconv-c5 | 4,100,685 | 0.700 (one seed) | +0.100 (one seed) | +0.150 (one seed) | not known |",
+        "",
+        "| scenes | plain | still-c5 | mdconv-c5 |",
+        "|---|---|---|---|",
+        "| turn-90 | 0.250 ± 0.635 (2 seeds); -0.100 (one seed) to still-c5 | 0.400 (one seed); +0.100 (one seed) to plain "
+        "| 0.350 (one seed); +0.050 (one seed) to plain; -0.050 (one seed) to still-c5 |",
+    ]
+
+
 def test_the_table_of_ablations_by_hand() -> None:
     def row(arm: str, seed: int, last: float) -> dict[str, Any]:
         return {
@@ -116,7 +142,12 @@ def test_the_page_holds_the_tables_of_the_committed_rows() -> None:
 
 
 def test_every_committed_row_is_of_the_plan_and_none_is_there_twice() -> None:
-    studies = ((ROWS, plan()), (detection.ROWS, detection.plan()), (ablations.ROWS, ablations.plan()))
+    studies = (
+        (ROWS, plan()),
+        (detection.ROWS, detection.plan()),
+        (ablations.ROWS, ablations.plan()),
+        (segmentation.ROWS, segmentation.plan("scenes")),
+    )
     for path, planned in studies:
         keys = [row["key"] for row in read_rows(path)]
         assert all(key in planned for key in keys)
