@@ -35,6 +35,8 @@ PYRAMID, LAST = r"fpn\.layer_blocks", "c4-c5"
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "pyramid-mdconv+mdpool": {"deform": PYRAMID, "roi_pool": "modulated"},
+    # The branch of the pooling at a tenth of the rate: with Adam its three layers learn at the full rate by default.
+    "pyramid-mdconv+mdpool-0.1": {"deform": PYRAMID, "roi_pool": "modulated", "roi_offset_lr_scale": 0.1},
     "pyramid-mdconv": {"deform": PYRAMID},
     "pyramid-dconv": {"deform": PYRAMID, "modulated": False},
     "pyramid-mdconv+dpool": {"deform": PYRAMID, "roi_pool": "deform"},
