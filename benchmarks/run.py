@@ -8,11 +8,15 @@ and keeps it in a file named after the machine.
 All contenders of a case take turns within one run, so that a machine that slows down slows all of them; the minimum of
 the rounds is compared. A ratio is a contender's time over the faster of the two baselines, contiguous and
 channels_last. Before anything is timed, pliant's result is checked against the reference.
+
+`ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.run` holds all to AVX2 on a processor that has
+more: PyTorch and its library by these variables, pliant by what PyTorch then says of itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -28,7 +32,7 @@ from benchmarks.memory import memory
 from benchmarks.networks import NetworkCase
 from benchmarks.processor import processor
 from benchmarks.roi_pooling import RoICase
-from pliant.ops import _backends
+from pliant.ops import _backends, instruction_set, instruction_sets
 
 SHAPES = [
     (1, 256, 64, 64, 256),
@@ -86,9 +90,16 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "held to": os.environ.get("ATEN_CPU_CAPABILITY"),
         "versions": {p: importlib.metadata.version(p) for p in packages if p in installed},
         "backends": [row._asdict() for row in _backends.describe()],
     }
+
+
+def same_instructions() -> contextlib.AbstractContextManager[None]:
+    """Hold pliant to the instruction set that PyTorch was told to stay within."""
+    name = torch.backends.cpu.get_cpu_capability().lower()
+    return instruction_set(name) if name in instruction_sets() else contextlib.nullcontext()
 
 
 def file_name(found: dict[str, object]) -> str:
@@ -132,12 +143,13 @@ def main() -> None:
         record = {"machine": machine(), "rounds": arguments.rounds, "results": results}
         out.write_text(json.dumps(record, indent=1) + "\n")
 
-    for operator in arguments.operators:
-        for case in cases(operator):
-            case.check()
-            keep([measure(case, arguments.rounds, training=training) for training in case.modes])
-        if operator == "memory":
-            keep(memory())
+    with same_instructions():
+        for operator in arguments.operators:
+            for case in cases(operator):
+                case.check()
+                keep([measure(case, arguments.rounds, training=training) for training in case.modes])
+            if operator == "memory":
+                keep(memory())
     print(f"written to {out}")
 
 
