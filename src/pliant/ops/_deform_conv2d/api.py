@@ -68,11 +68,12 @@ def deform_conv2d(
 
     Note:
         First derivatives come from kernels, as the forward does. Second derivatives, and forward-mode derivatives, are
-        computed through the reference, which keeps all samples in memory. On a CPU results are deterministic: the
-        same bits for the same number of threads, and under `torch.use_deterministic_algorithms(True)` for any. On a
-        GPU the image's gradient of a small layer is added up in no fixed order, unless that is set. Under autocast
-        the result has autocast's type, as that of `torch.nn.functional.conv2d` does: bfloat16 on a CPU, of a float32
-        input too. Input, weight, bias and mask are cast, the offset is not, and a float64 input turns the casts off.
+        computed through the reference, which keeps all samples in memory. On a CPU results have the same bits each
+        time and for any number of threads; where the processor multiplies bfloat16, PyTorch's product decides that.
+        On a GPU the image's gradient of a small layer is added up in no fixed order, unless
+        `torch.use_deterministic_algorithms(True)` is set. Under autocast the result has autocast's type, as that of
+        `torch.nn.functional.conv2d` does: bfloat16 on a CPU, of a float32 input too. Input, weight, bias and mask are
+        cast, the offset is not, and a float64 input turns the casts off.
 
     Raises:
         TypeError: an argument is no tensor, or its dtype is not one of the above.
