@@ -114,7 +114,8 @@ def test_the_table_of_segmenters_by_hand() -> None:
         "",
         "| scenes | plain | still-c5 | mdconv-c5 |",
         "|---|---|---|---|",
-        "| turn-90 | 0.250 ± 0.635 (2 seeds); -0.100 (one seed) to still-c5 | 0.400 (one seed); +0.100 (one seed) to plain "
+        "| turn-90 | 0.250 ± 0.635 (2 seeds); -0.100 (one seed) to still-c5 "
+        "| 0.400 (one seed); +0.100 (one seed) to plain "
         "| 0.350 (one seed); +0.050 (one seed) to plain; -0.050 (one seed) to still-c5 |",
     ]
 
