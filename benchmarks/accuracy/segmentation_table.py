@@ -36,7 +36,7 @@ def table(rows: Sequence[Row]) -> str:
 def by_seed(rows: Sequence[Row], arm: str, test: str | None = None) -> dict[int, float]:
     """Return the mIoU of an arm's networks by seed, on their own kind of scenes or on those of a test."""
     own = [row for row in rows if row["key"]["arm"] == arm]
-    return {row["key"]["seed"]: (row["tests"][test] if test else row["metrics"])["mIoU"] for row in own}
+    return {row["key"]["seed"]: (row["tests"][test] if test else row["metrics"])["miou"] for row in own}
 
 
 def _gain(rows: Sequence[Row], arm: str, control: str, test: str | None = None) -> str:
