@@ -38,6 +38,10 @@ ARMS: dict[str, dict[str, Any]] = {
     # The branch of the pooling at a tenth of the rate: with Adam its three layers learn at the full rate by default.
     "pyramid-mdconv+mdpool-0.1": {"deform": PYRAMID, "roi_pool": "modulated", "roi_offset_lr_scale": 0.1},
     "pyramid-mdconv": {"deform": PYRAMID},
+    # Crops of 0.8 times the image's pixels; the paper's 32 of 224 pixels would have 40 times as many.
+    "pyramid-mdconv+mimic-64": {
+        "deform": PYRAMID, "mimic": True, "mimic_crop_size": 64, "mimic_boxes_per_image": 8,
+    },
     "pyramid-dconv": {"deform": PYRAMID, "modulated": False},
     "pyramid-mdconv+dpool": {"deform": PYRAMID, "roi_pool": "deform"},
     "pyramid-mdconv+mdpool+mimic": {"deform": PYRAMID, "roi_pool": "modulated", "mimic": True, "mimic_crop_size": 96},
@@ -47,10 +51,6 @@ ARMS: dict[str, dict[str, Any]] = {
     },
     "pyramid-mdconv+mdpool+mimic-light": {
         "deform": PYRAMID, "roi_pool": "modulated", "mimic": True, "mimic_crop_size": 96, "mimic_reduction": "mean",
-    },
-    # Crops of 0.8 times the image's pixels; the paper's 32 of 224 pixels would have 40 times as many.
-    "pyramid-mdconv+mdpool+mimic-64": {
-        "deform": PYRAMID, "roi_pool": "modulated", "mimic": True, "mimic_crop_size": 64, "mimic_boxes_per_image": 8,
     },
     "pyramid-mdconv+mdpool+mimic-224": {
         "deform": PYRAMID, "roi_pool": "modulated", "mimic": True, "mimic_crop_size": 224, "mimic_boxes_per_image": 8,
