@@ -2,7 +2,7 @@
 // Where the taps of a deformable convolution read, and with which weights. Compiled once for each instruction set.
 //
 // A plan is made for many samples at once, a vector of output positions at a time, and is kept as arrays, one for each
-// number that a sample consists of.
+// number that a sample consists of. There are two kinds: one is enough to read samples, the other for derivatives too.
 #pragma once
 
 #include "../_native/abi.h"
@@ -29,12 +29,72 @@ using Whole = typename whole<T>::type;
 constexpr int64_t kPlanSize = 320;
 constexpr int64_t kPlanStep = 16;  // positions that are planned at once: whole vectors of every instruction set
 
-template <class T>
-struct Plan {
-  using I = Whole<T>;
+// Samples that are planned together: `positions` consecutive outputs of an image and some taps of one offset group.
+struct Samples {
   int64_t image, tap_begin, tap_end, positions, stride;  // `stride` samples between taps
 
-  // A pixel outside the image has weight 0 and stands at the nearest pixel inside, so that all four can be read.
+  PLIANT_MEMBER int64_t at(int64_t position, int64_t tap) const { return (tap - tap_begin) * stride + position; }
+};
+
+// A vector of coordinates along one axis of `size` pixels, each finite and in [-1, size). A pixel outside the image has
+// weight 0 and stands at the nearest pixel inside, so that all can be read.
+template <class T>
+struct Axis {
+  typedef vec<T, kLanes<T>> V;
+  typedef vec<Whole<T>, kLanes<T>> W;
+  W first;      // the pixel above or to the left
+  W exists[2];  // whether that pixel and the next are inside: all bits, or none
+  V weight[2];  // 1 - fraction, fraction
+
+  PLIANT_MEMBER Axis(V p, int64_t size) {
+    constexpr lanes<kLanes<T>> n{};
+    // p + 1 is not negative, so that truncation is floor. It can round up to the next whole number; the fraction must
+    // still be taken from p itself.
+    W top = convert<W>(p + T(1), n) - Whole<T>(1);
+    top += (convert<V>(top, n) > p);  // a comparison gives -1 where it holds
+    const V fraction = p - convert<V>(top, n), zero = {};
+    exists[0] = top >= W{};
+    exists[1] = top < W{} + static_cast<Whole<T>>(size - 1);
+    first = exists[0] ? top : W{};
+    weight[0] = exists[0] ? 1 - fraction : zero;
+    weight[1] = exists[1] ? fraction : zero;
+  }
+
+  // Whether the second pixel stands one after the first, and no edge holds it.
+  PLIANT_MEMBER W steps() const { return exists[0] & exists[1]; }
+};
+
+template <class T>
+struct ReadPlan : Samples {
+  // Elements of the image: from its begin to the upper left pixel, or -1 where all four are outside; from there to the
+  // right pixels; and to the lower ones.
+  alignas(64) int64_t first[kPlanSize], right[kPlanSize], below[kPlanSize];
+  alignas(64) T weight[4][kPlanSize];  // of the four pixels, modulated
+
+  PLIANT_MEMBER bool is_inside(int64_t i) const { return first[i] >= 0; }
+
+  // Sets the samples from i on.
+  template <class V, class W>
+  PLIANT_MEMBER void place(const pliant_tile& tile, int64_t i, const Axis<T>& y, const Axis<T>& x, W inside, V factor) {
+    for (int j = 0; j < 4; ++j) store_bytes(weight[j] + i, y.weight[j >> 1] * x.weight[j & 1] * factor);
+    // Element by element: of vectors that become twice as wide, compilers make a long way.
+    alignas(64) Whole<T> row[kLanes<T>], column[kLanes<T>], row_step[kLanes<T>], column_step[kLanes<T>];
+    store_bytes(row, y.first);
+    store_bytes(column, x.first | ~inside);
+    store_bytes(row_step, y.steps());
+    store_bytes(column_step, x.steps());
+    const int64_t pixel = tile.pixel_stride, line = tile.width * pixel;
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      first[i + lane] = column[lane] < 0 ? -1 : row[lane] * line + column[lane] * pixel;
+      right[i + lane] = column_step[lane] & pixel;
+      below[i + lane] = row_step[lane] & line;
+    }
+  }
+};
+
+template <class T>
+struct Plan : Samples {
+  using I = Whole<T>;
   alignas(64) I row[kPlanSize];            // of the upper pixels; -1 where all four are outside
   alignas(64) I column[kPlanSize];         // of the left pixels
   alignas(64) I row_step[kPlanSize];       // 1 where the lower pixels stand one row below, 0 where an edge holds them
@@ -45,44 +105,24 @@ struct Plan {
   alignas(64) T column_exists[2][kPlanSize];
   alignas(64) T modulation[kPlanSize];
 
-  PLIANT_MEMBER int64_t at(int64_t position, int64_t tap) const { return (tap - tap_begin) * stride + position; }
   PLIANT_MEMBER bool is_inside(int64_t i) const { return row[i] >= 0; }
 
-  // Along one axis of `size` pixels: p is finite and in [-1, size).
-  template <class V>
-  PLIANT_MEMBER static void along(V p, int64_t size, I* first, I* step, T* weight_0, T* weight_1, T* exists_0,
-                                  T* exists_1) {
-    constexpr int L = kLanes<T>;
-    constexpr lanes<L> n{};
-    typedef vec<I, L> W;
+  // Sets the samples from i on.
+  template <class V, class W>
+  PLIANT_MEMBER void place(const pliant_tile&, int64_t i, const Axis<T>& y, const Axis<T>& x, W inside, V factor) {
     const W one = W{} + I(1);
-    // p + 1 is not negative, so that truncation is floor. It can round up to the next whole number; the fraction must
-    // still be taken from p itself.
-    W top = convert<W>(p + T(1), n) - one;
-    top += (convert<V>(top, n) > p);  // a comparison gives -1 where it holds
-    const V fraction = p - convert<V>(top, n), zero = {};
-    const W upper = top >= W{}, lower = top < W{} + static_cast<I>(size - 1);
-    store_bytes(first, upper ? top : W{});
-    store_bytes(step, upper & lower & one);
-    store_bytes(weight_0, upper ? 1 - fraction : zero);
-    store_bytes(weight_1, lower ? fraction : zero);
-    store_bytes(exists_0, upper ? zero + 1 : zero);
-    store_bytes(exists_1, lower ? zero + 1 : zero);
-  }
-
-  // Plans the samples from i on, at rows h and columns w. A position is inside where -1 <= h < H, which is false for
-  // NaN. At exactly -1 the value is 0 and the slope is the right-hand one, as at every other integer.
-  template <class V>
-  PLIANT_MEMBER void place(const pliant_tile& tile, int64_t i, V h, V w) {
-    const V height = V{} + static_cast<T>(tile.height), width = V{} + static_cast<T>(tile.width);
-    const auto inside = (h >= V{} - 1) & (h < height) & (w >= V{} - 1) & (w < width);
-    along(inside ? h : V{}, tile.height, row + i, row_step + i, row_weight[0] + i, row_weight[1] + i, row_exists[0] + i,
-          row_exists[1] + i);
-    along(inside ? w : V{}, tile.width, column + i, column_step + i, column_weight[0] + i, column_weight[1] + i,
-          column_exists[0] + i, column_exists[1] + i);
-    typedef vec<I, kLanes<T>> W;
-    store_bytes(row + i, inside ? load_bytes<W>(row + i) : W{} - I(1));
-    store_bytes(modulation + i, inside ? load_bytes<V>(modulation + i) : V{});  // outside it may be NaN
+    const V zero = {};
+    store_bytes(row + i, y.first | ~inside);
+    store_bytes(column + i, x.first);
+    store_bytes(row_step + i, y.steps() & one);
+    store_bytes(column_step + i, x.steps() & one);
+    for (int j = 0; j < 2; ++j) {
+      store_bytes(row_weight[j] + i, y.weight[j]);
+      store_bytes(column_weight[j] + i, x.weight[j]);
+      store_bytes(row_exists[j] + i, y.exists[j] ? zero + 1 : zero);
+      store_bytes(column_exists[j] + i, x.exists[j] ? zero + 1 : zero);
+    }
+    store_bytes(modulation + i, factor);
   }
 };
 
@@ -101,19 +141,24 @@ PLIANT_INLINE void read_map(const void* map, int64_t type, int64_t first, int64_
   with_storage(type, [&](auto item) { read_map(static_cast<const decltype(item)*>(map) + first, stride, count, to); });
 }
 
-// Fills `plan` for its image's output positions from `begin` on and offset group `group`.
-template <class T>
-void make_plan(const pliant_tile& tile, const void* offset, const void* mask, int64_t group, int64_t begin,
-               Plan<T>& plan) {
+// Fills `plan` for its image's output positions from `begin` on and offset group `group`. A position is inside where
+// -1 <= h < H, which is false for NaN. At exactly -1 the value is 0 and the slope is the right-hand one, as at every
+// other integer.
+template <class T, class P>
+void make_plan(const pliant_tile& tile, const void* offset, const void* mask, int64_t group, int64_t begin, P& plan) {
   constexpr int L = kLanes<T>;
+  constexpr lanes<L> n{};
+  typedef vec<T, L> V;
   const int64_t taps = tile.kernel[0] * tile.kernel[1], count = plan.positions;
-  alignas(64) T base_y[kPlanSize] = {}, base_x[kPlanSize] = {}, dy[kPlanSize] = {}, dx[kPlanSize] = {};
+  alignas(64) T base_y[kPlanSize] = {}, base_x[kPlanSize] = {}, dy[kPlanSize] = {}, dx[kPlanSize] = {}, m[kPlanSize];
   int64_t out_y = (tile.first + begin) / tile.out_width, out_x = (tile.first + begin) % tile.out_width;
   for (int64_t i = 0; i < count; ++i) {
     base_y[i] = static_cast<T>(out_y * tile.stride[0] - tile.padding[0]);
     base_x[i] = static_cast<T>(out_x * tile.stride[1] - tile.padding[1]);
     if (++out_x == tile.out_width) out_x = 0, ++out_y;
   }
+  for (T& number : m) number = 1;
+  const V height = V{} + static_cast<T>(tile.height), width = V{} + static_cast<T>(tile.width);
   for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
     const int64_t tap_y = k / tile.kernel[1], tap_x = k % tile.kernel[1], to = (k - plan.tap_begin) * plan.stride;
     const int64_t channel = group * taps + k;
@@ -124,14 +169,14 @@ void make_plan(const pliant_tile& tile, const void* offset, const void* mask, in
     };
     read(offset, tile.offset_type, tile.offset_stride, 2 * channel, dy);
     read(offset, tile.offset_type, tile.offset_stride, 2 * channel + 1, dx);
-    if (mask)
-      read(mask, tile.mask_type, tile.mask_stride, channel, plan.modulation + to);
-    else
-      for (int64_t i = 0; i < count; ++i) plan.modulation[to + i] = 1;
+    if (mask) read(mask, tile.mask_type, tile.mask_stride, channel, m);
     const T y = static_cast<T>(tap_y * tile.dilation[0]), x = static_cast<T>(tap_x * tile.dilation[1]);
     for (int64_t i = 0; i < count; i += L) {
-      constexpr lanes<L> n{};
-      plan.place(tile, to + i, load(base_y + i, n) + y + load(dy + i, n), load(base_x + i, n) + x + load(dx + i, n));
+      const V h = load(base_y + i, n) + y + load(dy + i, n), w = load(base_x + i, n) + x + load(dx + i, n);
+      const auto inside = (h >= V{} - 1) & (h < height) & (w >= V{} - 1) & (w < width);
+      const V factor = inside ? load(m + i, n) : V{};  // outside it may be NaN
+      plan.place(tile, to + i, Axis<T>(inside ? h : V{}, tile.height), Axis<T>(inside ? w : V{}, tile.width), inside,
+                 factor);
     }
   }
 }
@@ -152,14 +197,14 @@ PLIANT_INLINE void for_images(const pliant_tile& tile, int64_t begin, int64_t en
 }
 
 // Calls body(plan, group, channel_begin, channel_end, position_begin) for all of a block, split so that each plan is
-// small and of one image, and each call's channels share an offset group.
-template <class T, class Body>
+// small and of one image, and each call's channels share an offset group. P is the kind of plan.
+template <class T, class P = Plan<T>, class Body>
 PLIANT_INLINE void for_plans(const pliant_tile& tile, const void* offset, const void* mask, const Block& block,
                              const Body& body) {
   const int64_t taps = block.tap_end - block.tap_begin, per_group = tile.offset_group_channels;
   const int64_t most = kPlanSize / kPlanStep, chunk = taps < most ? taps : most;
   const int64_t positions = kPlanSize / chunk / kPlanStep * kPlanStep;
-  Plan<T> plan;
+  P plan;
   plan.stride = positions;
   for_images(tile, block.position_begin, block.position_end, [&](int64_t image, int64_t begin, int64_t end) {
     plan.image = image;
@@ -171,7 +216,7 @@ PLIANT_INLINE void for_plans(const pliant_tile& tile, const void* offset, const 
         for (int64_t k = block.tap_begin; k < block.tap_end; k += chunk) {
           plan.tap_begin = k;
           plan.tap_end = smaller(k + chunk, block.tap_end);
-          make_plan(tile, offset, mask, group, p - image * tile.count, plan);
+          make_plan<T>(tile, offset, mask, group, p - image * tile.count, plan);
           body(plan, group, c, stop, p);
         }
         c = stop;

@@ -27,6 +27,13 @@ struct Corners {
     pixel[3] = pixel[2] + right;
     for (int j = 0; j < 4; ++j) weight[j] = plan.row_weight[j >> 1][i] * plan.column_weight[j & 1][i];
   }
+  PLIANT_MEMBER Corners(const S* image, const ReadPlan<T>& plan, int64_t i) {
+    pixel[0] = image + plan.first[i];
+    pixel[1] = pixel[0] + plan.right[i];
+    pixel[2] = pixel[0] + plan.below[i];
+    pixel[3] = pixel[2] + plan.right[i];
+    for (int j = 0; j < 4; ++j) weight[j] = plan.weight[j][i];
+  }
   PLIANT_MEMBER void scale(T factor) {
     for (int i = 0; i < 4; ++i) weight[i] *= factor;
   }
@@ -37,29 +44,41 @@ struct Corners {
   }
 };
 
+// Writes `channels` channels of a plan's samples of one position, `tap_stride` elements apart. A function of its own:
+// inlined, its loop is given too few registers.
+template <class T, class S, class D>
+__attribute__((noinline)) void read_taps(const S* image, const ReadPlan<T>& plan, int64_t position, int64_t channels,
+                                         D* to, int64_t tap_stride) {
+  constexpr int L = kLanes<T>;
+  const int64_t end = plan.at(position, plan.tap_end), stride = plan.stride;
+  for (int64_t s = position; s < end; s += stride, to += tap_stride) {
+    if (!plan.is_inside(s)) {
+      __builtin_memset(to, 0, channels * sizeof(D));
+      continue;
+    }
+    const Corners<T, S> corners(image, plan, s);
+    const auto body = [&](auto n, int64_t c) { store(to + c, corners.value(n, c), n); };
+    int64_t c = 0;
+    for (; c + 4 * L <= channels; c += 4 * L)
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) body(lanes<L>{}, c + j * L);
+    if (c < channels) for_channels<L>(c, channels, body);
+  }
+}
+
 // Writes the samples of a block: element (position, tap, c) goes to rows + position * row_stride + tap * tap_stride +
 // c, all counted from the block's begin. Columns are of arithmetic type, or of the image's.
 template <class T, class S, class D>
-void sample_block(const pliant_tile& tile, const S* image, const void* offset, const void* mask, const Block& block,
+void sample_block(const pliant_tile& tile, const S* images, const void* offset, const void* mask, const Block& block,
                   D* rows, int64_t row_stride, int64_t tap_stride) {
-  for_plans<T>(tile, offset, mask, block,
-               [&](const Plan<T>& plan, int64_t, int64_t c_begin, int64_t c_end, int64_t first) {
-                 for (int64_t i = 0; i < plan.positions; ++i) {
-                   D* row = rows + (first + i - block.position_begin) * row_stride - block.channel_begin;
-                   for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
-                     D* destination = row + (k - block.tap_begin) * tap_stride;
-                     const int64_t s = plan.at(i, k);
-                     if (!plan.is_inside(s)) {
-                       __builtin_memset(destination + c_begin, 0, (c_end - c_begin) * sizeof(D));
-                       continue;
-                     }
-                     Corners<T, S> corners(tile, image, plan, s);
-                     corners.scale(plan.modulation[s]);
-                     for_channels<kLanes<T>>(
-                         c_begin, c_end, [&](auto n, int64_t c) { store(destination + c, corners.value(n, c), n); });
-                   }
-                 }
-               });
+  const auto read = [&](const ReadPlan<T>& plan, int64_t, int64_t c_begin, int64_t c_end, int64_t first) {
+    const S* image = images + plan.image * tile.image_stride + c_begin;
+    D* to = rows + (first - block.position_begin) * row_stride + (plan.tap_begin - block.tap_begin) * tap_stride +
+            c_begin - block.channel_begin;
+    for (int64_t i = 0; i < plan.positions; ++i)
+      read_taps(image, plan, i, c_end - c_begin, to + i * row_stride, tap_stride);
+  };
+  for_plans<T, ReadPlan<T>>(tile, offset, mask, block, read);
 }
 
 template <class T, class S, class D>
