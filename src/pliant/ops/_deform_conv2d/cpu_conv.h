@@ -3,9 +3,11 @@
 //
 // The inner product is the usual one of optimised matrix multiplication: kRows positions times one panel of two vectors
 // of output channels are kept in registers while a run of columns passes by; the run is short enough for the weights'
-// panel to stay in the first-level cache, and the block small enough for its columns to stay in the second.
+// panel to stay in the first-level cache, and the block small enough for its columns to stay in the second. Processors
+// with AVX-512 read panels from the second-level cache as fast: there longer runs, which sample less often, are faster.
 #pragma once
 
+#include "../_native/packing.h"
 #include "cpu_product.h"
 #include "cpu_sample.h"
 
@@ -15,9 +17,10 @@ namespace {
 
 constexpr int64_t kBlockPositions = 96;    // at most; twice as many where all weights are too large for a cache,
 constexpr int64_t kManyWeights = 4 << 20;  // that is, have more bytes than this, and are read anew for each block
-constexpr int64_t kRunBytes = 1280;        // of columns that are multiplied at a time
-constexpr int64_t kBlockOutputs = 2048;    // whose sums are kept at a time; a multiple of every panel
-constexpr int64_t kBlockRows = 48;         // a multiple of every kRows, and of the positions that are turned at once
+constexpr int64_t kRunBytes = kVectorBytes == 64 ? 2304 : 1280;  // of columns multiplied at a time
+constexpr int64_t kMargin = 2;                                   // pixels that most offsets do not exceed
+constexpr int64_t kBlockOutputs = 2048;  // whose sums are kept at a time; a multiple of every panel
+constexpr int64_t kBlockRows = 48;       // a multiple of every kRows, and of the positions that are turned at once
 
 // How the columns of one weight group, (taps, run), are cut into pieces of about kRunBytes: whole taps or parts of one.
 template <class T>
@@ -84,12 +87,12 @@ struct Result {
     store(to, total, n);
   }
 
-  // turned (outputs, count) = sums (count, stride) transposed.
+  // turned (outputs, count) = sums (count, stride) transposed, and a few more outputs, up to a multiple of four.
   static void turn(const T* sums, int64_t stride, int64_t count, int64_t outputs, T* turned) {
     for (int64_t top = 0; top < count; top += kTurn)
-      for (int64_t first = 0; first < outputs; first += kTurn)
-        for (int64_t o = first; o < smaller(outputs, first + kTurn); ++o)
-          for (int64_t p = top; p < top + kTurn; ++p) turned[o * count + p] = sums[p * stride + o];
+      for (int64_t o = 0; o < outputs; o += 4)
+        for (int64_t p = top; p < top + kTurn; p += 4)
+          transpose_square(sums + p * stride + o, stride, turned + o * count + p, count);
   }
 };
 
@@ -138,12 +141,35 @@ struct Convolution {
   void multiply(const Block& b, int64_t group, int64_t first, int64_t last, const T* columns, T* sums) const {
     const int64_t width = b.channel_end - b.channel_begin, length = (b.tap_end - b.tap_begin) * width;
     const int64_t before = b.tap_begin * tile.run + b.channel_begin - group * tile.run;  // in the weights' columns
+    // What of the image the next block reads, most of which the weights have driven out of the cache since, comes back
+    // during the last products of this one, which leave the memory idle.
+    const bool ends = b.tap_end == taps && b.channel_end == tile.channels && b.position_end < count;
     for (int64_t o = first; o < last; o += kPanel<T>) {
       const T* w = weight + ((group * panels + o / kPanel<T>)*taps * tile.run + before) * kPanel<T>;
-      for (int64_t p = 0; p < b.position_end - b.position_begin; p += kRows)
-        multiply_panel<false, true>(columns + p * column_stride, column_stride, w, kPanel<T>, length,
-                                    sums + p * sum_stride + o - first, sum_stride);
+      const bool fetches = ends && o + kPanel<T> >= outputs;
+      for (int64_t p = 0; p < b.position_end - b.position_begin; p += kRows) {
+        const T* left = columns + p * column_stride;
+        T* to = sums + p * sum_stride + o - first;
+        if (fetches)
+          multiply_panel(left, column_stride, w, length, to, sum_stride, next_pixels(b, p));
+        else
+          multiply_panel<false, true>(left, column_stride, w, kPanel<T>, length, to, sum_stride);
+      }
     }
+  }
+
+  // A part of the image that the block after `b` will probably read, another one for each step of kRows positions: rows
+  // around its first position, kMargin pixels more than without offsets.
+  Ahead next_pixels(const Block& b, int64_t step) const {
+    const int64_t size = b.position_end - b.position_begin, position = tile.first + b.position_end % tile.count;
+    const int64_t rows_read = (tile.kernel[0] - 1) * tile.dilation[0] + 2 + 2 * kMargin;
+    const int64_t y = position / tile.out_width * tile.stride[0] - tile.padding[0] - kMargin + step * rows_read / size;
+    const int64_t x = position % tile.out_width * tile.stride[1] - tile.padding[1] - kMargin;
+    const int64_t first = smaller(larger(y, 0), tile.height - 1) * tile.width + smaller(larger(x, 0), tile.width - 1);
+    const int64_t pixels = smaller(size * tile.stride[1] + 2 * kMargin, tile.height * tile.width - first);
+    const S* begin = image + b.position_end / tile.count * tile.image_stride + first * tile.pixel_stride;
+    const S* end = begin + pixels * tile.pixel_stride;
+    return {reinterpret_cast<const char*>(begin), reinterpret_cast<const char*>(end)};
   }
 
   int run() const {

@@ -20,15 +20,16 @@ template <class T>
 constexpr int kPanel = 2 * kLanes<T>;
 
 // sums (kRows, kPanel) = left (kRows, length) * right (length, kPanel), added to what is there if `Adds`. Element (r,
-// k) of the left factor stands at left[r * left_row + k], or, where it is Turned, at left[r + k * left_row]. A function
-// of its own: inlined, the loop is given too few registers.
-template <bool Turned, bool Adds, class T>
-__attribute__((noinline)) void multiply_panel(const T* left, int64_t left_row, const T* right, int64_t right_stride,
-                                              int64_t length, T* sums, int64_t sum_stride) {
+// k) of the left factor stands at left[r * left_row + k], or, where it is Turned, at left[r + k * left_row]. `between`
+// is called once for each k.
+template <bool Turned, bool Adds, class T, class Between>
+PLIANT_INLINE void multiply(const T* left, int64_t left_row, const T* right, int64_t right_stride, int64_t length,
+                            T* sums, int64_t sum_stride, const Between& between) {
   constexpr int L = kLanes<T>;
   constexpr lanes<L> n{};
   vec<T, L> sum[kRows][2] = {};
   for (int64_t k = 0; k < length; ++k) {
+    between();
     const vec<T, L> first = load(right + k * right_stride, n), second = load(right + k * right_stride + L, n);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
@@ -43,6 +44,29 @@ __attribute__((noinline)) void multiply_panel(const T* left, int64_t left_row, c
     store(to, Adds ? load(to, n) + sum[r][0] : sum[r][0], n);
     store(to + L, Adds ? load(to + L, n) + sum[r][1] : sum[r][1], n);
   }
+}
+
+// These are functions of their own: inlined, the loop is given too few registers.
+template <bool Turned, bool Adds, class T>
+__attribute__((noinline)) void multiply_panel(const T* left, int64_t left_row, const T* right, int64_t right_stride,
+                                              int64_t length, T* sums, int64_t sum_stride) {
+  multiply<Turned, Adds>(left, left_row, right, right_stride, length, sums, sum_stride, [] {});
+}
+
+// Memory that will be read soon.
+struct Ahead {
+  const char *begin, *end;
+};
+
+// Adds the product to the sums and brings memory into the second-level cache meanwhile, at most a line for each k.
+template <class T>
+__attribute__((noinline)) void multiply_panel(const T* left, int64_t left_row, const T* right, int64_t length, T* sums,
+                                              int64_t sum_stride, Ahead ahead) {
+  constexpr int64_t kLine = 64;
+  multiply<false, true>(left, left_row, right, kPanel<T>, length, sums, sum_stride, [&] {
+    __builtin_prefetch(ahead.begin, 0, 2);
+    if (ahead.end - ahead.begin > kLine) ahead.begin += kLine;
+  });
 }
 
 // What the threads of a pass work in: zero to begin with, and aligned for whole vectors.

@@ -11,20 +11,23 @@ namespace {
 // One block of source lines is read line by line while the destination's lines, one for each column, stay in cache.
 constexpr int64_t kBlock = 16;
 
-typedef vec<uint32_t, 4> Line;  // of every instruction set
-
-// Sets the 4 x 4 `to` to the transpose of `from`; items have 4 bytes.
+// Sets the 4 x 4 `to` to the transpose of `from`: for items of four bytes by vectors that every instruction set has.
 template <class Item>
 PLIANT_INLINE void transpose_square(const Item* from, int64_t from_stride, Item* to, int64_t to_stride) {
-  Line row[4], pair[4];
-  for (int i = 0; i < 4; ++i) row[i] = load_bytes<Line>(from + i * from_stride);
-  for (int i = 0; i < 2; ++i) {
-    pair[i] = __builtin_shufflevector(row[2 * i], row[2 * i + 1], 0, 4, 1, 5);
-    pair[i + 2] = __builtin_shufflevector(row[2 * i], row[2 * i + 1], 2, 6, 3, 7);
-  }
-  for (int i = 0; i < 4; i += 2) {
-    store_bytes(to + i * to_stride, __builtin_shufflevector(pair[i], pair[i + 1], 0, 1, 4, 5));
-    store_bytes(to + (i + 1) * to_stride, __builtin_shufflevector(pair[i], pair[i + 1], 2, 3, 6, 7));
+  if constexpr (sizeof(Item) == 4) {
+    vec<Item, 4> row[4], pair[4];
+    for (int i = 0; i < 4; ++i) row[i] = load_bytes<vec<Item, 4>>(from + i * from_stride);
+    for (int i = 0; i < 2; ++i) {
+      pair[i] = __builtin_shufflevector(row[2 * i], row[2 * i + 1], 0, 4, 1, 5);
+      pair[i + 2] = __builtin_shufflevector(row[2 * i], row[2 * i + 1], 2, 6, 3, 7);
+    }
+    for (int i = 0; i < 4; i += 2) {
+      store_bytes(to + i * to_stride, __builtin_shufflevector(pair[i], pair[i + 1], 0, 1, 4, 5));
+      store_bytes(to + (i + 1) * to_stride, __builtin_shufflevector(pair[i], pair[i + 1], 2, 3, 6, 7));
+    }
+  } else {
+    for (int r = 0; r < 4; ++r)
+      for (int c = 0; c < 4; ++c) to[c * to_stride + r] = from[r * from_stride + c];
   }
 }
 
