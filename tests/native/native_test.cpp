@@ -38,35 +38,60 @@ void test_sample(Problem<Type>& p, const std::string& what) {
   check_columns(p, columns, what);
 }
 
-// What a backward pass writes, with something in it before where it adds.
+// What a backward pass writes, with something in it before where it adds: the image's gradient if there is one thread,
+// and no memory to add up in.
 template <int Type>
 struct Results {
+  using S = typename Storage<Type>::S;
   using T = typename Storage<Type>::T;
-  int64_t stride, rows;
-  Buffer<T> image, memory, offset, mask, shares;
+  int64_t pixels, rows;
+  bool adds, planes;  // the latter of an odd number of channels
+  int64_t pixel_stride, channel_stride, image_stride;
+  Buffer<T> added, memory, offset, mask, shares;
+  Buffer<S> written;
   pliant_gradients described;
 
   Results(Problem<Type>& p, const void* grad, int64_t grad_stride, int64_t gap)
-      : stride(p.s.channels + gap),
+      : pixels(p.s.height * p.s.width),
         rows(p.s.offset_groups * p.K),
-        image((p.s.images * p.s.height * p.s.width - 1) * stride + p.s.channels, 0.25),
-        memory(p.s.images * p.s.height * p.s.width * p.s.channels, kNan),
+        adds(p.tile.threads == 1),
+        planes(!adds && p.s.channels % 2 == 1),
+        pixel_stride(planes ? 1 : p.s.channels + gap),
+        channel_stride(planes ? pixels + gap : 1),
+        image_stride((planes ? p.s.channels : pixels) * (planes ? channel_stride : pixel_stride)),
+        added(adds ? p.s.images * image_stride - gap : 0, 0.25),
+        memory(p.s.images * pixels * p.s.channels, kNan),
         offset(p.offset.size, 0.5),
         mask(p.mask.size, 0.5),
-        shares(kernels->deform_shares(&p.tile) * 3 * rows * p.positions, kNan) {
+        shares(kernels->deform_shares(&p.tile) * 3 * rows * p.positions, kNan),
+        written(adds ? 0 : p.s.images * image_stride - gap) {
     const int64_t type = sizeof(T) == 8 ? PLIANT_FLOAT64 : PLIANT_FLOAT32;
-    described = {grad,         {p.count * grad_stride, grad_stride},
-                 image.data(), p.s.height * p.s.width * stride,
-                 stride,       p.tile.threads > 1 ? memory.data() : nullptr,
-                 nullptr,      offset.data(),
-                 mask.data(),  type,
-                 type,         p.count,
-                 int64_t(0),   shares.data()};
+    described = {grad,
+                 {p.count * grad_stride, grad_stride},
+                 adds ? static_cast<void*>(added.data()) : written.data(),
+                 image_stride,
+                 pixel_stride,
+                 channel_stride,
+                 adds ? nullptr : memory.data(),
+                 nullptr,
+                 offset.data(),
+                 mask.data(),
+                 type,
+                 type,
+                 p.count,
+                 int64_t(0),
+                 shares.data()};
   }
 
   template <class Gradient>
   void check(Problem<Type>& p, Gradient upstream, const std::string& what) {
-    check_gradients(p, upstream, image, stride, offset, mask, 0.25, what);
+    const auto image = [&](int64_t q, int64_t c) {
+      const int64_t at = q / pixels * image_stride + q % pixels * pixel_stride + c * channel_stride;
+      return adds ? double(added[at]) - 0.25 : double(Storage<Type>::decode(written[at]));
+    };
+    check_gradients(p, upstream, image, offset, mask, what);
+    added.check_guards(what + " grad_image");
+    written.check_guards(what + " grad_image");
     shares.check_guards(what + " shares");
     memory.check_guards(what + " memory of the image's gradient");
   }
@@ -237,16 +262,17 @@ void test_conv_few(Problem<Type>& p, const std::string& what) {
   }
 }
 
+template <class T>
 void test_transpose(int64_t rows, int64_t columns, int64_t threads) {
   const int64_t matrices = 2, size[3] = {matrices, rows, columns};
   const int64_t from[2] = {rows * (columns + 3) + 1, columns + 3}, to[2] = {columns * (rows + 2) + 3, rows + 2};
-  Buffer<float> source(matrices * from[0]), result(matrices * to[0], -1);
-  for (int64_t i = 0; i < source.size; ++i) source[i] = float(i);
-  kernels->transpose(size, source.data(), from, result.data(), to, sizeof(float), threads);
-  std::vector<float> expected(result.size, -1);  // also in all gaps
+  Buffer<T> source(matrices * from[0]), result(matrices * to[0], T(-1));
+  for (int64_t i = 0; i < source.size; ++i) source[i] = T(i);
+  kernels->transpose(size, source.data(), from, result.data(), to, sizeof(T), threads);
+  std::vector<T> expected(result.size, T(-1));  // also in all gaps
   for (int64_t n = 0; n < matrices; ++n)
     for (int64_t c = 0; c < columns; ++c)
-      for (int64_t r = 0; r < rows; ++r) expected[n * to[0] + c * to[1] + r] = float(n * from[0] + r * from[1] + c);
+      for (int64_t r = 0; r < rows; ++r) expected[n * to[0] + c * to[1] + r] = T(n * from[0] + r * from[1] + c);
   for (int64_t i = 0; i < result.size; ++i) check(result[i] == expected[i], "transpose");
   result.check_guards("transpose");
 }
@@ -328,7 +354,11 @@ int main(int count, char** arguments) {
     for (int64_t threads : {1, 3}) {
       pliant_set_parallel_region(threads == 1 ? nullptr : team);
       for (int64_t rows : {1, 7, 16, 65})
-        for (int64_t columns : {1, 8, 33, 130}) test_transpose(rows, columns, threads);
+        for (int64_t columns : {1, 8, 33, 130}) {
+          test_transpose<uint16_t>(rows, columns, threads);
+          test_transpose<float>(rows, columns, threads);
+          test_transpose<double>(rows, columns, threads);
+        }
       for (int64_t outputs : {1, 8, 12, 21})
         for (int64_t channels : {1, 5, 16, 35})
           for (const std::vector<int>& axes : {std::vector<int>{1, 2, 0}, {2, 1, 0}, {0, 2, 1}}) {

@@ -142,11 +142,13 @@ struct Problem {
 };
 
 // What the upstream gradient gives to image, offset and mask: the sums of the equations in reference_backward.py.
-template <int Type, class Gradient>
-void check_gradients(Problem<Type>& p, Gradient upstream, Buffer<typename Storage<Type>::T>& grad_image, int64_t stride,
+// grad_image(q, c) is what was given to a channel of a pixel.
+template <int Type, class Gradient, class Image>
+void check_gradients(Problem<Type>& p, Gradient upstream, Image grad_image,
                      Buffer<typename Storage<Type>::T>& grad_offset, Buffer<typename Storage<Type>::T>& grad_mask,
-                     double before, const std::string& what) {
-  std::vector<double> image(p.pixels.size(), before), offset(p.offset.size), mask(p.mask.size);
+                     const std::string& what) {
+  using T = typename Storage<Type>::T;
+  std::vector<double> image(p.pixels.size()), offset(p.offset.size), mask(p.mask.size);
   p.for_entries([&](int64_t c, int64_t k, int64_t i) {
     double h, w;
     const int64_t g = p.group(c), pixels = p.s.height * p.s.width;
@@ -160,12 +162,13 @@ void check_gradients(Problem<Type>& p, Gradient upstream, Buffer<typename Storag
         image[(i / p.count * pixels + y * p.s.width + x) * p.s.channels + c] += u * m * hat(y, h) * hat(x, w);
   });
   for (int64_t q = 0; q < p.s.images * p.s.height * p.s.width; ++q)
-    for (int64_t c = 0; c < p.s.channels; ++c)
-      check_near(grad_image[q * stride + c], image[q * p.s.channels + c], what + " gradient of the image");
+    for (int64_t c = 0; c < p.s.channels; ++c) {
+      const double want = image[q * p.s.channels + c], got = grad_image(q, c);
+      check_near(T(got), want, what + " gradient of the image", Storage<Type>::epsilon * std::fabs(want));
+    }
   for (int64_t i = 0; i < grad_offset.size; ++i)
     check_near(grad_offset[i], offset[i], what + " gradient of the offset");
   for (int64_t i = 0; i < grad_mask.size; ++i) check_near(grad_mask[i], mask[i], what + " gradient of the mask");
-  grad_image.check_guards(what + " grad_image");
   grad_offset.check_guards(what + " grad_offset");
   grad_mask.check_guards(what + " grad_mask");
 }

@@ -115,8 +115,8 @@ struct Storage<PLIANT_FLOAT16> {
 };
 
 template <class T>
-void check_near(T actual, double expected, const std::string& what) {
-  const double tolerance = (sizeof(T) == 8 ? 1e-12 : 2e-5) * (10 + std::fabs(expected));
+void check_near(T actual, double expected, const std::string& what, double rounding = 0) {
+  const double tolerance = (sizeof(T) == 8 ? 1e-12 : 2e-5) * (10 + std::fabs(expected)) + rounding;
   if (!(std::fabs(double(actual) - expected) <= tolerance))  // also where `actual` is NaN
     check(false, what + ": got " + std::to_string(double(actual)) + ", expected " + std::to_string(expected));
 }

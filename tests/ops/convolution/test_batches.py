@@ -142,7 +142,7 @@ def test_copies_of_a_batch_stay_within_the_promise(
     offset, weight = torch.randn(500, 2, 16, 17), torch.randn(3, 16, 1, 1)
     native(x, offset, weight).sum().backward()
     most = taken()
-    assert 0.9 * limit < most["image"] <= limit and 0.9 * limit < most["grad_image"] <= limit
+    assert 0.9 * limit < most["image"] <= limit and 0.9 * limit < most["image_memory"] <= limit
 
 
 @pytest.fixture

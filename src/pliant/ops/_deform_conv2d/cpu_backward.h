@@ -14,6 +14,14 @@ constexpr int64_t kBackwardRows = 192;      // positions of a block; a multiple 
 constexpr int64_t kWeightBytes = 4 << 20;   // of a task's weights, and of their gradient, in a thread's scratch memory
 constexpr int64_t kBackwardOutputs = 2040;  // of one weight group at a time; a multiple of every kRows
 
+// Channels [begin, end) of a sample, whose gradient of the column gives way to the column.
+template <class T, class S, class D>
+PLIANT_INLINE void give(Spread<T, S>& sample, D* column, int64_t begin, int64_t end) {
+  sample.add(
+      begin, end, [&](auto n, int64_t c) { return load(column + c, n); },
+      [&](auto n, int64_t c, auto value) { store(column + c, value, n); });
+}
+
 template <class T, class S>
 struct ConvolutionBackward {
   Backward<T, S> pass;
@@ -93,7 +101,7 @@ struct ConvolutionBackward {
       }
       if (pass.result.weight) for_parts(c, [&](const Part& part) { multiply_outer(part, positions, m); });
     }
-    pass.add_up(c);
+    pass.write_image(c);
     if (keeps && pass.result.weight)
       for_parts(c, [&](const Part& part) { unpack(part, 0, outputs, part_of(m.grad_weights, part)); });
   }
@@ -198,10 +206,7 @@ struct ConvolutionBackward {
     pass.for_samples(
         task, positions,
         [&](Spread<T, S>& sample, const Place& place) {
-          for_groups(place, [&](T* column, int64_t begin, int64_t end) {
-            for_channels<kLanes<T>>(
-                begin, end, [&](auto n, int64_t j) { store(column + j, sample.add(n, j, load(column + j, n)), n); });
-          });
+          for_groups(place, [&](T* column, int64_t begin, int64_t end) { give(sample, column, begin, end); });
         },
         [&](const Place& place) {
           for_groups(place, [&](T* column, int64_t begin, int64_t end) {
@@ -238,17 +243,14 @@ int columns_backward(const Backward<T, S>& pass, S* columns) {
     pass.for_samples(
         task, {0, pass.count},
         [&](Spread<T, S>& sample, const Place& place) {
-          for_groups(place, [&](S* column, int64_t begin, int64_t end) {
-            for_channels<kLanes<T>>(
-                begin, end, [&](auto n, int64_t j) { store(column + j, sample.add(n, j, load(column + j, n)), n); });
-          });
+          for_groups(place, [&](S* column, int64_t begin, int64_t end) { give(sample, column, begin, end); });
         },
         [&](const Place& place) {
           for_groups(place, [&](S* column, int64_t begin, int64_t end) {
             __builtin_memset(column + begin, 0, (end - begin) * sizeof(S));
           });
         });
-    pass.add_up(task.channels());
+    pass.write_image(task.channels());
   });
   if (pass.partial) pass.reduce();
   return 0;

@@ -7,7 +7,7 @@
 // with AVX-512 read panels from the second-level cache as fast: there longer runs, which sample less often, are faster.
 #pragma once
 
-#include "../_native/packing.h"
+#include "../_native/squares.h"
 #include "cpu_product.h"
 #include "cpu_sample.h"
 
@@ -49,7 +49,7 @@ struct Result {
     const bool turns = output_stride[2] != 1;
     // Where positions lie side by side, the block is turned over in cache, so that memory is written in long runs.
     const int64_t rows = round_up(end - begin, kTurn);
-    if (turns) turn(sums, stride, rows, outputs, turned);
+    if (turns) transpose_block(sums, stride, rows, outputs, turned, rows);
     for_images(tile, begin, end, [&](int64_t image, int64_t from, int64_t stop) {
       S* to =
           output + image * output_stride[0] + (from - image * tile.count) * output_stride[1] + first * output_stride[2];
@@ -85,14 +85,6 @@ struct Result {
   PLIANT_MEMBER void put(S* to, V total, lanes<L> n) const {
     if (accumulate) total += load(to, n);
     store(to, total, n);
-  }
-
-  // turned (outputs, count) = sums (count, stride) transposed, and a few more outputs, up to a multiple of four.
-  static void turn(const T* sums, int64_t stride, int64_t count, int64_t outputs, T* turned) {
-    for (int64_t top = 0; top < count; top += kTurn)
-      for (int64_t o = 0; o < outputs; o += 4)
-        for (int64_t p = top; p < top + kTurn; p += 4)
-          transpose_square(sums + p * stride + o, stride, turned + o * count + p, count);
   }
 };
 

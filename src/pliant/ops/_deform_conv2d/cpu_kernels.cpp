@@ -90,8 +90,9 @@ int deform_depthwise_backward(const pliant_tile* tile, int image_type, const voi
   with_types(image_type, [&](auto types) {
     using T = typename decltype(types)::T;
     using S = typename decltype(types)::S;
-    const Backward<T, S> pass = {*tile, as<S>(image), offset, mask, *gradients, as<T>(gradients->shares)};
-    result = depthwise_backward(pass, as<T>(weight));
+    const Backward<T, S> pass = {
+        *tile, as<S>(image), offset, mask, *gradients, as<T>(gradients->shares), Units::one(*tile)};
+    result = DepthwiseBackward<T, S>{pass, as<T>(weight)}.run();
   });
   return result;
 }

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pliant._geometry import ConvGeometry, memory_format
-from pliant.ops._deform_conv2d import cpu_products
+from pliant.ops._deform_conv2d import cpu_problem, cpu_products
 from pliant.ops._deform_conv2d.cpu_problem import (
     SHARE_BYTES,
     TILE_BYTES,
@@ -32,6 +33,14 @@ MAX_POSITIONS = 1 << 16  # of one call
 OWN_BYTES = 16 << 20  # of images' gradient that threads add up in memory of their own before
 
 
+class ImageGradient(NamedTuple):
+    """Where a kernel puts the gradient of some images, (images, H, W, channels)."""
+
+    target: Tensor | None
+    memory: Tensor | None  # to add up in before, if the target is then written once
+    is_result: bool
+
+
 class Gradients:
     """The five results, allocated where they are needed."""
 
@@ -41,7 +50,7 @@ class Gradients:
         self.input: Tensor | None = None
         if self.needs_input:
             form = memory_format(problem.input)
-            self.input = torch.empty(problem.input.shape, dtype=problem.input.dtype, memory_format=form).zero_()
+            self.input = torch.empty(problem.input.shape, dtype=problem.input.dtype, memory_format=form)
         # Several slices add up: in arithmetic type, for the sum in half precision would be rounded for each.
         cut = len(slices) > 1
         self.offset = self._maps(problem.offset, cut) if self.needs_offset else None
@@ -52,32 +61,48 @@ class Gradients:
         half = tensor.dtype.itemsize < self.problem.dtype.itemsize
         return torch.empty(tensor.shape, dtype=self.problem.dtype if cut and half else tensor.dtype)
 
-    def image(self, n: slice, s: ChannelSlice) -> tuple[Tensor | None, bool]:
-        """Return (images, H, W, channels) to add the images' gradient to, and whether it already is the result."""
+    def image(self, n: slice, s: ChannelSlice, most: int) -> ImageGradient:
+        """Return what is said of the images' gradient to the kernel, which is called for `most` positions at most."""
         problem = self.problem
         if self.input is None:
-            return None, True
-        target = self.input[n, s.begin : s.end].permute(0, 2, 3, 1)
-        if target.dtype == problem.dtype and (problem.channels_last or s.width == 1):
-            return target, True
-        return problem.scratch.take("grad_image", target.shape, problem.dtype).zero_(), False
+            return ImageGradient(None, None, is_result=True)
+        result = self.input[n, s.begin : s.end].permute(0, 2, 3, 1)
+        in_place = result.dtype == problem.dtype and (problem.channels_last or s.width == 1)
+        memory = self._image_memory(result.shape, s, most, in_place)
+        if memory is not None:
+            return ImageGradient(result, memory, is_result=True)
+        if in_place:
+            return ImageGradient(result.zero_(), None, is_result=True)
+        return ImageGradient(problem.scratch.take("grad_image", result.shape, problem.dtype).zero_(), None, False)
+
+    def _image_memory(self, shape: Sequence[int], s: ChannelSlice, most: int, in_place: bool) -> Tensor | None:
+        """Return memory to add up images' gradient in, where it is small and one call has all of an image.
+
+        The kernel then writes it in the order and type of the result. Where it could add to the result itself, this is
+        worth while only if threads would wait there for each other.
+        """
+        problem, positions_of_image = self.problem, self.problem.Ho * self.problem.Wo
+        units = s.width if problem.is_depthwise else problem.shares(s)
+        wanted = not in_place or min(problem.threads, units) > 1
+        limit = OWN_BYTES if in_place else cpu_problem.IMAGE_BYTES
+        if wanted and math.prod(shape) * problem.dtype.itemsize <= limit and 0 < positions_of_image <= most:
+            return problem.scratch.take("image_memory", shape, problem.dtype)
+        return None
 
     def store_image(self, n: slice, s: ChannelSlice, grad_image: Tensor | None) -> None:
-        """Write images' gradient that was added up in memory of its own."""
+        """Write images' gradient that was added up elsewhere."""
         if self.input is not None and grad_image is not None:
             self.problem.transpose(grad_image.flatten(1, 2), self.input[n, s.begin : s.end].flatten(2))
 
-    def describe(self, tile: Tile, n: slice, s: ChannelSlice, u: Tensor, grad_image: Tensor | None) -> ConvGradients:
+    def describe(self, tile: Tile, n: slice, s: ChannelSlice, u: Tensor, image: ImageGradient) -> ConvGradients:
         """Return the C struct of a tile's gradients, without that of the weight."""
         problem, last = self.problem, tile.first + tile.count
         o, m = (None if t is None else t[n].flatten(2)[:, :, tile.first : last] for t in (self.offset, self.mask))
         result = ConvGradients(
             grad=u.data_ptr(),
             grad_stride=u.stride()[:2],
-            image=pointer(grad_image),
-            image_stride=0 if grad_image is None else grad_image.stride(0),
-            pixel_stride=problem.C if problem.channels_last and u.dtype == problem.dtype else s.width,
-            image_memory=None if grad_image is None else pointer(self._image_memory(tile, s)),
+            image=pointer(image.target),
+            image_memory=pointer(image.memory),
             offset=pointer(o),
             mask=pointer(m),
             offset_type=TYPES[(problem.offset if o is None else o).dtype],
@@ -85,19 +110,12 @@ class Gradients:
             map_stride=problem.Ho * problem.Wo,
             accumulate=int(s.begin > 0),
         )
+        if image.target is not None:
+            result.image_stride, _, result.pixel_stride, result.channel_stride = image.target.stride()
         if o is not None or m is not None:
             shape = (problem.shares(s), 3, problem.G * problem.K, tile.images * tile.count)
             result.shares = problem.scratch.take("shares", shape, problem.dtype).data_ptr()
         return result
-
-    def _image_memory(self, tile: Tile, s: ChannelSlice) -> Tensor | None:
-        """Return memory in which threads add up images' gradient apart, where it is small and the tile all of it."""
-        problem, shape = self.problem, (tile.images, self.problem.H, self.problem.W, s.width)
-        is_shared = min(problem.threads, problem.shares(s)) > 1
-        is_small = math.prod(shape) * problem.dtype.itemsize <= OWN_BYTES
-        if is_shared and is_small and tile.count == problem.Ho * problem.Wo:
-            return problem.scratch.take("image_memory", shape, problem.dtype)
-        return None
 
 
 def deform_conv2d_cpu_backward(
@@ -153,13 +171,13 @@ def _tiles(
 ) -> Iterator[tuple[TileArguments, Tensor, ConvGradients]]:
     """Yield what describes each tile: the kernels' first arguments, the gradient of its outputs, and the results."""
     for run in problem.runs(s, most):
-        grad_image, in_place = gradients.image(run.n, s)
+        image = gradients.image(run.n, s, most)
         for first, last in problem.tiles(most):
             u = _upstream(problem, grad, run.n, outputs, first, last)
             head = problem.tile(s, run, first, last)
-            yield head, u, gradients.describe(head[0], run.n, s, u, grad_image)
-        if not in_place:
-            gradients.store_image(run.n, s, grad_image)
+            yield head, u, gradients.describe(head[0], run.n, s, u, image)
+        if not image.is_result:
+            gradients.store_image(run.n, s, image.target)
 
 
 def _convolution_backward(problem: CpuConvolution, s: ChannelSlice, grad: Tensor, gradients: Gradients) -> None:

@@ -118,7 +118,7 @@ class CpuConvolution:
 
     def shares(self, s: ChannelSlice) -> int:
         """Return into how many shares the kernel divides the channels of slice `s`."""
-        return int(self.native.deform_shares(Tile(channels=s.width, run=s.run)))
+        return 1 if self.is_depthwise else int(self.native.deform_shares(Tile(channels=s.width, run=s.run)))
 
     def _image(self, n: slice, s: ChannelSlice, dtype: torch.dtype) -> Tensor:
         planes = self.input[n, s.begin : s.end]

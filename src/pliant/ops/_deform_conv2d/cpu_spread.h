@@ -6,6 +6,7 @@
 // of threads, and however many units a task has.
 #pragma once
 
+#include "../_native/squares.h"
 #include "cpu_product.h"
 #include "cpu_sample.h"
 
@@ -15,8 +16,9 @@ namespace {
 
 constexpr int64_t kUnit = 64;  // the most channels of a unit
 constexpr int64_t kSmallestUnit = 16;
-constexpr int64_t kTask = 256;       // the most channels of a task, whose samples are planned once for all of them,
-constexpr int64_t kUnitsOfTask = 8;  // and the most units
+constexpr int64_t kTask = 256;        // the most channels of a task, whose samples are planned once for all of them,
+constexpr int64_t kUnitsOfTask = 8;   // and the most units
+constexpr int64_t kPlanePixels = 64;  // that are turned from channels side by side into planes at a time
 
 struct Range {
   int64_t begin, end;
@@ -34,6 +36,13 @@ struct Units {
         unit(channels <= 64    ? kSmallestUnit
              : channels <= 256 ? 32
                                : kUnit) {}
+
+  // All channels in one, where a single thread sums over them.
+  static Units one(const pliant_tile& tile) {
+    Units units(tile);
+    units.run = units.unit = tile.channels;
+    return units;
+  }
 
   PLIANT_MEMBER int64_t groups() const { return run < unit ? unit / run : 1; }  // of a unit
   PLIANT_MEMBER int64_t parts_of_group() const { return run < unit ? 1 : parts(run, unit); }
@@ -81,15 +90,16 @@ struct Target {
 // What one sample gives to the gradient of the image and takes from the image.
 template <class T, class S>
 struct Spread {
-  Corners<T, S> corners;
-  T modulation;
+  static constexpr int L = kLanes<T>;
+  Corners<T, S> corners;  // scaled by the modulation
   T* grad[4];
-  Sum<T, kLanes<T>> dot[4];  // over channels of a unit, of (gradient of the column) * (pixel)
+  Sum<T, L> dot[4];  // over channels of a unit, of (gradient of the column) * (pixel)
 
   // A pixel outside the image has no gradient: what it would get goes to `sink`, which has room for a task's channels.
   PLIANT_MEMBER Spread(const pliant_tile& tile, const S* image, const Target<T>& to, const Plan<T>& plan, int64_t i,
                        T* sink)
-      : corners(tile, image, plan, i), modulation(plan.modulation[i]) {
+      : corners(tile, image, plan, i) {
+    corners.scale(plan.modulation[i]);
     const int64_t right = plan.column_step[i], below = plan.row_step[i] * tile.width;
     const int64_t first = plan.row[i] * tile.width + plan.column[i];
     const int64_t begin = plan.image * to.image_stride;
@@ -102,28 +112,34 @@ struct Spread {
 
   // Gives the dots of the unit, and begins the next one's.
   PLIANT_MEMBER void take_dots(T (&totals)[4]) {
-    constexpr int L = kLanes<T>;
     const vec<T, L> sums[4] = {dot[0].lanes_of_sum, dot[1].lanes_of_sum, dot[2].lanes_of_sum, dot[3].lanes_of_sum};
     totals_of<T, L>(sums, totals);
     for (auto& sum : dot) sum = {};
   }
 
-  // For the channels at c: `g` is the gradient of the column. Returns the column.
+  // For channels [begin, end): `gradient(n, c)` is that of the column, and take(n, c, column) is given the column.
   //
   // Everything is read before anything is written: rows of an image often lie a multiple of 4 KiB apart, where a
-  // processor takes a read for one of what was just written, and waits.
-  template <int L>
-  PLIANT_MEMBER vec<T, L> add(lanes<L> n, int64_t c, vec<T, L> g) {
-    vec<T, L> value = {}, sum[4];
-    const vec<T, L> scaled = g * modulation;
-    for (int i = 0; i < 4; ++i) {
-      const vec<T, L> pixel = load(corners.pixel[i] + c, n);
-      dot[i].add(g * pixel, n);
-      value += pixel * corners.weight[i];
-      sum[i] = load(grad[i] + c, n) + scaled * corners.weight[i];
-    }
-    for (int i = 0; i < 4; ++i) store(grad[i] + c, sum[i], n);
-    return value * modulation;
+  // processor takes a read for one of what was just written, and waits. The sums are kept in variables, which compilers
+  // put into registers, as they would not do with members.
+  template <class Gradient, class Take>
+  PLIANT_MEMBER void add(int64_t begin, int64_t end, const Gradient& gradient, const Take& take) {
+    const Corners<T, S> from = corners;
+    T* const to[4] = {grad[0], grad[1], grad[2], grad[3]};
+    Sum<T, L> dots[4] = {dot[0], dot[1], dot[2], dot[3]};
+    for_channels<L>(begin, end, [&](auto n, int64_t c) {
+      const auto g = gradient(n, c);
+      decltype(load(to[0], n)) column = {}, sum[4];
+      for (int i = 0; i < 4; ++i) {
+        const auto pixel = load(from.pixel[i] + c, n);
+        dots[i].add(g * pixel, n);
+        column += pixel * from.weight[i];
+        sum[i] = load(to[i] + c, n) + g * from.weight[i];
+      }
+      for (int i = 0; i < 4; ++i) store(to[i] + c, sum[i], n);
+      take(n, c, column);
+    });
+    for (int i = 0; i < 4; ++i) dot[i] = dots[i];
   }
 };
 
@@ -159,18 +175,15 @@ struct Backward {
     if (result.image && result.image_memory)
       __builtin_memset(target(c).image + c.begin, 0, tile.images * pixels * c.size() * sizeof(T));
   }
-  void add_up(const Range& c) const {
+  void write_image(const Range& c) const {
     if (!result.image || !result.image_memory) return;
-    const Target<T> from = target(c);
-    // Each task begins at another pixel, so that threads stay away from each other here too.
-    const int64_t all = tile.images * pixels;
-    for (int64_t i = 0, q = c.begin * all / tile.channels; i < all; ++i, q = q + 1 < all ? q + 1 : 0) {
-      const int64_t n = q / pixels, p = q % pixels;
-      const T* source = from.image + n * from.image_stride + p * from.pixel_stride;
-      T* to = static_cast<T*>(result.image) + n * result.image_stride + p * result.pixel_stride;
-      for_channels<kLanes<T>>(c.begin, c.end,
-                              [&](auto l, int64_t j) { store(to + j, load(to + j, l) + load(source + j, l), l); });
-    }
+    const T* from = target(c).image + c.begin;
+    S* to = static_cast<S*>(result.image) + c.begin * result.channel_stride;
+    if (result.channel_stride == 1) return write_pixels(c, from, to);
+    for (int64_t n = 0; n < tile.images; ++n)
+      for (int64_t p = 0; p < pixels; p += kPlanePixels)
+        write_planes(c.size(), from + (n * pixels + p) * c.size(), smaller(kPlanePixels, pixels - p),
+                     to + n * result.image_stride + p);
   }
 
   // Calls body(spread, place) for each sample inside its image and unit of the task, and outside(place) for all others.
@@ -245,6 +258,27 @@ struct Backward {
   }
 
  private:
+  // Of `width` numbers each. Each task begins at another one, so that threads stay away from each other here too.
+  void write_pixels(const Range& c, const T* from, S* to) const {
+    const int64_t all = tile.images * pixels, width = c.size();
+    for (int64_t i = 0, q = c.begin * all / tile.channels; i < all; ++i, q = q + 1 < all ? q + 1 : 0) {
+      S* pixel = to + q / pixels * result.image_stride + q % pixels * result.pixel_stride;
+      for_channels<kLanes<T>>(0, width, [&](auto n, int64_t j) { store(pixel + j, load(from + q * width + j, n), n); });
+    }
+  }
+
+  // `count` pixels, at most kPlanePixels, into the planes of `width` channels.
+  void write_planes(int64_t width, const T* from, int64_t count, S* to) const {
+    if constexpr (sizeof(S) == sizeof(T)) {
+      transpose_block(from, width, count, width, to, result.channel_stride);
+    } else {
+      uint16_t rounded[kPlanePixels * kTask];
+      S* numbers = reinterpret_cast<S*>(rounded);
+      for_channels<kLanes<T>>(0, count * width, [&](auto n, int64_t i) { store(numbers + i, load(from + i, n), n); });
+      transpose_block(rounded, width, count, width, reinterpret_cast<uint16_t*>(to), result.channel_stride);
+    }
+  }
+
   void reduce(int64_t image_number, int64_t row) const {
     const int64_t samples = tile.offset_groups * taps, kind = row % 3, sample = row / 3, group = sample / taps;
     const int64_t begin = group * tile.offset_group_channels - tile.channel_begin;

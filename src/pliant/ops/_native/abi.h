@@ -11,7 +11,7 @@
 #define PLIANT_API __attribute__((visibility("default")))
 #endif
 
-#define PLIANT_ABI_VERSION 8
+#define PLIANT_ABI_VERSION 9
 
 #ifdef __cplusplus
 extern "C" {
@@ -87,9 +87,11 @@ typedef int pliant_deform_conv_few(const pliant_tile* tile, int image_type, cons
 typedef struct pliant_gradients {
   const void* grad;        // of the output, (images, count, outputs), of the image's type
   int64_t grad_stride[2];  // elements between its images, and between positions of one; channels are contiguous
-  void* image;             // is added to; arithmetic type
-  int64_t image_stride, pixel_stride;
-  void* image_memory;              // for (images, height, width, channels) to add up in before, for speed; may be null
+  // Is added to, in arithmetic type and with channels side by side; or, where there is `image_memory`, written in the
+  // image's type, with channels or pixels side by side.
+  void* image;
+  int64_t image_stride, pixel_stride, channel_stride;
+  void* image_memory;              // for (images, height, width, channels) to add up in before; may be null
   void* weight;                    // is added to; laid out as the weight, in arithmetic type
   void* offset;                    // (images, 2 * G * K) rows of `count`, all `map_stride` elements apart
   void* mask;                      // (images, G * K) rows
@@ -99,7 +101,7 @@ typedef struct pliant_gradients {
   void* shares;  // memory for (deform_shares, 3, G * K, images * count) of arithmetic type; null if offset and mask are
 } pliant_gradients;
 
-// Into how many shares of channels the gradients of offset and mask are divided on the way.
+// Into how many shares of channels the gradients of offset and mask are divided on the way; depthwise, there is one.
 typedef int64_t pliant_deform_shares(const pliant_tile* tile);
 
 // The whole backward pass of a tile, block by block in cache. `weight` is (channels / run, outputs, K, run).

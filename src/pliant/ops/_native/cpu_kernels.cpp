@@ -9,29 +9,19 @@ namespace pliant {
 namespace PLIANT_ISA {
 namespace {
 
+constexpr int64_t kLineBytes = 128, kLines = 1024;  // of the source, that a thread takes at a time
+
 template <class Item>
 void transpose_items(const int64_t* size, const Item* sources, const int64_t* strides, Item* destinations,
                      const int64_t* destination_strides, int64_t threads) {
-  const int64_t rows = size[1], columns = size[2], tasks = parts(columns, kBlock);
-  const int64_t source_stride = strides[1], destination_stride = destination_strides[1];
-  parallel_for(size[0] * tasks, threads, [=](int64_t task, int64_t) {
-    const Item* source = sources + task / tasks * strides[0];
-    Item* destination = destinations + task / tasks * destination_strides[0];
-    const int64_t begin = task % tasks * kBlock, end = smaller(columns, begin + kBlock);
-    for (int64_t top = 0; top < rows; top += kBlock) {
-      const int64_t bottom = smaller(rows, top + kBlock);
-      if constexpr (sizeof(Item) == sizeof(uint32_t)) {
-        if (bottom - top == kBlock && end - begin == kBlock) {
-          for (int64_t r = top; r < bottom; r += 4)
-            for (int64_t c = begin; c < end; c += 4)
-              transpose_square(source + r * source_stride + c, source_stride, destination + c * destination_stride + r,
-                               destination_stride);
-          continue;
-        }
-      }
-      for (int64_t r = top; r < bottom; ++r)
-        for (int64_t c = begin; c < end; ++c) destination[c * destination_stride + r] = source[r * source_stride + c];
-    }
+  constexpr int64_t columns = kLineBytes / int64_t(sizeof(Item));
+  const int64_t across = parts(size[2], columns), down = parts(size[1], kLines);
+  parallel_for(size[0] * down * across, threads, [=](int64_t task, int64_t) {
+    const int64_t n = task / across / down, top = task / across % down * kLines, left = task % across * columns;
+    transpose_block(sources + n * strides[0] + top * strides[1] + left, strides[1], smaller(kLines, size[1] - top),
+                    smaller(columns, size[2] - left),
+                    destinations + n * destination_strides[0] + left * destination_strides[1] + top,
+                    destination_strides[1]);
   });
 }
 

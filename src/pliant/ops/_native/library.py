@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 _SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
 PATH = Path(__file__).with_name(f"libpliant_cpu.{_SUFFIX}")
 
@@ -49,7 +49,7 @@ class ConvGradients(ctypes.Structure):
         ("grad", c_void_p),
         ("grad_stride", Pair),
         ("image", c_void_p),
-        *_int64s("image_stride", "pixel_stride"),
+        *_int64s("image_stride", "pixel_stride", "channel_stride"),
         ("image_memory", c_void_p),
         ("weight", c_void_p),
         ("offset", c_void_p),

@@ -1,35 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies in another order, a block in cache at a time: transposed squares, and weights as a matrix product reads them.
+// Weights as a matrix product reads them, a block in cache at a time.
 #pragma once
 
-#include "vectors.h"
+#include "squares.h"
 
 namespace pliant {
 namespace PLIANT_ISA {
 namespace {
 
-// One block of source lines is read line by line while the destination's lines, one for each column, stay in cache.
 constexpr int64_t kBlock = 16;
-
-// Sets the 4 x 4 `to` to the transpose of `from`: for items of four bytes by vectors that every instruction set has.
-template <class Item>
-PLIANT_INLINE void transpose_square(const Item* from, int64_t from_stride, Item* to, int64_t to_stride) {
-  if constexpr (sizeof(Item) == 4) {
-    vec<Item, 4> row[4], pair[4];
-    for (int i = 0; i < 4; ++i) row[i] = load_bytes<vec<Item, 4>>(from + i * from_stride);
-    for (int i = 0; i < 2; ++i) {
-      pair[i] = __builtin_shufflevector(row[2 * i], row[2 * i + 1], 0, 4, 1, 5);
-      pair[i + 2] = __builtin_shufflevector(row[2 * i], row[2 * i + 1], 2, 6, 3, 7);
-    }
-    for (int i = 0; i < 4; i += 2) {
-      store_bytes(to + i * to_stride, __builtin_shufflevector(pair[i], pair[i + 1], 0, 1, 4, 5));
-      store_bytes(to + (i + 1) * to_stride, __builtin_shufflevector(pair[i], pair[i + 1], 2, 3, 6, 7));
-    }
-  } else {
-    for (int r = 0; r < 4; ++r)
-      for (int c = 0; c < 4; ++c) to[c * to_stride + r] = from[r * from_stride + c];
-  }
-}
 
 // From weights (outputs, channels, taps) in any order to a panel (taps, channels, panel), with zeros past the last
 // output.
@@ -56,7 +35,7 @@ struct Packing {
     if constexpr (sizeof(Item) == sizeof(uint32_t)) {
       for (; stride[1] == 1 && channels == kBlock && o + 4 <= count; o += 4)
         for (int64_t c = 0; c < kBlock; c += 4)
-          transpose_square(from + o * stride[0] + c, stride[0], to + c * panel + o, panel);
+          transpose_square<4>(from + o * stride[0] + c, stride[0], to + c * panel + o, panel);
     }
     for (; o < panel; ++o)
       for (int64_t c = 0; c < channels; ++c)

@@ -236,11 +236,9 @@ struct Sum {
   PLIANT_MEMBER void add(vec<T, Full> v, lanes<Full>) { lanes_of_sum += v; }
   template <int L>
   PLIANT_MEMBER void add(vec<T, L> v, lanes<L>) {
-    if constexpr (L == 1) {
-      lanes_of_sum[0] += v;
-    } else {
-      for (int i = 0; i < L; ++i) lanes_of_sum[i] += v[i];
-    }
+    vec<T, Full> wide = {};
+    __builtin_memcpy(&wide, &v, sizeof v);
+    lanes_of_sum += wide;
   }
 };
 
