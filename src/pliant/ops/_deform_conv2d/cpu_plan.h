@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../_native/abi.h"
+#include "../_native/packing.h"
 #include "../_native/types.h"
 
 namespace pliant {
@@ -136,9 +137,22 @@ PLIANT_INLINE void read_map(const S* from, int64_t stride, int64_t count, T* to)
   }
 }
 
-template <class T>
-PLIANT_INLINE void read_map(const void* map, int64_t type, int64_t first, int64_t stride, int64_t count, T* to) {
-  with_storage(type, [&](auto item) { read_map(static_cast<const decltype(item)*>(map) + first, stride, count, to); });
+// `channels` channels of a map, `count` numbers of each, to (channels, to_stride). The first stands at `from`;
+// `strides` are those between images, channels and positions.
+template <class T, class S>
+void read_maps(const S* from, const int64_t* strides, int64_t channels, int64_t count, T* to, int64_t to_stride) {
+  int64_t c = 0;
+  if constexpr (sizeof(T) == 4 && sizeof(S) == 4) {
+    // Where channels lie side by side, squares are turned over.
+    const int64_t whole = count / 4 * 4;
+    for (; strides[1] == 1 && strides[2] > 1 && c + 4 <= channels; c += 4) {
+      for (int64_t i = 0; i < whole; i += 4)
+        transpose_square(from + i * strides[2] + c, strides[2], to + c * to_stride + i, to_stride);
+      for (int64_t one = c; one < c + 4; ++one)
+        read_map(from + whole * strides[2] + one, strides[2], count - whole, to + one * to_stride + whole);
+    }
+  }
+  for (; c < channels; ++c) read_map(from + c * strides[1], strides[2], count, to + c * to_stride);
 }
 
 // Fills `plan` for its image's output positions from `begin` on and offset group `group`. A position is inside where
@@ -150,31 +164,35 @@ void make_plan(const pliant_tile& tile, const void* offset, const void* mask, in
   constexpr lanes<L> n{};
   typedef vec<T, L> V;
   const int64_t taps = tile.kernel[0] * tile.kernel[1], count = plan.positions;
-  alignas(64) T base_y[kPlanSize] = {}, base_x[kPlanSize] = {}, dy[kPlanSize] = {}, dx[kPlanSize] = {}, m[kPlanSize];
+  alignas(64) T base_y[kPlanSize] = {}, base_x[kPlanSize] = {}, moves[2 * kPlanSize] = {}, m[kPlanSize] = {};
   int64_t out_y = (tile.first + begin) / tile.out_width, out_x = (tile.first + begin) % tile.out_width;
   for (int64_t i = 0; i < count; ++i) {
     base_y[i] = static_cast<T>(out_y * tile.stride[0] - tile.padding[0]);
     base_x[i] = static_cast<T>(out_x * tile.stride[1] - tile.padding[1]);
     if (++out_x == tile.out_width) out_x = 0, ++out_y;
   }
-  for (T& number : m) number = 1;
+  // Reads the plan's taps of a map that has `each` channels for every tap.
+  const auto read = [&](const void* map, int64_t type, const int64_t* strides, int64_t each, T* to) {
+    const int64_t c = each * (group * taps + plan.tap_begin), channels = each * (plan.tap_end - plan.tap_begin);
+    with_storage(type, [&](auto item) {
+      const auto* from = static_cast<const decltype(item)*>(map) + plan.image * strides[0] + c * strides[1];
+      read_maps(from + begin * strides[2], strides, channels, count, to, plan.stride);
+    });
+  };
+  read(offset, tile.offset_type, tile.offset_stride, 2, moves);
+  if (mask)
+    read(mask, tile.mask_type, tile.mask_stride, 1, m);
+  else
+    for (T& number : m) number = 1;
   const V height = V{} + static_cast<T>(tile.height), width = V{} + static_cast<T>(tile.width);
   for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {
     const int64_t tap_y = k / tile.kernel[1], tap_x = k % tile.kernel[1], to = (k - plan.tap_begin) * plan.stride;
-    const int64_t channel = group * taps + k;
-    // Numbers of one channel of a map, which has `strides` between its images, channels and positions.
-    const auto read = [&](const void* map, int64_t type, const int64_t* strides, int64_t c, T* numbers) {
-      const int64_t first = plan.image * strides[0] + c * strides[1] + begin * strides[2];
-      read_map(map, type, first, strides[2], count, numbers);
-    };
-    read(offset, tile.offset_type, tile.offset_stride, 2 * channel, dy);
-    read(offset, tile.offset_type, tile.offset_stride, 2 * channel + 1, dx);
-    if (mask) read(mask, tile.mask_type, tile.mask_stride, channel, m);
+    const T *dy = moves + 2 * to, *dx = dy + plan.stride;
     const T y = static_cast<T>(tap_y * tile.dilation[0]), x = static_cast<T>(tap_x * tile.dilation[1]);
     for (int64_t i = 0; i < count; i += L) {
       const V h = load(base_y + i, n) + y + load(dy + i, n), w = load(base_x + i, n) + x + load(dx + i, n);
       const auto inside = (h >= V{} - 1) & (h < height) & (w >= V{} - 1) & (w < width);
-      const V factor = inside ? load(m + i, n) : V{};  // outside it may be NaN
+      const V factor = inside ? load(m + to + i, n) : V{};  // outside it may be NaN
       plan.place(tile, to + i, Axis<T>(inside ? h : V{}, tile.height), Axis<T>(inside ? w : V{}, tile.width), inside,
                  factor);
     }
