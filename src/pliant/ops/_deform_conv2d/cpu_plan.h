@@ -6,7 +6,7 @@
 #pragma once
 
 #include "../_native/abi.h"
-#include "../_native/packing.h"
+#include "../_native/squares.h"
 #include "../_native/types.h"
 
 namespace pliant {
@@ -147,7 +147,7 @@ void read_maps(const S* from, const int64_t* strides, int64_t channels, int64_t 
     const int64_t whole = count / 4 * 4;
     for (; strides[1] == 1 && strides[2] > 1 && c + 4 <= channels; c += 4) {
       for (int64_t i = 0; i < whole; i += 4)
-        transpose_square(from + i * strides[2] + c, strides[2], to + c * to_stride + i, to_stride);
+        transpose_square<4>(from + i * strides[2] + c, strides[2], to + c * to_stride + i, to_stride);
       for (int64_t one = c; one < c + 4; ++one)
         read_map(from + whole * strides[2] + one, strides[2], count - whole, to + one * to_stride + whole);
     }
