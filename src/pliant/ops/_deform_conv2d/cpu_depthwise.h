@@ -35,7 +35,6 @@ struct Depthwise {
       T* sums = scratch.of<T>(worker);
       for (int64_t c = 0; c < tile.channels; c += width) {
         const int64_t stop = smaller(tile.channels, c + width);
-        __builtin_memset(sums, 0, kDepthwisePositions * stride * sizeof(T));
         add({begin, end, 0, taps, c, stop}, sums - c);
         result.write(begin, end, c, stop - c, sums, stride, sums + kDepthwisePositions * stride);
       }
@@ -63,12 +62,13 @@ struct Depthwise {
       corners[count] = Corners<T, S>(image + plan.image * tile.image_stride, plan, s);
       weights[count++] = weight + k * tile.channels;
     }
+    const bool begins = plan.tap_begin == 0;  // else what earlier taps gave is there
     int64_t c = begin;
     for (; c + kDepthwiseSums * L <= end; c += kDepthwiseSums * L) {
       constexpr lanes<L> n{};
       vec<T, L> sum[kDepthwiseSums];
 #pragma GCC unroll 8
-      for (int v = 0; v < kDepthwiseSums; ++v) sum[v] = load(sums + c + v * L, n);
+      for (int v = 0; v < kDepthwiseSums; ++v) sum[v] = begins ? vec<T, L>{} : load(sums + c + v * L, n);
       for (int64_t s = 0; s < count; ++s)
 #pragma GCC unroll 8
         for (int v = 0; v < kDepthwiseSums; ++v)
@@ -77,7 +77,7 @@ struct Depthwise {
       for (int v = 0; v < kDepthwiseSums; ++v) store(sums + c + v * L, sum[v], n);
     }
     for_channels<L>(c, end, [&](auto n, int64_t j) {
-      auto sum = load(sums + j, n);
+      auto sum = begins ? decltype(load(sums, n)){} : load(sums + j, n);
       for (int64_t s = 0; s < count; ++s) sum += corners[s].value(n, j) * load(weights[s] + j, n);
       store(sums + j, sum, n);
     });

@@ -267,15 +267,15 @@ struct Backward {
     }
   }
 
-  // `count` pixels, at most kPlanePixels, into the planes of `width` channels.
-  void write_planes(int64_t width, const T* from, int64_t count, S* to) const {
+  // `some` pixels, at most kPlanePixels, into the planes of `width` channels.
+  void write_planes(int64_t width, const T* from, int64_t some, S* to) const {
     if constexpr (sizeof(S) == sizeof(T)) {
-      transpose_block(from, width, count, width, to, result.channel_stride);
+      transpose_block(from, width, some, width, to, result.channel_stride);
     } else {
       uint16_t rounded[kPlanePixels * kTask];
       S* numbers = reinterpret_cast<S*>(rounded);
-      for_channels<kLanes<T>>(0, count * width, [&](auto n, int64_t i) { store(numbers + i, load(from + i, n), n); });
-      transpose_block(rounded, width, count, width, reinterpret_cast<uint16_t*>(to), result.channel_stride);
+      for_channels<kLanes<T>>(0, some * width, [&](auto n, int64_t i) { store(numbers + i, load(from + i, n), n); });
+      transpose_block(rounded, width, some, width, reinterpret_cast<uint16_t*>(to), result.channel_stride);
     }
   }
 
