@@ -60,6 +60,7 @@ def test_a_batch_of_small_images_is_one_call(
     dtype: torch.dtype,
 ) -> None:
     monkeypatch.setattr(cpu_products, "has_bfloat16_products", lambda: threads == 2)
+    monkeypatch.setattr(cpu_products, "FEWEST_CHANNELS", 1)
     check_forward_backward(native, case, dtype)
     assert calls == [case.n, case.n], "one call forward, one backward"
 
@@ -79,6 +80,7 @@ def test_more_images_than_one_call_takes(
     positions, height = case.output_size[0] * case.output_size[1], case.size[0]
     wide = 8 if dtype == torch.float64 else 4
     monkeypatch.setattr(cpu_products, "has_bfloat16_products", lambda: limit == "positions")
+    monkeypatch.setattr(cpu_products, "FEWEST_CHANNELS", 1)
     monkeypatch.setattr(cpu_native_backward, "BLOCK", 1)
     if limit == "copies":
         monkeypatch.setattr(cpu_problem, "IMAGE_BYTES", 4 * case.channels * height * case.size[1] * wide)

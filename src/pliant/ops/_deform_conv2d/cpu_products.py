@@ -2,7 +2,8 @@
 """Products in bfloat16 by PyTorch's own library, on processors that have instructions for them.
 
 oneDNN uses AMX and AVX512-BF16, which the kernels of pliant do not have: there a tile of columns is sampled in bfloat16
-and handed over. Everywhere else bfloat16 is storage alone and the fused kernels are faster.
+and handed over. Everywhere else, and for few channels without AMX, bfloat16 is storage alone and the fused kernels are
+faster.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pliant.ops._deform_conv2d.cpu_problem import TILE_BYTES, ChannelSlice, CpuC
 from pliant.ops._native.library import ConvGradients
 
 MAX_POSITIONS = 2048  # of a tile, whose columns should stay in a cache
+FEWEST_CHANNELS = 256  # and outputs, for which columns are worth their way through memory, unless there is AMX
 
 
 def has_bfloat16_products() -> bool:
@@ -24,8 +26,10 @@ def has_bfloat16_products() -> bool:
 
 
 def multiplies_faster(problem: CpuConvolution) -> bool:
-    """Return whether a problem's products are PyTorch's: one weight group, bfloat16, and instructions for it."""
-    return problem.groups == 1 and problem.input.dtype == torch.bfloat16 and has_bfloat16_products()
+    """Return whether a problem's products are PyTorch's: one weight group, many channels in bfloat16."""
+    if problem.groups > 1 or problem.input.dtype != torch.bfloat16 or not has_bfloat16_products():
+        return False
+    return bool(torch.cpu._is_amx_tile_supported()) or min(problem.C, problem.O) >= FEWEST_CHANNELS
 
 
 def most_positions(problem: CpuConvolution) -> int:
