@@ -66,7 +66,7 @@ def draw(path: Path, out: Path) -> None:
 def main() -> None:
     """Draw the figure of one result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/cpu-zen3-2cores.json"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/cpu-zen5-2cores.json"))
     parser.add_argument("--out", type=Path, default=Path("docs/images/speed.svg"))
     arguments = parser.parse_args()
     draw(arguments.results, arguments.out)
