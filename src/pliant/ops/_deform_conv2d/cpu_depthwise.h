@@ -175,7 +175,7 @@ struct DepthwiseBackward {
   }
 
   void spread(const Plan<T>& plan, const Range& c, const Target<T>& to, int64_t first) const {
-    alignas(64) T sink_memory[kTask];
+    alignas(64) T sink_memory[kTask] = {};
     for (int64_t i = 0; i < plan.positions; ++i) {
       const S* u = pass.upstream(plan.image, first + i);
       for (int64_t k = plan.tap_begin; k < plan.tap_end; ++k) {

@@ -141,18 +141,10 @@ PLIANT_INLINE void read_map(const S* from, int64_t stride, int64_t count, T* to)
 // `strides` are those between images, channels and positions.
 template <class T, class S>
 void read_maps(const S* from, const int64_t* strides, int64_t channels, int64_t count, T* to, int64_t to_stride) {
-  int64_t c = 0;
-  if constexpr (sizeof(T) == 4 && sizeof(S) == 4) {
-    // Where channels lie side by side, squares are turned over.
-    const int64_t whole = count / 4 * 4;
-    for (; strides[1] == 1 && strides[2] > 1 && c + 4 <= channels; c += 4) {
-      for (int64_t i = 0; i < whole; i += 4)
-        transpose_square<4>(from + i * strides[2] + c, strides[2], to + c * to_stride + i, to_stride);
-      for (int64_t one = c; one < c + 4; ++one)
-        read_map(from + whole * strides[2] + one, strides[2], count - whole, to + one * to_stride + whole);
-    }
+  if constexpr (sizeof(T) == sizeof(S)) {
+    if (strides[1] == 1 && strides[2] > 1) return transpose_block(from, strides[2], count, channels, to, to_stride);
   }
-  for (; c < channels; ++c) read_map(from + c * strides[1], strides[2], count, to + c * to_stride);
+  for (int64_t c = 0; c < channels; ++c) read_map(from + c * strides[1], strides[2], count, to + c * to_stride);
 }
 
 // Fills `plan` for its image's output positions from `begin` on and offset group `group`. A position is inside where

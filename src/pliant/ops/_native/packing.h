@@ -31,15 +31,13 @@ struct Packing {
  private:
   template <class Item>
   void block(const Item* from, int64_t channels, Item* to) const {
-    int64_t o = 0;
-    if constexpr (sizeof(Item) == sizeof(uint32_t)) {
-      for (; stride[1] == 1 && channels == kBlock && o + 4 <= count; o += 4)
-        for (int64_t c = 0; c < kBlock; c += 4)
-          transpose_square<4>(from + o * stride[0] + c, stride[0], to + c * panel + o, panel);
-    }
-    for (; o < panel; ++o)
-      for (int64_t c = 0; c < channels; ++c)
-        to[c * panel + o] = o < count ? from[o * stride[0] + c * stride[1]] : Item{};
+    if (stride[1] == 1)
+      transpose_block(from, stride[0], count, channels, to, panel);
+    else
+      for (int64_t o = 0; o < count; ++o)
+        for (int64_t c = 0; c < channels; ++c) to[c * panel + o] = from[o * stride[0] + c * stride[1]];
+    for (int64_t c = 0; c < channels && count < panel; ++c)
+      for (int64_t o = count; o < panel; ++o) to[c * panel + o] = 0;
   }
 };
 
