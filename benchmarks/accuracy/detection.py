@@ -58,8 +58,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "last-dconv": {"deform": LAST, "modulated": False},
     "last-mdconv": {"deform": LAST},
 }  # fmt: skip
-# A pilot; as long as the pilot that gained; longer still.
-STEPS = {"neu": (400, 1800, 7200), "bccd": (150, 600, 2400)}
+# A pilot; six epochs; four times as many.
+STEPS = {"neu": (400, 1800, 7200), "bccd": (100, 300, 1200)}
 SIDE = {"neu": 200, "bccd": 320}
 SEEDS = 3
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")

@@ -116,10 +116,14 @@ def with_tables(page: str, study: str, content: str) -> str:
 
 def written(page: str) -> str:
     """Return the page with the tables of all committed rows."""
-    page = with_tables(page, "warped", tables(read_rows(ROWS), "epochs", warped_table))
-    page = with_tables(page, "ablations", tables(read_rows(ablations.ROWS), "epochs", ablation_table))
-    page = with_tables(page, "segmentation", tables(read_rows(segmentation.ROWS), "epochs", segmentation_table.table))
-    return with_tables(page, "detection", tables(read_rows(detection.ROWS), "steps", detection_table.table))
+    for study, path, length, table in (
+        ("warped", ROWS, "epochs", warped_table),
+        ("ablations", ablations.ROWS, "epochs", ablation_table),
+        ("segmentation", segmentation.STUDY.rows, "epochs", segmentation_table.table),
+        ("detection", detection.ROWS, "steps", detection_table.table),
+    ):
+        page = with_tables(page, study, tables(read_rows(path), length, table))
+    return page
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from benchmarks.accuracy.intervals import mean, paired, signed
 from benchmarks.accuracy.rows import Row
-from benchmarks.accuracy.segmentation import ARMS
+from benchmarks.accuracy.segmentation import STUDY
 
 CONTROLS = ("plain", "still-c5")
 
 
 def table(rows: Sequence[Row]) -> str:
     """Return the arms on the scenes that they were trained for; then, if there are any, on other folders of scenes."""
-    arms = [arm for arm in ARMS if any(row["key"]["arm"] == arm for row in rows)]
+    arms = [arm for arm in STUDY.arms if any(row["key"]["arm"] == arm for row in rows)]
     columns = ["arm", "parameters", "mIoU", *(f"to {control}" for control in CONTROLS), "CPU seconds"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for arm in arms:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plans of ablations and segmentation: each arm is what its name says, and no run is planned twice."""
+"""The plans of ablations and of scenes: each arm is what its name says, and no run is planned twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.accuracy import ablations, segmentation, warped  # noqa: E402
+from benchmarks.accuracy import ablations, instances, segmentation, warped  # noqa: E402
+from benchmarks.accuracy.scenes import Study  # noqa: E402
 
 from pliant.demo.shapes import Settings, Shapes  # noqa: E402
 from pliant.nn import DeformConv2d  # noqa: E402
@@ -46,18 +47,19 @@ def test_maps_keep_their_sizes(arm: str, sizes: tuple[int, int]) -> None:
 
 
 def test_plans_hold_no_run_twice() -> None:
-    for keys, count in ((ablations.plan(), 3 * 3 * 13), (segmentation.plan("scenes"), 2 * 5 * 5)):
+    scenes = (segmentation.STUDY.plan("scenes"), 2 * 5 * 5), (instances.STUDY.plan("scenes"), 3 * 8)
+    for keys, count in ((ablations.plan(), 3 * 3 * 13), *scenes):
         assert len({str(key) for key in keys}) == len(keys) == count
 
 
-def test_segmenters_differ_in_what_they_name_alone() -> None:
+@pytest.mark.parametrize("study", [segmentation.STUDY, instances.STUDY], ids=["segmentation", "instances"])
+def test_networks_of_scenes_differ_in_what_their_arms_name_alone(study: Study) -> None:
     key = {"dataset": "scenes", "epochs": 8, "seed": 1}
-    plain, *others = (
-        segmentation.config_of({**key, "arm": arm}, Path("scenes"), None).as_dict() for arm in segmentation.ARMS
-    )
-    assert plain["deform"] is None
-    for ours in others:
-        assert {name for name in ours if ours[name] != plain[name]} <= {"deform", "modulated", "offset_limit"}
+    plain, *others = (study.config({**key, "arm": arm}, Path("scenes"), None).as_dict() for arm in study.arms)
+    assert plain["deform"] is None and not study.arms["plain"]
+    assert (plain["epochs"], plain["seed"]) == (8, 1)
+    for ours, named in zip(others, list(study.arms.values())[1:], strict=True):
+        assert {name for name in ours if ours[name] != plain[name]} == set(named)
 
 
 def test_a_row_keeps_every_epoch() -> None:

@@ -12,7 +12,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.accuracy import ablations, detection, detection_table, report, segmentation, segmentation_table  # noqa: E402
+from benchmarks.accuracy import (  # noqa: E402
+    ablations,
+    detection,
+    detection_table,
+    instances,
+    report,
+    segmentation,
+    segmentation_table,
+)
 from benchmarks.accuracy.intervals import mean, paired  # noqa: E402
 from benchmarks.accuracy.rows import read_rows  # noqa: E402
 from benchmarks.accuracy.warped import ROWS, plan  # noqa: E402
@@ -147,7 +155,7 @@ def test_every_committed_row_is_of_the_plan_and_none_is_there_twice() -> None:
         (ROWS, plan()),
         (detection.ROWS, detection.plan()),
         (ablations.ROWS, ablations.plan()),
-        (segmentation.ROWS, segmentation.plan("scenes")),
+        *((study.rows, study.plan("scenes")) for study in (segmentation.STUDY, instances.STUDY)),
     )
     for path, planned in studies:
         keys = [row["key"] for row in read_rows(path)]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instance segmentation of animals, plain against deformable: `python -m benchmarks.accuracy.instances --data DIR`.
+
+Mask R-CNN over a feature pyramid on MobileNetV2, on a folder of scenes (`benchmarks.accuracy.scenes`). The arms have
+deformable layers in conv5 or in the pyramid, modulated RoI pooling of boxes and masks, or R-CNN feature mimicking; the
+control `still-c5` has the layers of `mdconv-c5` and its parameters, but its offsets are held within a thousandth of a
+cell. Mimicking is tried on layers in the pyramid, with crops as large as the animals and twice as large.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.accuracy.rows import RESULTS
+from benchmarks.accuracy.scenes import Study, main
+from pliant.train import TrainConfig
+
+PYRAMID = r"fpn\.layer_blocks"
+
+
+def config_of(data: Path, weights: Path | None) -> TrainConfig:
+    """Return the settings that all runs share."""
+    return TrainConfig(
+        data=str(data),
+        model="mask-rcnn",
+        backbone="mobilenet_v2",
+        weights=None if weights is None else str(weights),
+        val_split=None,
+        norm="batch",
+        frozen_stages=0,
+        strides=(8, 16, 32),
+        fpn_channels=64,
+        head_channels=128,
+        mask_channels=32,
+        roi_samples=64,
+        proposals=100,
+        anchor_sizes=(16.0, 32.0, 64.0, 128.0),
+        min_size=(128,),
+        max_size=128,
+        batch_size=4,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=1e-2,
+        offset_lr_scale=0.3,
+        schedule="onecycle",
+        grad_clip=10.0,
+        checkpoint_every=50,
+        device="cpu",
+    )
+
+
+STUDY = Study(
+    rows=RESULTS / "instances.jsonl",
+    arms={
+        "plain": {},
+        "still-c5": {"deform": "c5", "offset_limit": 0.001},
+        "mdconv-c5": {"deform": "c5"},
+        "pyramid-mdconv": {"deform": PYRAMID},
+        # The branch of the pooling at a tenth of the rate, as in `benchmarks.accuracy.detection`.
+        "pyramid-mdconv+mdpool-0.1": {"deform": PYRAMID, "roi_pool": "modulated", "roi_offset_lr_scale": 0.1},
+        "pyramid-mdconv+mimic-64": {
+            "deform": PYRAMID, "mimic": True, "mimic_crop_size": 64, "mimic_boxes_per_image": 8,
+        },
+        "pyramid-mdconv+mimic-128": {
+            "deform": PYRAMID, "mimic": True, "mimic_crop_size": 128, "mimic_boxes_per_image": 4,
+        },
+        # A tenth of its weight.
+        "pyramid-mdconv+mimic-64-light": {
+            "deform": PYRAMID, "mimic": True, "mimic_crop_size": 64, "mimic_boxes_per_image": 8, "mimic_weight": 0.01,
+            "mimic_classifier_weight": 0.01,
+        },
+    },
+    seeds=3,
+    epochs=(8,),
+    config_of=config_of,
+)  # fmt: skip
+
+if __name__ == "__main__":
+    main(STUDY, __doc__)
