@@ -60,7 +60,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # A pilot; six epochs; four times as many.
 STEPS = {"neu": (400, 1800, 7200), "bccd": (100, 300, 1200)}
-SIDE = {"neu": 200, "bccd": 320}
+SIDE = 200  # pixels of the shorter side
 SEEDS = 3
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 DRAWN = ("ap", "ap50")
@@ -91,8 +91,8 @@ def config_of(key: Key, data: Path, weights: Path | None) -> TrainConfig:
         head_channels=256,
         roi_samples=128,
         anchor_sizes=(16.0, 32.0, 64.0, 128.0),
-        min_size=(SIDE[key["dataset"]],),
-        max_size=2 * SIDE[key["dataset"]],
+        min_size=(SIDE,),
+        max_size=2 * SIDE,
         steps=key["steps"],
         batch_size=4,
         optimizer="adamw",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import ablations, detection, detection_table, segmentation, segmentation_table
+from benchmarks.accuracy import ablations, detection, detection_table, equal_time, instances, scenes_table, segmentation
 from benchmarks.accuracy.intervals import mean, paired, signed
 from benchmarks.accuracy.rows import Row, read_rows
 from benchmarks.accuracy.warped import ARMS, ROWS
@@ -72,6 +72,16 @@ def warped_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def equal_time_table(rows: Sequence[Row]) -> str:
+    """Return the table at equal CPU time of animals at full strength, whose trainings have several lengths.
+
+    The first rows, of another processor, do not say their instruction set; seconds of two processors do not compare.
+    """
+    some = [row for row in rows if (row["key"]["dataset"], row["key"]["strength"]) == ("animals", 1.0)]
+    alike = [row for row in some if "instructions" in row["machine"]]
+    return equal_time.table(alike, [arm for arm in ARMS if arm != "plain"]) + "\n"
+
+
 def ablation_table(rows: Sequence[Row]) -> str:
     """Return a table with an arm in each row, beside its difference to the base over the seeds that both have."""
     base = by_seed(rows, arm=ablations.BASE)
@@ -91,6 +101,17 @@ def ablation_table(rows: Sequence[Row]) -> str:
         ]
         lines.append("| " + " | ".join([*cells, f"{seconds:.0f}"]) + " |")
     return "\n".join(lines)
+
+
+def segmentation_table(rows: Sequence[Row]) -> str:
+    """Return the tables of the segmenters."""
+    return scenes_table.table(rows, tuple(segmentation.STUDY.arms), scenes_table.SEGMENTATION)
+
+
+def instance_table(rows: Sequence[Row]) -> str:
+    """Return the tables of boxes, then those of masks."""
+    views = scenes_table.BOXES, scenes_table.MASKS
+    return "\n\n".join(scenes_table.table(rows, tuple(instances.STUDY.arms), view) for view in views)
 
 
 def provenance(rows: Sequence[Row]) -> str:
@@ -119,11 +140,12 @@ def written(page: str) -> str:
     for study, path, length, table in (
         ("warped", ROWS, "epochs", warped_table),
         ("ablations", ablations.ROWS, "epochs", ablation_table),
-        ("segmentation", segmentation.STUDY.rows, "epochs", segmentation_table.table),
+        ("segmentation", segmentation.STUDY.rows, "epochs", segmentation_table),
+        ("instances", instances.STUDY.rows, "epochs", instance_table),
         ("detection", detection.ROWS, "steps", detection_table.table),
     ):
         page = with_tables(page, study, tables(read_rows(path), length, table))
-    return page
+    return with_tables(page, "equal-time", equal_time_table(read_rows(ROWS)))
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

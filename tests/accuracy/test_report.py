@@ -16,10 +16,10 @@ from benchmarks.accuracy import (  # noqa: E402
     ablations,
     detection,
     detection_table,
+    equal_time,
     instances,
     report,
     segmentation,
-    segmentation_table,
 )
 from benchmarks.accuracy.intervals import mean, paired  # noqa: E402
 from benchmarks.accuracy.rows import read_rows  # noqa: E402
@@ -113,7 +113,7 @@ def test_the_table_of_segmenters_by_hand() -> None:
 
     rows = [row("plain", 0, 0.5, 0.2), row("plain", 1, 0.6, 0.3), row("still-c5", 1, 0.55, 0.4)]
     rows += [row("mdconv-c5", 1, 0.7, 0.35)]
-    assert segmentation_table.table(rows).splitlines() == [
+    assert report.segmentation_table(rows).splitlines() == [
         "| arm | parameters | mIoU | to plain | to still-c5 | CPU seconds |",
         "|---|---|---|---|---|---|",
         "| plain | 4,100,685 | 0.550 ± 0.635 (2 seeds) |  | +0.050 (one seed) | 200 |",
@@ -125,6 +125,28 @@ def test_the_table_of_segmenters_by_hand() -> None:
         "| turn-90 | 0.250 ± 0.635 (2 seeds); -0.100 (one seed) to still-c5 "
         "| 0.400 (one seed); +0.100 (one seed) to plain "
         "| 0.350 (one seed); +0.050 (one seed) to plain; -0.050 (one seed) to still-c5 |",
+    ]
+
+
+def test_gains_at_equal_time_by_hand() -> None:
+    def row(arm: str, epochs: int, seed: int, seconds: float, last: float) -> dict[str, Any]:
+        key = {"arm": arm, "epochs": epochs, "seed": seed}
+        return {"key": key, "cpu_seconds": [1.0, seconds], "accuracy": [0.0, last]}
+
+    plain = [row("plain-equal", 10, seed, 40, 0.5 + 0.1 * seed) for seed in (0, 1)]
+    plain += [row("plain-equal", 20, seed, 90, 0.8) for seed in (0, 1)]
+    # 60 seconds are half way from 40 to 90 on a scale of ratios: plain has 0.65 and 0.7 there.
+    middle = [row("dcnv2-1", 10, 0, 60, 0.75), row("dcnv2-1", 10, 1, 60, 0.81)]
+    outside = [row("dcnv2-1", 5, 0, 30, 0.9), row("dcnv2-1", 20, 0, 95, 0.9)]
+    exact = [row("dcnv2-2", 20, 1, 90, 0.7)]
+    lines = equal_time.table([*plain, *middle, *outside, *exact], ("plain-equal", "dcnv1-1", "dcnv2-1", "dcnv2-2"))
+    assert lines.splitlines()[2:] == [
+        "| plain-equal | 10 | 40 | 0.550 ± 0.635 (2 seeds) |  |",
+        "| plain-equal | 20 | 90 | 0.800 ± 0.000 (2 seeds) |  |",
+        "| dcnv2-1 | 5 | 30 | 0.900 (one seed) | beyond the control's lengths |",
+        "| dcnv2-1 | 10 | 60 | 0.780 ± 0.381 (2 seeds) | +0.105 ± 0.064 (2 seeds) |",
+        "| dcnv2-1 | 20 | 95 | 0.900 (one seed) | beyond the control's lengths |",
+        "| dcnv2-2 | 20 | 90 | 0.700 (one seed) | -0.100 (one seed) |",
     ]
 
 
