@@ -55,7 +55,10 @@ STUDY = Study(
         "plain": {},
         "still-c5": {"deform": "c5", "offset_limit": 0.001},
         "mdconv-c5": {"deform": "c5"},
+        "mdconv-c5-rate-0.03": {"deform": "c5", "offset_lr_scale": 0.03},
         "pyramid-mdconv": {"deform": PYRAMID},
+        "pyramid-mdconv-rate-0.1": {"deform": PYRAMID, "offset_lr_scale": 0.1},
+        "pyramid-mdconv-rate-0.03": {"deform": PYRAMID, "offset_lr_scale": 0.03},
         # The branch of the pooling at a tenth of the rate, as in `benchmarks.accuracy.detection`.
         "pyramid-mdconv+mdpool-0.1": {"deform": PYRAMID, "roi_pool": "modulated", "roi_offset_lr_scale": 0.1},
         "pyramid-mdconv+mimic-64": {

@@ -47,7 +47,7 @@ def test_maps_keep_their_sizes(arm: str, sizes: tuple[int, int]) -> None:
 
 
 def test_plans_hold_no_run_twice() -> None:
-    scenes = (segmentation.STUDY.plan("scenes"), 2 * 5 * 5), (instances.STUDY.plan("scenes"), 3 * 8)
+    scenes = (segmentation.STUDY.plan("scenes"), 2 * 5 * 5), (instances.STUDY.plan("scenes"), 3 * 11)
     for keys, count in ((ablations.plan(), 3 * 3 * 13), *scenes):
         assert len({str(key) for key in keys}) == len(keys) == count
 
