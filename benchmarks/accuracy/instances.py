@@ -16,6 +16,7 @@ from benchmarks.accuracy.scenes import Study, main
 from pliant.train import TrainConfig
 
 PYRAMID = r"fpn\.layer_blocks"
+SCRATCH = {"backbone": "resnet18", "weights": None}
 
 
 def config_of(data: Path, weights: Path | None) -> TrainConfig:
@@ -72,6 +73,10 @@ STUDY = Study(
             "deform": PYRAMID, "mimic": True, "mimic_crop_size": 64, "mimic_boxes_per_image": 8, "mimic_weight": 0.01,
             "mimic_classifier_weight": 0.01,
         },
+        # The papers' own place: the dense 3x3 convolutions of a ResNet, here a small one without ImageNet.
+        "resnet18": {**SCRATCH},
+        "resnet18-still-c3-c5": {**SCRATCH, "deform": "c3-c5", "offset_limit": 0.001},
+        "resnet18-mdconv-c3-c5": {**SCRATCH, "deform": "c3-c5"},
     },
     seeds=3,
     epochs=(8,),
