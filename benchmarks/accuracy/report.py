@@ -105,13 +105,20 @@ def ablation_table(rows: Sequence[Row]) -> str:
 
 def segmentation_table(rows: Sequence[Row]) -> str:
     """Return the tables of the segmenters."""
-    return scenes_table.table(rows, tuple(segmentation.STUDY.arms), scenes_table.SEGMENTATION)
+    return scenes_table.table(rows, segmentation.STUDY, {"mIoU": "miou"})
 
 
 def instance_table(rows: Sequence[Row]) -> str:
     """Return the tables of boxes, then those of masks."""
-    views = scenes_table.BOXES, scenes_table.MASKS
-    return "\n\n".join(scenes_table.table(rows, tuple(instances.STUDY.arms), view) for view in views)
+    return "\n\n".join(
+        scenes_table.table(
+            rows,
+            instances.STUDY,
+            {f"{kind} AP": f"{start}ap", "AP50": f"{start}ap50", "small": f"{start}ap_small",
+             "medium": f"{start}ap_medium"},
+        )
+        for kind, start in (("box", ""), ("mask", "mask_"))
+    )  # fmt: skip
 
 
 def provenance(rows: Sequence[Row]) -> str:

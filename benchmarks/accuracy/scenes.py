@@ -32,11 +32,13 @@ from pliant.train.tasks import task_of
 class Study:
     """What is compared: the file of rows, the arms, seeds and epochs, and a run's settings without its arm's.
 
-    `config_of(data, weights)` gives what is the same for every run; `arms` the settings that each arm changes.
+    `config_of(data, weights)` gives what is the same for every run; `arms` the settings that each arm changes;
+    `controls` the arms that each arm is compared with.
     """
 
     rows: Path
     arms: dict[str, dict[str, Any]]
+    controls: dict[str, tuple[str, ...]]
     seeds: int
     epochs: tuple[int, ...]
     config_of: Callable[[Path, Path | None], TrainConfig]

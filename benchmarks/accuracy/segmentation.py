@@ -44,6 +44,12 @@ STUDY = Study(
         "dconv-c5": {"deform": "c5", "modulated": False},
         "mdconv-c4-c5": {"deform": "c4-c5"},
     },
+    controls={
+        "still-c5": ("plain",),
+        "mdconv-c5": ("plain", "still-c5"),
+        "dconv-c5": ("plain", "mdconv-c5"),
+        "mdconv-c4-c5": ("plain", "mdconv-c5"),
+    },
     seeds=5,
     epochs=(8, 32),
     config_of=config_of,

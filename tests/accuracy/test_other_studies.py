@@ -60,6 +60,7 @@ def test_networks_of_scenes_differ_in_what_their_arms_name_alone(study: Study) -
     )
     assert plain["deform"] is None and not study.arms["plain"]
     assert (plain["epochs"], plain["seed"]) == (8, 1)
+    assert {*study.controls}.union(*study.controls.values()) <= set(study.arms)
     for ours, named in zip(others, list(study.arms.values())[1:], strict=True):
         assert {name for name in ours if ours[name] != plain[name]} == set(named)
 

@@ -114,16 +114,16 @@ def test_the_table_of_segmenters_by_hand() -> None:
     rows = [row("plain", 0, 0.5, 0.2), row("plain", 1, 0.6, 0.3), row("still-c5", 1, 0.55, 0.4)]
     rows += [row("mdconv-c5", 1, 0.7, 0.35)]
     assert report.segmentation_table(rows).splitlines() == [
-        "| arm | parameters | mIoU | to plain | to still-c5 | CPU seconds |",
-        "|---|---|---|---|---|---|",
-        "| plain | 4,100,685 | 0.550 ± 0.635 (2 seeds) |  | +0.050 (one seed) | 200 |",
-        "| still-c5 | 4,100,685 | 0.550 (one seed) | -0.050 (one seed) |  | not known |",
-        "| mdconv-c5 | 4,100,685 | 0.700 (one seed) | +0.100 (one seed) | +0.150 (one seed) | not known |",
+        "| arm | parameters | mIoU | difference in mIoU | CPU seconds |",
+        "|---|---|---|---|---|",
+        "| plain | 4,100,685 | 0.550 ± 0.635 (2 seeds) |  | 200 |",
+        "| still-c5 | 4,100,685 | 0.550 (one seed) | -0.050 (one seed) to plain | not known |",
+        "| mdconv-c5 | 4,100,685 | 0.700 (one seed) | +0.100 (one seed) to plain; +0.150 (one seed) to still-c5 "
+        "| not known |",
         "",
-        "| scenes | plain | still-c5 | mdconv-c5 |",
+        "| mIoU on | plain | still-c5 | mdconv-c5 |",
         "|---|---|---|---|",
-        "| turn-90 | 0.250 ± 0.635 (2 seeds); -0.100 (one seed) to still-c5 "
-        "| 0.400 (one seed); +0.100 (one seed) to plain "
+        "| turn-90 | 0.250 ± 0.635 (2 seeds) | 0.400 (one seed); +0.100 (one seed) to plain "
         "| 0.350 (one seed); +0.050 (one seed) to plain; -0.050 (one seed) to still-c5 |",
     ]
 
