@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 
@@ -12,12 +13,14 @@ from benchmarks.accuracy.intervals import paired, signed
 from benchmarks.accuracy.rows import Row
 
 CONTROL = "plain"
+LAYERS = "pyramid-mdconv"  # the control of what is added to the layers
+COMPARED = ("ap", "ap50", "ap75")
 SHOWN = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
 
 
 def table(rows: Sequence[Row]) -> str:
     """Return a table of the runs of one data set and one length of training, an arm and a seed in each row."""
-    plain = {row["key"]["seed"]: row for row in rows if row["key"]["arm"] == CONTROL}
+    plain = _by_seed(rows, CONTROL)
     columns = ["arm", "seed", "parameters", *SHOWN.values(), "AP to plain", "AP50 to plain", "CPU seconds"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for row in sorted(rows, key=lambda row: (row["key"]["seed"], list(ARMS).index(row["key"]["arm"]))):
@@ -28,7 +31,7 @@ def table(rows: Sequence[Row]) -> str:
         cells += [difference(row, control, name) if control else "" for name in ("ap", "ap50")]
         cells.append("not known" if seconds is None else f"{seconds:.0f}")
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, *_over_seeds(rows, plain)])
+    return "\n".join([*lines, *_over_seeds(rows)])
 
 
 def _value(row: Row, name: str) -> str:
@@ -48,17 +51,22 @@ def difference(row: Row, control: Row, name: str) -> str:
     return f"{row[name] - control[name]:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def _over_seeds(rows: Sequence[Row], plain: dict[int, Row]) -> list[str]:
-    lines = []
-    for arm in ARMS:
-        ours = {row["key"]["seed"]: row for row in rows if row["key"]["arm"] == arm}
-        common = ours.keys() & plain.keys()
-        if arm == CONTROL or len(common) < 2:
+def _over_seeds(rows: Sequence[Row]) -> list[str]:
+    """Return a table of the mean differences to each arm's controls, over the seeds that both have."""
+    columns = ["over seeds", "compared with", "AP", *(f"difference in {SHOWN[name]}" for name in COMPARED)]
+    lines = ["", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for arm, control in itertools.product(ARMS, (CONTROL, LAYERS)):
+        ours, theirs = _by_seed(rows, arm), _by_seed(rows, control)
+        common = ours.keys() & theirs.keys()
+        if arm == control or len(common) < 2 or (control == LAYERS and not arm.startswith(f"{LAYERS}+")):
             continue
-        ap, ap50 = (
-            signed(paired(*({seed: row[name] for seed, row in runs.items()} for runs in (ours, plain))))
-            for name in ("ap", "ap50")
-        )
-        mean = statistics.fmean(ours[seed]["ap"] for seed in common)
-        lines.append(f"{arm} over seeds: AP {mean:.3f}; to plain {ap} AP, {ap50} AP50.")
-    return ["", *lines] if lines else []
+        cells = [arm, control, f"{statistics.fmean(ours[seed]['ap'] for seed in common):.3f}"]
+        for name in COMPARED:
+            of = ({seed: row[name] for seed, row in runs.items()} for runs in (ours, theirs))
+            cells.append(signed(paired(*of)))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines if len(lines) > 3 else []
+
+
+def _by_seed(rows: Sequence[Row], arm: str) -> dict[int, Row]:
+    return {row["key"]["seed"]: row for row in rows if row["key"]["arm"] == arm}

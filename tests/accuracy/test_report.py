@@ -97,8 +97,14 @@ def test_detectors_over_seeds_by_hand() -> None:
     drawn = [0.2, 0.3]
     rows = [_detector("plain", s, ap, drawn) for s, ap in ((0, 0.2), (1, 0.3), (2, 0.9))]
     rows += [_detector("pyramid-mdconv", s, ap, drawn) for s, ap in ((0, 0.22), (1, 0.34))]
-    wanted = "AP 0.280; to plain +0.030 ± 0.127 (2 seeds) AP, +0.000 ± 0.000 (2 seeds) AP50."
-    assert detection_table.table(rows).splitlines()[-1] == f"pyramid-mdconv over seeds: {wanted}"
+    rows += [_detector("pyramid-mdconv+dpool", s, ap, drawn) for s, ap in ((1, 0.40), (0, 0.24))]
+    same = "+0.000 ± 0.000 (2 seeds) | +0.000 ± 0.000 (2 seeds)"
+    assert detection_table.table(rows).splitlines()[-4:] == [
+        "|---|---|---|---|---|---|",
+        f"| pyramid-mdconv | plain | 0.280 | +0.030 ± 0.127 (2 seeds) | {same} |",
+        f"| pyramid-mdconv+dpool | plain | 0.320 | +0.070 ± 0.381 (2 seeds) | {same} |",
+        f"| pyramid-mdconv+dpool | pyramid-mdconv | 0.320 | +0.040 ± 0.254 (2 seeds) | {same} |",
+    ]
 
 
 def test_the_table_of_segmenters_by_hand() -> None:
