@@ -38,6 +38,8 @@ ARMS: dict[str, dict[str, Any]] = {
     # The branch of the pooling at a tenth of the rate: with Adam its three layers learn at the full rate by default.
     "pyramid-mdconv+mdpool-0.1": {"deform": PYRAMID, "roi_pool": "modulated", "roi_offset_lr_scale": 0.1},
     "pyramid-mdconv": {"deform": PYRAMID},
+    # The same layers, whose offsets are held within a thousandth of a cell: what their parameters and modulation give.
+    "pyramid-still": {"deform": PYRAMID, "offset_limit": 0.001},
     # Crops of 0.8 times the image's pixels; the paper's 32 of 224 pixels would have 40 times as many.
     "pyramid-mdconv+mimic-64": {
         "deform": PYRAMID, "mimic": True, "mimic_crop_size": 64, "mimic_boxes_per_image": 8,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from benchmarks.accuracy.rows import Row
 
 CONTROL = "plain"
 LAYERS = "pyramid-mdconv"  # the control of what is added to the layers
+STILL = "pyramid-still"  # the control of the layers' deformation
 COMPARED = ("ap", "ap50", "ap75")
 SHOWN = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
 
@@ -55,10 +55,10 @@ def _over_seeds(rows: Sequence[Row]) -> list[str]:
     """Return a table of the mean differences to each arm's controls, over the seeds that both have."""
     columns = ["over seeds", "compared with", "AP", *(f"difference in {SHOWN[name]}" for name in COMPARED)]
     lines = ["", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for arm, control in itertools.product(ARMS, (CONTROL, LAYERS)):
+    for arm, control in ((arm, control) for arm in ARMS for control in controls(arm)):
         ours, theirs = _by_seed(rows, arm), _by_seed(rows, control)
         common = ours.keys() & theirs.keys()
-        if arm == control or len(common) < 2 or (control == LAYERS and not arm.startswith(f"{LAYERS}+")):
+        if len(common) < 2:
             continue
         cells = [arm, control, f"{statistics.fmean(ours[seed]['ap'] for seed in common):.3f}"]
         for name in COMPARED:
@@ -66,6 +66,15 @@ def _over_seeds(rows: Sequence[Row]) -> list[str]:
             cells.append(signed(paired(*of)))
         lines.append("| " + " | ".join(cells) + " |")
     return lines if len(lines) > 3 else []
+
+
+def controls(arm: str) -> tuple[str, ...]:
+    """Return the arms that an arm is compared with over seeds."""
+    if arm == CONTROL:
+        return ()
+    if arm == LAYERS:
+        return CONTROL, STILL
+    return (CONTROL, LAYERS) if arm.startswith(f"{LAYERS}+") else (CONTROL,)
 
 
 def _by_seed(rows: Sequence[Row], arm: str) -> dict[int, Row]:
