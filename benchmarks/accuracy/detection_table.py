@@ -55,7 +55,8 @@ def _over_seeds(rows: Sequence[Row]) -> list[str]:
     """Return a table of the mean differences to each arm's controls, over the seeds that both have."""
     columns = ["over seeds", "compared with", "AP", *(f"difference in {SHOWN[name]}" for name in COMPARED)]
     lines = ["", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for arm, control in ((arm, control) for arm in ARMS for control in controls(arm)):
+    pairs = [(arm, control) for arm in ARMS for control in controls(arm)]
+    for arm, control in pairs:
         ours, theirs = _by_seed(rows, arm), _by_seed(rows, control)
         common = ours.keys() & theirs.keys()
         if len(common) < 2:
