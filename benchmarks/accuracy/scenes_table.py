@@ -14,7 +14,7 @@ Numbers = Mapping[str, str]  # by their titles; the first is compared with that 
 
 
 def table(rows: Sequence[Row], study: Study, numbers: Numbers) -> str:
-    """Return the arms on the scenes that they were trained for; then, if there are any, on other folders of scenes."""
+    """Return the arms on the scenes that they were trained for, then those of several seeds on other scenes."""
     arms = [arm for arm in study.arms if any(row["key"]["arm"] == arm for row in rows)]
     title, decisive = next(iter(numbers.items()))
     columns = ["arm", "parameters", *numbers, f"difference in {title}", "CPU seconds"]
@@ -27,7 +27,8 @@ def table(rows: Sequence[Row], study: Study, numbers: Numbers) -> str:
         cells += ["; ".join(_gains(rows, arm, study, decisive))]
         lines.append("| " + " | ".join([*cells, f"{statistics.fmean(seconds):.0f}" if seconds else "not known"]) + " |")
     tests = sorted({name for row in rows for name in row["tests"]})
-    if tests:
+    arms = [arm for arm in arms if len(by_seed(rows, arm, decisive)) > 1]
+    if tests and arms:
         lines += ["", f"| {title} on | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
     for test in tests:
         cells = [
