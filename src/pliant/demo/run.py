@@ -46,7 +46,6 @@ DEFORM = r"fpn\.layer_blocks"
 SHOWN = {
     "animals.png": "plain against deformable classifiers, upright and at any angle",
     "trees.png": "the trees found on the photograph of the other site",
-    "sampling.png": "where a deformable layer looks around a tree",
     "report.html": "the same photograph to look around in, with pointer or arrow keys: open it in a browser",
 }
 
