@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,12 @@ import torch
 from benchmarks.accuracy.bootstrap import draws
 from benchmarks.accuracy.driver import drive, study_parser
 from benchmarks.accuracy.rows import RESULTS, Key, Row
+from benchmarks.accuracy.training import short_training, trained
 from pliant.data import open_detection
 from pliant.evaluation import coco_results, evaluate_detections
 from pliant.train import TrainConfig
 from pliant.train.engine import detect
 from pliant.train.model import load_run
-from pliant.train.run import resume, train
 
 ROWS = RESULTS / "detection.jsonl"
 DATASETS = ("neu", "bccd")
@@ -79,11 +78,9 @@ def plan() -> list[Key]:
 
 def config_of(key: Key, data: Path, weights: Path | None) -> TrainConfig:
     """Return the settings of a run; arms differ in `ARMS` alone."""
-    return TrainConfig(
-        data=str(data),
-        val_split=None,
-        backbone="mobilenet_v2",
-        weights=None if weights is None else str(weights),
+    return short_training(
+        data,
+        weights,
         # Steel and cells look unlike ImageNet: with its first stages and statistics kept, 1800 steps taught a plain
         # detector of steel no more than 700 steps did without.
         norm="batch",
@@ -97,15 +94,10 @@ def config_of(key: Key, data: Path, weights: Path | None) -> TrainConfig:
         max_size=2 * SIDE,
         steps=key["steps"],
         batch_size=4,
-        optimizer="adamw",
-        lr=1e-3,
         weight_decay=1e-2,
-        offset_lr_scale=0.3,
-        schedule="onecycle",
         grad_clip=10.0,
         checkpoint_every=100,
         seed=key["seed"],
-        device="cpu",
         **ARMS[key["arm"]],
     )
 
@@ -113,11 +105,7 @@ def config_of(key: Key, data: Path, weights: Path | None) -> TrainConfig:
 def run(key: Key, folders: dict[str, Path], weights: Path | None, work: Path) -> Row:
     """Train, or go on training, one detector, and test it on the validation images."""
     folder = work / "-".join(str(key[name]) for name in ("dataset", "arm", "steps", "seed"))
-    started = time.process_time()
-    resumed = (folder / "config.json").is_file()
-    if not (resume(folder) if resumed else train(config_of(key, folders[key["dataset"]], weights), folder)):
-        raise KeyboardInterrupt
-    seconds = time.process_time() - started
+    seconds = trained(config_of(key, folders[key["dataset"]], weights), folder)
     model, _, _ = load_run(folder)
     data = open_detection(folders[key["dataset"]], "val")
     outputs = [(int(target["image_id"]), detect(model, image, torch.device("cpu"))) for image, target in data]
@@ -128,7 +116,7 @@ def run(key: Key, folders: dict[str, Path], weights: Path | None, work: Path) ->
         **{name: round(metrics[name], 4) for name in NAMES},
         "per_category": {name: round(value, 4) for name, value in metrics["per_category"].items()},
         "draws": draws(truth, results, DRAWN, count=DRAWS),  # of the test images, the same for every run
-        "cpu_seconds": None if resumed else round(seconds, 1),  # of a resumed run only a part is known
+        "cpu_seconds": seconds,
     }
 
 

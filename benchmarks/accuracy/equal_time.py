@@ -8,13 +8,13 @@ the logarithm of the CPU time; beyond them nothing is claimed.
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from benchmarks.accuracy.curves import by_seed, mean_seconds
 from benchmarks.accuracy.intervals import Mean, mean, signed
 from benchmarks.accuracy.rows import Row
+from benchmarks.accuracy.warped import CONTROL
 
-CONTROL = "plain-equal"
 Lengths = dict[int, list[Row]]  # epochs, and the runs of them
 
 
@@ -32,7 +32,7 @@ def table(rows: Sequence[Row], arms: Sequence[str]) -> str:
             gain = equal_time_gain(runs, control) if arm != CONTROL else None
             told = signed(gain) if gain else ("" if arm == CONTROL else "beyond the control's lengths")
             top1 = mean([run["accuracy"][-1] for run in runs])
-            lines.append(f"| {arm} | {epochs} | {seconds(runs):.0f} | {top1} | {told} |")
+            lines.append(f"| {arm} | {epochs} | {mean_seconds(runs):.0f} | {top1} | {told} |")
     return "\n".join(lines)
 
 
@@ -43,28 +43,19 @@ def by_epochs(rows: Sequence[Row], arm: str) -> Lengths:
     return {epochs: [row for row in own if row["key"]["epochs"] == epochs] for epochs in lengths}
 
 
-def seconds(runs: Sequence[Row]) -> float:
-    """Return the mean CPU seconds of training."""
-    return statistics.fmean(run["cpu_seconds"][-1] for run in runs)
-
-
 def equal_time_gain(runs: Sequence[Row], control: Lengths) -> Mean | None:
     """Return the mean gain over the control after as much CPU time, over the seeds that both have; None beyond it."""
-    wanted = seconds(runs)
-    times = {epochs: seconds(of) for epochs, of in control.items()}
+    wanted = mean_seconds(runs)
+    times = {epochs: mean_seconds(of) for epochs, of in control.items()}
     shorter = [epochs for epochs in times if times[epochs] <= wanted]
     longer = [epochs for epochs in times if times[epochs] >= wanted]
     if not shorter or not longer:
         return None
     low, high = max(shorter), min(longer)
-    before, after = _top1(control[low]), _top1(control[high])
+    before, after = by_seed(control[low]), by_seed(control[high])
     span = math.log(times[high] / times[low])
     part = math.log(wanted / times[low]) / span if span else 0.0
-    ours = _top1(runs)
+    ours = by_seed(runs)
     common = sorted(ours.keys() & before.keys() & after.keys())
     gains = [ours[seed] - (before[seed] + part * (after[seed] - before[seed])) for seed in common]
     return mean(gains) if gains else None
-
-
-def _top1(runs: Sequence[Row]) -> Mapping[int, float]:
-    return {run["key"]["seed"]: run["accuracy"][-1] for run in runs}

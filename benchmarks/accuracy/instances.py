@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.accuracy.rows import RESULTS
 from benchmarks.accuracy.scenes import Study, main
+from benchmarks.accuracy.training import short_training
 from pliant.train import TrainConfig
 
 PYRAMID = r"fpn\.layer_blocks"
@@ -21,12 +22,10 @@ SCRATCH = {"backbone": "resnet18", "weights": None}
 
 def config_of(data: Path, weights: Path | None) -> TrainConfig:
     """Return the settings that all runs share."""
-    return TrainConfig(
-        data=str(data),
+    return short_training(
+        data,
+        weights,
         model="mask-rcnn",
-        backbone="mobilenet_v2",
-        weights=None if weights is None else str(weights),
-        val_split=None,
         norm="batch",
         frozen_stages=0,
         strides=(8, 16, 32),
@@ -39,14 +38,9 @@ def config_of(data: Path, weights: Path | None) -> TrainConfig:
         min_size=(128,),
         max_size=128,
         batch_size=4,
-        optimizer="adamw",
-        lr=1e-3,
         weight_decay=1e-2,
-        offset_lr_scale=0.3,
-        schedule="onecycle",
         grad_clip=10.0,
         checkpoint_every=50,
-        device="cpu",
     )
 
 

@@ -9,33 +9,26 @@ from __future__ import annotations
 
 import itertools
 import re
-import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import ablations, detection, detection_table, equal_time, instances, scenes_table, segmentation
+from benchmarks.accuracy.curves import by_seed, mean_seconds
 from benchmarks.accuracy.intervals import mean, paired, signed
 from benchmarks.accuracy.rows import Row, read_rows
-from benchmarks.accuracy.warped import ARMS, ROWS
+from benchmarks.accuracy.warped import ARMS, CONTROL, ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evidence.md"
 FIGURE = ROOT / "docs" / "images" / "accuracy-against-warp.svg"
-CONTROL = "plain-equal"
 # Readable on white and on black.
 INK = "#808080"
 COLOURS = {
     "plain": "#a0a0a0", "plain-equal": "#7f7f7f", "dcnv1-1": "#9ecae1", "dcnv1-2": "#4a90d9", "dcnv2-1": "#f5a35c",
     "dcnv2-2": "#e6701a",
 }  # fmt: skip
-
-
-def by_seed(rows: Sequence[Row], **wanted: object) -> dict[int, float]:
-    """Return the accuracy at the end for each seed of the runs whose key has the wanted values."""
-    chosen = [row for row in rows if all(row["key"][name] == value for name, value in wanted.items())]
-    return {row["key"]["seed"]: row["accuracy"][-1] for row in chosen}
 
 
 def tables(rows: Sequence[Row], length: str, table: Callable[[Sequence[Row]], str]) -> str:
@@ -67,7 +60,7 @@ def warped_table(rows: Sequence[Row]) -> str:
             gain = paired(ours, control) if arm != CONTROL else None
             cells.append((str(mean(list(ours.values()))) if ours else "") + (f"; gain {signed(gain)}" if gain else ""))
         lines.append(f"| {strength} | " + " | ".join(cells) + " |")
-    seconds = [statistics.fmean(r["cpu_seconds"][-1] for r in rows if r["key"]["arm"] == arm) for arm in arms]
+    seconds = [mean_seconds([row for row in rows if row["key"]["arm"] == arm]) for arm in arms]
     lines.append("| CPU seconds of training, mean | " + " | ".join(f"{value:.0f}" for value in seconds) + " |")
     return "\n".join(lines)
 
@@ -92,7 +85,7 @@ def ablation_table(rows: Sequence[Row]) -> str:
             continue
         ours = by_seed(own)
         difference = paired(ours, base) if arm != ablations.BASE else None
-        seconds = statistics.fmean(row["cpu_seconds"][-1] for row in own)
+        seconds = mean_seconds(own)
         cells = [
             arm,
             f"{own[0]['parameters']:,}",

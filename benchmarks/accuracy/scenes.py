@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,10 @@ import torch
 
 from benchmarks.accuracy.driver import drive, study_parser
 from benchmarks.accuracy.rows import Key, Row
+from benchmarks.accuracy.training import trained
 from pliant.train import TrainConfig
 from pliant.train.engine import evaluate
 from pliant.train.model import load_run
-from pliant.train.run import resume, train
 from pliant.train.tasks import task_of
 
 
@@ -59,11 +58,7 @@ class Study:
 def run(key: Key, study: Study, data: Path, weights: Path | None, work: Path, tests: Sequence[Path]) -> Row:
     """Train, or go on training, one network, and test it on the validation scenes, and on those of `tests`."""
     folder = work / "-".join(str(key[name]) for name in ("dataset", "arm", "epochs", "seed"))
-    started = time.process_time()
-    resumed = (folder / "config.json").is_file()
-    if not (resume(folder) if resumed else train(study.config(key, data, weights), folder)):
-        raise KeyboardInterrupt
-    seconds = time.process_time() - started
+    seconds = trained(study.config(key, data, weights), folder)
     model, categories, config = load_run(folder)
 
     def tested(scenes: Path) -> dict[str, Any]:
@@ -75,7 +70,7 @@ def run(key: Key, study: Study, data: Path, weights: Path | None, work: Path, te
         "parameters": sum(p.numel() for p in model.parameters()),
         "metrics": tested(data),
         "tests": {scenes.name: tested(scenes) for scenes in tests},
-        "cpu_seconds": None if resumed else round(seconds, 1),  # of a resumed run only a part is known
+        "cpu_seconds": seconds,
     }
 
 

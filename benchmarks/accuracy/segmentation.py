@@ -12,26 +12,20 @@ from pathlib import Path
 
 from benchmarks.accuracy.rows import RESULTS
 from benchmarks.accuracy.scenes import Study, main
+from benchmarks.accuracy.training import short_training
 from pliant.train import TrainConfig
 
 
 def config_of(data: Path, weights: Path | None) -> TrainConfig:
     """Return the settings that all runs share."""
-    return TrainConfig(
-        data=str(data),
+    return short_training(
+        data,
+        weights,
         model="deeplab",
-        backbone="mobilenet_v2",
-        weights=None if weights is None else str(weights),
-        val_split=None,
         min_size=(128,),
         max_size=128,
         batch_size=8,
-        optimizer="adamw",
-        schedule="onecycle",
-        lr=1e-3,
-        offset_lr_scale=0.3,
         checkpoint_every=25,
-        device="cpu",
     )
 
 
